@@ -1,0 +1,1 @@
+"""Ray Data connector for the Lance columnar format."""

@@ -1,0 +1,1 @@
+"""Ray Data: the datasource, the datasink and what runs inside their tasks."""

@@ -1,0 +1,87 @@
+"""The exceptions of ray_lance.
+
+    RayLanceError
+    |-- InvalidArgumentError (ValueError)        an argument that can never work: the rule and the way out are in the message
+    |   `-- UnknownColumnError (KeyError)        a column name the dataset does not have
+    |-- DatasetNotFoundError (FileNotFoundError) no Lance dataset, or no such version of it, at that place
+    |-- DatasetExistsError (FileExistsError)     `mode="create"` where a dataset already stands
+    |-- SchemaMismatchError (TypeError)          data that does not fit the dataset without losing something
+    |-- TensorConversionError (TypeError)        a column that cannot become a tensor the way it was asked for
+    |-- CursorMismatchError (ValueError)         a cursor of another order than the one it is loaded into
+    `-- CommitError (RuntimeError)               a commit that did not happen, after every retry
+
+Each one also derives from the built-in exception that users of Ray and Lance would catch.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = [
+    "CommitError",
+    "CursorMismatchError",
+    "DatasetExistsError",
+    "DatasetNotFoundError",
+    "InvalidArgumentError",
+    "RayLanceError",
+    "SchemaMismatchError",
+    "TensorConversionError",
+    "UnknownColumnError",
+]
+
+
+class RayLanceError(Exception):
+    """Base class of every error that ray_lance raises on purpose."""
+
+
+class InvalidArgumentError(RayLanceError, ValueError):
+    """An argument breaks a rule that can be checked before any work starts."""
+
+
+class UnknownColumnError(InvalidArgumentError, KeyError):
+    """A column was named that the dataset does not have."""
+
+    def __init__(self, argument: str, name: str, available: Iterable[str]) -> None:
+        columns = list(available)
+        nearest = difflib.get_close_matches(name, columns, n=1)
+        hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+        super().__init__(f"{argument}: there is no column {name!r}.{hint} The dataset has {columns}.")
+
+    def __reduce__(self) -> tuple[type[InvalidArgumentError], tuple[object, ...]]:
+        # Rebuilt from its message: the constructor's own arguments are gone by then.
+        return (_unknown_column, self.args)  # type: ignore[return-value]
+
+    def __str__(self) -> str:
+        # KeyError would show the repr of the message.
+        return str(self.args[0])
+
+
+def _unknown_column(message: str) -> UnknownColumnError:
+    error = UnknownColumnError.__new__(UnknownColumnError)
+    error.args = (message,)
+    return error
+
+
+class DatasetNotFoundError(RayLanceError, FileNotFoundError):
+    """There is no Lance dataset, or no such version or tag of it, at the given place."""
+
+
+class DatasetExistsError(RayLanceError, FileExistsError):
+    """A dataset already stands where one was to be created."""
+
+
+class SchemaMismatchError(RayLanceError, TypeError):
+    """Data does not fit the dataset's schema without losing something."""
+
+
+class TensorConversionError(RayLanceError, TypeError):
+    """A column cannot become a tensor in the way that was asked for."""
+
+
+class CursorMismatchError(RayLanceError, ValueError):
+    """A cursor belongs to another order than the one it is loaded into."""
+
+
+class CommitError(RayLanceError, RuntimeError):
+    """A commit did not happen, after every retry."""

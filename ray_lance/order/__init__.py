@@ -1,0 +1,1 @@
+"""Orders over rows as pure arithmetic: imports neither lance, ray nor torch."""

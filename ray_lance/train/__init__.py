@@ -1,0 +1,1 @@
+"""Ray Train: data configuration and shards with state."""

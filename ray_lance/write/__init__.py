@@ -1,0 +1,1 @@
+"""Fragment files and commits: imports no ray."""
