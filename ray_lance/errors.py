@@ -1,7 +1,7 @@
 """The exceptions of ray_lance.
 
     RayLanceError
-    |-- InvalidArgumentError (ValueError)        an argument that can never work: the rule and the way out are in the message
+    |-- InvalidArgumentError (ValueError)        an argument that can never work: with the rule and the way out
     |   `-- UnknownColumnError (KeyError)        a column name the dataset does not have
     |-- DatasetNotFoundError (FileNotFoundError) no Lance dataset, or no such version of it, at that place
     |-- DatasetExistsError (FileExistsError)     `mode="create"` where a dataset already stands
