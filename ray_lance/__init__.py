@@ -1,1 +1,65 @@
-"""Ray Data connector for the Lance columnar format."""
+"""Ray Data connector for the Lance columnar format.
+
+Names are imported when they are first used: ``ray_lance.order`` or ``ray_lance.torch`` alone start no Ray.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ray_lance.api import explain, read_lance, write_lance
+    from ray_lance.data.collate import TensorCollate
+    from ray_lance.errors import (
+        CommitError,
+        CursorMismatchError,
+        DatasetExistsError,
+        DatasetNotFoundError,
+        InvalidArgumentError,
+        RayLanceError,
+        SchemaMismatchError,
+        TensorConversionError,
+        UnknownColumnError,
+    )
+    from ray_lance.table import TableRef
+    from ray_lance.write.options import WriteSummary
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CommitError",
+    "CursorMismatchError",
+    "DatasetExistsError",
+    "DatasetNotFoundError",
+    "InvalidArgumentError",
+    "RayLanceError",
+    "SchemaMismatchError",
+    "TableRef",
+    "TensorCollate",
+    "TensorConversionError",
+    "UnknownColumnError",
+    "WriteSummary",
+    "explain",
+    "read_lance",
+    "write_lance",
+]
+
+_HOMES = {
+    "TableRef": "ray_lance.table",
+    "TensorCollate": "ray_lance.data.collate",
+    "WriteSummary": "ray_lance.write.options",
+    "explain": "ray_lance.api",
+    "read_lance": "ray_lance.api",
+    "write_lance": "ray_lance.api",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'ray_lance' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES.get(name, "ray_lance.errors")), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,1 +1,7 @@
 """Fragment files and commits: imports no ray."""
+
+from __future__ import annotations
+
+from ray_lance.write.options import WriteOptions, WriteSummary
+
+__all__ = ["WriteOptions", "WriteSummary"]

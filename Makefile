@@ -1,0 +1,43 @@
+# Each target does its own set-up: a .venv, pinned by constraints.txt. PYTHON chooses the interpreter (3.11 or newer).
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO := 0
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-all lint format bench clean
+
+help: ## show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.12 ..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: $(VENV)/.ready ## run the main job on real data: write, train with two workers, classify, write back
+	$(BIN)/python examples/quickstart.py
+
+test: $(VENV)/.ready ## run the tests, but for the slow ones
+	$(BIN)/python -m pytest -q -m "not slow"
+
+test-all: test ## run every test: then also the slow ones (chaos, many kills, soak)
+	$(BIN)/python -m pytest -q -m slow
+
+lint: $(VENV)/.ready ## check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.ready ## bring the code into style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.ready ## compare with the peers; prints ratios and writes results beside each benchmark
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
+	@for bench in benchmarks/*/bench.py; do echo "== $$bench"; $(BIN)/python $$bench || exit 1; done
+
+clean: ## remove the set-up and everything that was built
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

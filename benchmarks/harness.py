@@ -1,0 +1,106 @@
+"""Paired measurements: every contender runs in turn in each round of one process, and only ratios are compared."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+DATA = Path(os.environ.get("RAY_LANCE_BENCH_DATA", Path(__file__).parent / ".data"))
+PACKAGES = ("ray", "pylance", "lance-ray", "lancedb", "pyarrow", "torch", "numpy")
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """How often faster the subject is than a peer: median, lowest and highest over the rounds."""
+
+    subject: str
+    peer: str
+    median: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.median:6.2f}x  ({self.low:.2f} to {self.high:.2f})"
+
+
+def compare(
+    question: str, contenders: Mapping[str, Callable[[], int]], *, rows: int, rounds: int = 5, warm_ups: int = 1
+) -> dict:
+    """Time each contender once per round, in turn.
+
+    Args:
+        question: What is compared, for the table.
+        contenders: Name to a function that does the whole work and returns the number of rows it delivered. The first
+            one is the subject: ratios say how often faster it is than each other one.
+        rows: Rows that each contender must deliver; another number is an error, not a result.
+        rounds: Measured rounds.
+        warm_ups: Rounds before, which start worker processes and fill the page cache.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    for number in range(-warm_ups, rounds):
+        for name, run in contenders.items():
+            begin = time.perf_counter()
+            delivered = run()
+            elapsed = time.perf_counter() - begin
+            if delivered != rows:
+                raise RuntimeError(f"{question}: {name} delivered {delivered} rows instead of {rows}")
+            if number >= 0:
+                seconds[name].append(elapsed)
+            print(
+                f"\r{question}: round {number + 1} of {rounds}, {name}: {elapsed:.2f} s".ljust(100), end="", flush=True
+            )
+    print("\r" + " " * 100, end="\r")
+    subject, *peers = contenders
+    ratios = [_ratio(subject, peer, seconds) for peer in peers]
+    _print_table(question, seconds, ratios, rows)
+    return {
+        "question": question,
+        "rows": rows,
+        "seconds": seconds,
+        "ratios": [ratio.__dict__ for ratio in ratios],
+    }
+
+
+def save(results: list[dict], folder: Path, note: str) -> None:
+    """Write results beside their benchmark, with what they were measured on."""
+    page = {"note": note, "machine": machine(), "versions": versions(), "results": results}
+    path = folder / "results.json"
+    path.write_text(json.dumps(page, indent=2) + "\n")
+    print(f"written to {path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}")
+
+
+def machine() -> dict:
+    """The machine, as far as it decides speed."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {
+        "system": f"{platform.system()} {platform.machine()}",
+        "cores": os.cpu_count(),
+        "memory_gib": round(memory / 2**30),
+        "python": sys.version.split()[0],
+    }
+
+
+def versions() -> dict:
+    """Versions of the packages that take part."""
+    return {package: version(package) for package in PACKAGES}
+
+
+def _ratio(subject: str, peer: str, seconds: Mapping[str, list[float]]) -> Ratio:
+    ratios = [theirs / ours for ours, theirs in zip(seconds[subject], seconds[peer], strict=True)]
+    return Ratio(subject, peer, statistics.median(ratios), min(ratios), max(ratios))
+
+
+def _print_table(question: str, seconds: Mapping[str, list[float]], ratios: list[Ratio], rows: int) -> None:
+    print(f"{question} ({rows:,} rows)")
+    for name, times in seconds.items():
+        median = statistics.median(times)
+        ratio = next((str(ratio) for ratio in ratios if ratio.peer == name), "  (subject)")
+        print(f"  {name:<42} {rows / median / 1e6:7.3f} M rows/s   subject is {ratio}")

@@ -1,0 +1,225 @@
+"""The functions that users call on Ray datasets."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+import lance
+import pyarrow as pa
+from ray.data import Dataset, SaveMode
+
+from ray_lance.data.datasink import write
+from ray_lance.data.explain import explain_dataset
+from ray_lance.data.read import Namespace, ReadOptions, read, table_refs, write_target
+from ray_lance.scan.pushdown import Columns
+from ray_lance.table import TableRef
+from ray_lance.write.options import DEFAULT_TARGET_BYTES, WriteOptions, WriteSummary
+
+__all__ = ["explain", "read_lance", "write_lance"]
+
+Source: TypeAlias = str | os.PathLike[str] | TableRef | lance.LanceDataset
+
+
+def read_lance(
+    uri: Source | Sequence[Source] | None = None,
+    *,
+    columns: Columns = None,
+    filter: str | None = None,
+    version: int | str | None = None,
+    storage_options: Mapping[str, str] | None = None,
+    base_store_params: Mapping[str, Mapping[str, Any]] | None = None,
+    scanner_options: Mapping[str, Any] | None = None,
+    dataset_options: Mapping[str, Any] | None = None,
+    fragment_ids: Sequence[int] | None = None,
+    with_row_id: bool = False,
+    with_row_address: bool = False,
+    with_metadata: bool = False,
+    table_id: Sequence[str] | None = None,
+    namespace_impl: str | None = None,
+    namespace_properties: Mapping[str, str] | None = None,
+    num_cpus: float | None = None,
+    num_gpus: float | None = None,
+    memory: float | None = None,
+    resources: Mapping[str, float] | None = None,
+    label_selector: Mapping[str, str] | None = None,
+    fallback_strategy: Sequence[Mapping[str, Any]] | None = None,
+    max_calls: int | None = None,
+    accelerator_type: str | None = None,
+    runtime_env: Mapping[str, Any] | None = None,
+    ray_remote_args: Mapping[str, Any] | None = None,
+    concurrency: int | None = None,
+    override_num_blocks: int | None = None,
+) -> Dataset:
+    """Read one version of one or more Lance datasets as a Ray dataset.
+
+    The version is pinned here: what others append, delete or compact later changes nothing. Takes every argument of
+    ``ray.data.read_lance`` and of ``lance_ray.read_lance`` with the same meaning. Vectors and tensors arrive as
+    fixed-shape tensor columns, which ``iter_torch_batches`` turns into tensors of shape ``(batch, *shape)``.
+
+    Args:
+        uri: Path or URI, an open ``lance.LanceDataset``, a :class:`~ray_lance.TableRef`, or a list of these. Of
+            several datasets the rows follow one another; a column that one of them lacks is null there.
+        columns: Names of the columns to read (``"a.b"`` for a struct's field), or names mapped to SQL expressions.
+            Default: all.
+        filter: SQL condition; only rows for which it is true are read. ``Dataset.filter(expr=...)`` is pushed down too.
+        version: Version number or tag. Default: the latest.
+        storage_options: Options of the object store, such as credentials and endpoint.
+        base_store_params: Storage options by URI of the dataset's further base paths.
+        scanner_options: Further arguments of ``lance.LanceDataset.scanner``. With one that speaks of the dataset as a
+            whole (``nearest``, ``full_text_query``, ``limit``, ``order_by`` ...) one task reads all of it.
+        dataset_options: Further arguments of ``lance.dataset``.
+        fragment_ids: Ids of the fragments to read. An empty list reads no rows.
+        with_row_id: Add ``_rowid`` (uint64).
+        with_row_address: Add ``_rowaddr`` (uint64; fragment id in the upper, offset in the lower 32 bits).
+        with_metadata: Add ``_rowaddr`` and ``_fragid`` (uint64).
+        table_id: Identifier of the table in a namespace, instead of ``uri``.
+        namespace_impl: Implementation of the namespace, such as ``"dir"`` or ``"rest"``.
+        namespace_properties: Properties of the connection to the namespace.
+        num_cpus: CPUs to reserve for each read task.
+        num_gpus: GPUs to reserve for each read task.
+        memory: Heap memory in bytes to reserve for each read task.
+        resources: Custom resources to reserve for each read task.
+        label_selector: Labels that a node must have to run read tasks.
+        fallback_strategy: What to do where ``label_selector`` cannot be met.
+        max_calls: Read tasks that a worker runs before it exits.
+        accelerator_type: Accelerator that read tasks need.
+        runtime_env: Runtime environment of the read tasks.
+        ray_remote_args: Further arguments of ``ray.remote`` for the read tasks.
+        concurrency: Most read tasks to run at one time.
+        override_num_blocks: Number of read tasks. Default: sized by the bytes of the columns that are read.
+
+    Returns:
+        A Ray dataset. Without ``preserve_order`` in Ray's execution options blocks may arrive in any order.
+
+    Raises:
+        DatasetNotFoundError: There is no such dataset, version or tag.
+        UnknownColumnError: ``columns`` or ``filter`` names a column that does not exist.
+        InvalidArgumentError: An argument breaks its rule, or two contradict each other.
+        SchemaMismatchError: Two of several datasets hold a column with different types.
+    """
+    store_params = {"base_store_params": base_store_params} if base_store_params else {}
+    refs = table_refs(
+        uri,
+        Namespace(table_id, namespace_impl, namespace_properties),
+        version=version,
+        storage_options=storage_options,
+        dataset_options={**(dataset_options or {}), **store_params},
+    )
+    options = ReadOptions(
+        columns,
+        filter,
+        fragment_ids,
+        with_row_id,
+        with_row_address,
+        with_metadata,
+        override_num_blocks,
+        scanner_options or {},
+    )
+    ray_arguments = {
+        "num_cpus": num_cpus,
+        "num_gpus": num_gpus,
+        "memory": memory,
+        "resources": resources,
+        "label_selector": label_selector,
+        "fallback_strategy": fallback_strategy,
+        "max_calls": max_calls,
+        "accelerator_type": accelerator_type,
+        "runtime_env": runtime_env,
+        "ray_remote_args": dict(ray_remote_args) if ray_remote_args is not None else None,
+        "concurrency": concurrency,
+    }
+    return read(refs, options, ray_arguments)
+
+
+def write_lance(
+    dataset: Dataset,
+    uri: str | os.PathLike[str] | TableRef | None = None,
+    *,
+    mode: str | SaveMode = "create",
+    on: str | Sequence[str] | None = None,
+    update: bool = True,
+    insert: bool = True,
+    delete_missing: bool = False,
+    schema: pa.Schema | Sequence[pa.Field] | None = None,
+    target_bytes_per_file: int = DEFAULT_TARGET_BYTES,
+    max_rows_per_file: int | None = None,
+    data_storage_version: str | None = None,
+    enable_stable_row_ids: bool = False,
+    storage_options: Mapping[str, str] | None = None,
+    table_id: Sequence[str] | None = None,
+    namespace_impl: str | None = None,
+    namespace_properties: Mapping[str, str] | None = None,
+    ray_remote_args: Mapping[str, Any] | None = None,
+    concurrency: int | None = None,
+) -> WriteSummary:
+    """Write a Ray dataset as a Lance dataset, in one atomic commit.
+
+    Numpy and torch tensors become standard Arrow types that every Lance reader understands: one dimension per row
+    ``fixed_size_list``, more ``arrow.fixed_shape_tensor``, ragged rows ``list``. On any failure the files that were
+    written are removed.
+
+    Args:
+        dataset: The rows to write.
+        uri: Path or URI of the Lance dataset, or a reference to it.
+        mode: ``"create"`` refuses an existing dataset, also one that appears during the write; ``"append"`` adds rows;
+            ``"overwrite"`` makes a new version of only these rows, and the old versions stay readable; ``"merge"``
+            updates and inserts rows by the key columns ``on``; ``"ignore"`` does nothing where a dataset exists.
+            Members of ``ray.data.SaveMode`` are accepted.
+        on: Key columns of a merge.
+        update: Merge: replace existing rows of the same key.
+        insert: Merge: add rows whose key does not exist.
+        delete_missing: Merge: delete existing rows whose key is not among the new ones.
+        schema: Schema of a new dataset, or the fields that differ from what is inferred. Default: inferred.
+        target_bytes_per_file: Bytes of Arrow data per file.
+        max_rows_per_file: Most rows per file.
+        data_storage_version: Version of the Lance file format, such as ``"2.1"``.
+        enable_stable_row_ids: Give a new dataset row ids that stay when rows move.
+        storage_options: Options of the object store, such as credentials and endpoint.
+        table_id: Identifier of the table in a namespace, instead of ``uri``.
+        namespace_impl: Implementation of the namespace, such as ``"dir"`` or ``"rest"``.
+        namespace_properties: Properties of the connection to the namespace.
+        ray_remote_args: Arguments of ``ray.remote`` for the write tasks.
+        concurrency: Most write tasks to run at one time.
+
+    Returns:
+        What was done: versions before and after, rows, fragments, bytes and seconds.
+
+    Raises:
+        DatasetExistsError: ``mode="create"`` where a dataset exists or appeared during the write.
+        DatasetNotFoundError: ``mode="append"`` or ``"merge"`` where there is none.
+        SchemaMismatchError: The rows do not fit the dataset without losing something.
+        InvalidArgumentError: An argument breaks its rule, or two contradict each other.
+        CommitError: Nothing was committed.
+    """
+    options = WriteOptions(
+        mode=mode,
+        on=(on,) if isinstance(on, str) else tuple(on or ()),
+        update=update,
+        insert=insert,
+        delete_missing=delete_missing,
+        schema=schema,
+        target_bytes_per_file=target_bytes_per_file,
+        max_rows_per_file=max_rows_per_file,
+        data_storage_version=data_storage_version,
+        enable_stable_row_ids=enable_stable_row_ids,
+    )
+    namespace = Namespace(table_id, namespace_impl, namespace_properties)
+    table = write_target(uri, namespace, storage_options)
+    remote_args = None if ray_remote_args is None else dict(ray_remote_args)
+    return write(dataset, table, options, ray_remote_args=remote_args, concurrency=concurrency)
+
+
+def explain(source: Dataset | Source) -> str:
+    """Say what a read would do: tables and versions, columns, filter, rows, bytes, tasks, and why so many.
+
+    Args:
+        source: A Ray dataset that reads Lance tables, with everything that has been called on it; or a path, URI,
+            ``lance.LanceDataset`` or :class:`~ray_lance.TableRef`, which stands for reading all of it.
+
+    Returns:
+        Text to print.
+    """
+    dataset = source if isinstance(source, Dataset) else read_lance(source)
+    return "\n\n".join(str(explanation) for explanation in explain_dataset(dataset))

@@ -1,0 +1,290 @@
+"""Ray Data's side of a write: tasks that write files, one commit on the driver, clean-up whatever happens."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import lance
+import pyarrow as pa
+from ray.data.block import BlockAccessor
+from ray.data.datasource.datasink import Datasink, WriteResult
+from ray.exceptions import RayTaskError
+
+from ray_lance.errors import (
+    CommitError,
+    DatasetExistsError,
+    InvalidArgumentError,
+    RayLanceError,
+    SchemaMismatchError,
+)
+from ray_lance.table import TableRef
+from ray_lance.tensors.blocks import storable, storable_schema
+from ray_lance.write.cleanup import remove_uncommitted
+from ray_lance.write.commit import Committed, Send, commit_rows, find_commit
+from ray_lance.write.fragments import WrittenFile, write_files
+from ray_lance.write.job import WriteJob, begin
+from ray_lance.write.options import WriteOptions, WriteSummary
+from ray_lance.write.schema import refuse_null_types, with_fields
+
+if TYPE_CHECKING:
+    import ray.data
+    from ray.data._internal.execution.interfaces import TaskContext
+
+__all__ = ["LanceDatasink", "RayRows", "TaskResult", "run", "write"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """What one write task hands to the driver.
+
+    Attributes:
+        files: The files it published.
+        schema: The schema of their rows; None where there are no files.
+    """
+
+    files: tuple[WrittenFile, ...]
+    schema: pa.Schema | None
+
+
+@dataclass(frozen=True)
+class RayRows:
+    """:class:`ray_lance.write.fragments.Rows` of a Ray block, which stays in the object store."""
+
+    block: Any
+
+    @property
+    def num_rows(self) -> int:
+        """Rows in the block."""
+        return int(BlockAccessor.for_block(self.block).num_rows())
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the block in memory."""
+        return int(BlockAccessor.for_block(self.block).size_bytes())
+
+    def table(self, start: int, stop: int) -> pa.Table:
+        """Rows ``[start, stop)`` with standard Arrow types."""
+        part = BlockAccessor.for_block(self.block).slice(start, stop, copy=False)
+        return storable(BlockAccessor.for_block(part).to_arrow())
+
+
+class LanceDatasink(Datasink[TaskResult]):
+    """Writes a Ray dataset as a Lance dataset: ``ds.write_datasink(LanceDatasink(table, options))``.
+
+    Prefer :func:`write`, which also cleans up when the user interrupts, and returns the summary. Ray puts blocks
+    together until they hold ``target_bytes_per_file``, so that many small blocks become few files.
+
+    Args:
+        table: Where to write.
+        options: What to do.
+        send: Makes the new version; for tests of what happens when that fails.
+
+    Attributes:
+        summary: What was done; None before the commit.
+    """
+
+    def __init__(self, table: TableRef, options: WriteOptions, *, send: Send = lance.LanceDataset.commit) -> None:
+        self._table = table
+        self._options = options
+        self._send = send
+        self._job: WriteJob | None = None
+        self._started = time.perf_counter()
+        self.summary: WriteSummary | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Tasks neither commit nor need what the commit is made with.
+        return {**self.__dict__, "_send": None}
+
+    def start(self) -> WriteJob:
+        """Look at the table and check the options against it, once.
+
+        Raises:
+            RayLanceError: As :func:`ray_lance.write.job.begin` says.
+        """
+        if self._job is None:
+            self._started = time.perf_counter()
+            self._job = begin(self._table, self._options)
+        return self._job
+
+    def on_write_start(self, schema: pa.Schema | None = None) -> None:
+        """Fix the schema that every task writes, from the dataset, the options or the first block."""
+        job = self.start()
+        if job.schema is None and isinstance(schema, pa.Schema) and schema.names:
+            self._job = job.with_schema(_with_fields(storable_schema(schema), self._options))
+
+    def write(self, blocks: Iterable[Any], ctx: TaskContext) -> TaskResult:  # noqa: ARG002
+        """Write the blocks of one task as files."""
+        job = self.start()
+        rows = [RayRows(block) for block in blocks]
+        rows = [block for block in rows if block.num_rows]
+        if not rows:
+            return TaskResult((), None)
+        if job.schema is None:
+            job = job.with_schema(_with_fields(rows[0].table(0, 1).schema, self._options))
+        return TaskResult(tuple(write_files(rows, job)), job.schema)
+
+    def on_write_complete(self, write_result: WriteResult[TaskResult]) -> None:
+        """Commit what all the tasks wrote as one version."""
+        results = [result for result in write_result.write_returns if result is not None]
+        files = [file for result in results for file in result.files]
+        job = self._agree_on_schema([result.schema for result in results if result.schema is not None])
+        done = self._commit(job, results)
+        remove_uncommitted(job, [data_file.path for file in files for data_file in file.metadata().files])
+        self.summary = WriteSummary(
+            uri=job.shown_uri,
+            version_before=job.version_before,
+            version=done.version,
+            rows=sum(file.rows for file in files),
+            fragments=len(files),
+            bytes=sum(file.num_bytes for file in files),
+            seconds=time.perf_counter() - self._started,
+            rows_updated=done.updated,
+            rows_deleted=done.deleted,
+        )
+
+    def on_write_failed(self, error: Exception) -> None:  # noqa: ARG002
+        """Remove every file of the job."""
+        self.abort()
+
+    def abort(self) -> None:
+        """Remove every file of the job, unless its commit is found to have succeeded. Raises nothing."""
+        job, self._job = self._job, None
+        if job is None:
+            return
+        try:
+            if find_commit(job) is None:
+                remove_uncommitted(job)
+                job.withdraw()
+        except Exception as error:
+            logger.warning("files of job %s at %s may be left behind: %s", job.job_id, job.shown_uri, error)
+
+    def get_name(self) -> str:
+        """Name of the write tasks."""
+        return "WriteLance"
+
+    @property
+    def min_bytes_per_write(self) -> int:
+        """Bytes of blocks that Ray puts together for one task: one file's."""
+        return self._options.target_bytes_per_file
+
+    def _agree_on_schema(self, schemas: list[pa.Schema]) -> WriteJob:
+        job = self.start()
+        if job.schema is None:
+            if not schemas:
+                raise InvalidArgumentError("schema=None: the Ray dataset is empty; give the schema to write")
+            job = self._job = job.with_schema(schemas[0])
+        for schema in schemas:
+            if not schema.equals(job.schema):
+                difference = _first_difference(job.schema, schema)
+                raise SchemaMismatchError(f"the blocks differ in their schemas: {difference}; give the schema to write")
+        return job
+
+    def _commit(self, job: WriteJob, results: Sequence[TaskResult]) -> Committed:
+        files = [file for result in results for file in result.files]
+        if not files and job.version_before is not None and job.options.mode == "append":
+            return Committed(job.version_before)
+        return Committed(commit_rows(job, [file.metadata() for file in files], self._send))
+
+
+def write(
+    ds: ray.data.Dataset,
+    table: TableRef,
+    options: WriteOptions,
+    *,
+    ray_remote_args: dict[str, Any] | None = None,
+    concurrency: int | None = None,
+) -> WriteSummary:
+    """Write a Ray dataset as a Lance dataset, in one atomic commit.
+
+    Args:
+        ds: The rows.
+        table: Where to write.
+        options: What to do.
+        ray_remote_args: Arguments of ``ray.remote`` for the write tasks.
+        concurrency: Upper bound of write tasks at the same time.
+
+    Returns:
+        What was done.
+
+    Raises:
+        DatasetExistsError: ``mode="create"`` and a dataset exists, or appeared during the write.
+        DatasetNotFoundError: ``mode="append"`` or ``"merge"`` and there is no dataset.
+        InvalidArgumentError: An option contradicts the dataset.
+        SchemaMismatchError: The rows do not fit the schema without loss.
+        CommitError: Nothing was committed.
+    """
+    if options.mode == "merge":
+        # Imported here: a merge is made of the parts of this module.
+        from ray_lance.data.merge import merge
+
+        return merge(ds, table, options, ray_remote_args, concurrency)
+    return run(ds, LanceDatasink(table, options), ray_remote_args, concurrency)
+
+
+def run(
+    ds: ray.data.Dataset,
+    sink: LanceDatasink,
+    ray_remote_args: dict[str, Any] | None = None,
+    concurrency: int | None = None,
+) -> WriteSummary:
+    """Run ``sink``, and clean up after any end but a good one, interrupts included. See :func:`write`."""
+    job = sink.start()
+    if job.exists and job.options.mode == "ignore":
+        return _nothing_done(job)
+    remote_args = dict(ray_remote_args or {})
+    try:
+        ds.write_datasink(sink, ray_remote_args=remote_args, concurrency=concurrency)
+    except Exception as error:
+        sink.abort()
+        own = _own_error(error)
+        if isinstance(own, DatasetExistsError) and job.options.mode == "ignore":
+            return _nothing_done(begin(job.table.latest(), job.options))
+        if own is None:
+            raise
+        raise own from error
+    except BaseException:
+        sink.abort()
+        raise
+    if sink.summary is None:
+        raise CommitError(f"uri={job.shown_uri!r}: Ray ended the write without completing it")
+    return sink.summary
+
+
+def _own_error(error: BaseException | None) -> RayLanceError | None:
+    """The error of this library that ``error`` was caused by, without what Ray wraps around it."""
+    while error is not None:
+        if isinstance(error, RayTaskError):
+            error = error.cause
+        elif isinstance(error, RayLanceError):
+            return error
+        else:
+            error = error.__cause__
+    return None
+
+
+def _nothing_done(job: WriteJob) -> WriteSummary:
+    version = job.version_before or 0
+    return WriteSummary(job.shown_uri, version, version, rows=0, fragments=0, bytes=0, seconds=0.0)
+
+
+def _with_fields(schema: pa.Schema, options: WriteOptions) -> pa.Schema:
+    """The inferred schema with the fields that the options replace."""
+    if isinstance(options.schema, tuple):
+        schema = with_fields(schema, options.schema)
+    refuse_null_types(schema)
+    return schema
+
+
+def _first_difference(left: pa.Schema | None, right: pa.Schema) -> str:
+    for field in left or ():
+        if field.name not in right.names:
+            return f"{field.name!r} is missing in some"
+        if not field.equals(right.field(field.name)):
+            return f"{field.name!r} is {field.type} and {right.field(field.name).type}"
+    return "the order of columns"

@@ -1,0 +1,113 @@
+"""Says what a read would do, without doing it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ray.data import Dataset
+
+from ray_lance.data.datasource import LanceDatasource
+from ray_lance.errors import InvalidArgumentError
+
+__all__ = ["Explanation", "explain_dataset", "explain_datasource"]
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What a read of Lance tables would do. Its text form is meant to be printed.
+
+    Attributes:
+        tables: The tables with their pinned versions, credentials masked.
+        columns: Delivered columns with their types.
+        filter: The condition that Lance evaluates, or None.
+        rows: Live rows to scan, before the filter.
+        row_bytes: Mean bytes of a delivered row.
+        tasks: Number of read tasks.
+        largest_task_rows: Rows of the largest task.
+        fragments: Fragments that are read.
+        sizing: Why there are that many tasks.
+    """
+
+    tables: tuple[str, ...]
+    columns: tuple[str, ...]
+    filter: str | None
+    rows: int
+    row_bytes: float
+    tasks: int
+    largest_task_rows: int
+    fragments: int
+    sizing: str
+
+    def __str__(self) -> str:
+        scanned = "rows" if self.filter is None else "rows scanned"
+        lines = [
+            *(f"reads     {table}" for table in self.tables),
+            f"columns   {', '.join(self.columns) or '(none: only rows are counted)'}",
+            f"filter    {self.filter or '(none)'}" + (" (in Lance)" if self.filter else ""),
+            f"{scanned:<9} {self.rows:,} in {self.fragments:,} fragments",
+            f"bytes     about {_in_units(self.rows * self.row_bytes)}, {_in_units(self.row_bytes)} a row",
+            f"tasks     {self.tasks:,}, the largest of {self.largest_task_rows:,} rows"
+            f" or {_in_units(self.largest_task_rows * self.row_bytes)}",
+            f"because   {self.sizing}",
+        ]
+        return "\n".join(lines)
+
+
+def explain_dataset(dataset: Dataset) -> list[Explanation]:
+    """What each Lance read in a Ray dataset's plan would do, once Ray has pushed down what it can.
+
+    Raises:
+        InvalidArgumentError: The plan reads nothing through ray_lance.
+    """
+    sources = _lance_sources(dataset)
+    if not sources:
+        raise InvalidArgumentError("explain: this Ray dataset reads no Lance table through ray_lance.read_lance")
+    return [explain_datasource(source) for source in sources]
+
+
+def explain_datasource(datasource: LanceDatasource) -> Explanation:
+    """What reading ``datasource`` would do."""
+    planned = datasource.planned()
+    scan, sizing = planned.plan.scan, planned.sizing
+    if scan.is_whole:
+        why = f"one task for each table, because of {sorted(scan.options)}"
+    elif sizing.num_tasks is not None:
+        why = f"override_num_blocks={sizing.num_tasks}"
+    else:
+        why = f"tasks of about {_in_units(sizing.target_bytes)} of the columns that are read"
+        if scan.filter is not None:
+            why += ", whole fragments because of the filter"
+    return Explanation(
+        tables=tuple(repr(table) for table in scan.tables),
+        columns=tuple(f"{field.name}: {field.type}" for field in planned.plan.schema),
+        filter=None if scan.filter is None else str(scan.filter),
+        rows=sum(task.num_rows for task in planned.tasks),
+        row_bytes=planned.plan.row_bytes,
+        tasks=len(planned.tasks),
+        largest_task_rows=max((task.num_rows for task in planned.tasks), default=0),
+        fragments=len({(task.table, i) for task in planned.tasks for i in task.fragment_ids or ()}),
+        sizing=why,
+    )
+
+
+def _lance_sources(dataset: Dataset) -> list[LanceDatasource]:
+    # Ray shows its optimized plan nowhere in its public interface.
+    from ray.data._internal.logical.operators import Read
+    from ray.data._internal.logical.optimizers import LogicalOptimizer
+
+    plan = LogicalOptimizer().optimize(dataset._logical_plan)
+    reads = [operator for operator in _operators(plan.dag) if isinstance(operator, Read)]
+    return [read.datasource for read in reads if isinstance(read.datasource, LanceDatasource)]
+
+
+def _operators(operator: Any) -> list[Any]:
+    return [operator, *(below for child in operator.input_dependencies for below in _operators(child))]
+
+
+def _in_units(size: float) -> str:
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} TiB"

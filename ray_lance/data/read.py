@@ -1,0 +1,170 @@
+"""Builds Ray datasets from read arguments: checks them, pins the tables, hands the datasource to Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import ray
+from ray.data import Dataset
+
+from ray_lance.data.datasource import LanceDatasource
+from ray_lance.errors import InvalidArgumentError
+from ray_lance.scan.pushdown import Columns, build_scan
+from ray_lance.scan.scan import FRAGMENT_ID, ROW_ADDRESS, ROW_ID
+from ray_lance.table import TableRef
+
+__all__ = ["Namespace", "ReadOptions", "read", "table_refs", "write_target"]
+
+
+@dataclass(frozen=True)
+class Namespace:
+    """Where a table is registered.
+
+    Attributes:
+        table_id: Table identifier as a list of strings.
+        impl: Implementation, such as ``"dir"`` or ``"rest"``.
+        properties: Properties of the connection.
+    """
+
+    table_id: Sequence[str] | None = None
+    impl: str | None = None
+    properties: Mapping[str, str] | None = None
+
+    @property
+    def is_given(self) -> bool:
+        """Whether any part of it was passed."""
+        return self.table_id is not None or self.impl is not None or self.properties is not None
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """Which columns and rows to read, and in how many tasks. See :func:`ray_lance.read_lance`."""
+
+    columns: Columns = None
+    filter: str | None = None
+    fragment_ids: Sequence[int] | None = None
+    with_row_id: bool = False
+    with_row_address: bool = False
+    with_metadata: bool = False
+    num_blocks: int | None = None
+    scanner_options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _check_positive("override_num_blocks", self.num_blocks)
+        for name in ("batch_size", "batch_readahead", "fragment_readahead", "io_buffer_size", "batch_size_bytes"):
+            _check_positive(f"scanner_options[{name!r}]", self.scanner_options.get(name))
+
+    def resolved(self) -> ReadOptions:
+        """The same options with those among ``scanner_options`` that have an argument of their own moved there."""
+        rest = dict(self.scanner_options)
+        fragments = rest.pop("fragments", None)
+        fragment_ids = None if fragments is None else [fragment.fragment_id for fragment in fragments]
+        return ReadOptions(
+            columns=_one_of("columns", self.columns, rest.pop("columns", None)),
+            filter=_one_of("filter", self.filter, rest.pop("filter", None)),
+            fragment_ids=_one_of("fragment_ids", self.fragment_ids, fragment_ids),
+            with_row_id=self.with_row_id or bool(rest.pop("with_row_id", False)),
+            with_row_address=self.with_row_address or bool(rest.pop("with_row_address", False)),
+            with_metadata=self.with_metadata,
+            num_blocks=self.num_blocks,
+            scanner_options=rest,
+        )
+
+    @property
+    def meta_columns(self) -> list[str]:
+        """The meta columns to deliver behind the others."""
+        wanted = {
+            ROW_ID: self.with_row_id,
+            ROW_ADDRESS: self.with_row_address or self.with_metadata,
+            FRAGMENT_ID: self.with_metadata,
+        }
+        return [name for name, is_wanted in wanted.items() if is_wanted]
+
+
+def table_refs(
+    source: Any,
+    namespace: Namespace,
+    *,
+    version: int | str | None,
+    storage_options: Mapping[str, str] | None,
+    dataset_options: Mapping[str, Any],
+) -> list[TableRef]:
+    """Pinned references of everything that ``source`` or ``namespace`` names.
+
+    Raises:
+        InvalidArgumentError: Neither or both are given, the list of uris is empty, or versions contradict each other.
+        DatasetNotFoundError: There is no such dataset, version or tag.
+    """
+    options = dict(dataset_options)
+    version = _one_of("version", version, options.pop("version", None))
+    storage_options = _one_of("storage_options", storage_options, options.pop("storage_options", None))
+    sources = list(source) if isinstance(source, (list, tuple)) else [source]
+    if not sources:
+        raise InvalidArgumentError("uri=[] must name at least one dataset")
+    if not namespace.is_given and source is not None:
+        return [
+            TableRef.of(one, version=version, storage_options=storage_options, dataset_options=options).pin()
+            for one in sources
+        ]
+    ref = write_target(source, namespace, storage_options)
+    return [replace(ref, version=version, dataset_options=options).pin()]
+
+
+def write_target(source: Any, namespace: Namespace, storage_options: Mapping[str, str] | None) -> TableRef:
+    """The one table that ``source`` or ``namespace`` names, not pinned.
+
+    Raises:
+        InvalidArgumentError: Neither or both are given.
+    """
+    if not namespace.is_given:
+        if source is None:
+            raise InvalidArgumentError("uri=None: give a uri, or namespace_impl with table_id")
+        return TableRef.of(source, storage_options=storage_options)
+    if source is not None:
+        raise InvalidArgumentError(f"uri={source!r}: give either a uri or a namespace with table_id, not both")
+    return TableRef(
+        None,
+        storage_options=dict(storage_options or {}),
+        table_id=None if namespace.table_id is None else tuple(namespace.table_id),
+        namespace_impl=namespace.impl,
+        namespace_properties=dict(namespace.properties or {}),
+    )
+
+
+def read(refs: Sequence[TableRef], options: ReadOptions, ray_arguments: Mapping[str, Any]) -> Dataset:
+    """A Ray dataset over pinned tables.
+
+    Args:
+        refs: Pinned references.
+        options: What to read of them.
+        ray_arguments: Arguments of :func:`ray.data.read_datasource`; None values are left out.
+    """
+    _check_resources(ray_arguments)
+    options = options.resolved()
+    scan = build_scan(refs, options.columns, options.filter, options.meta_columns, options.scanner_options)
+    datasource = LanceDatasource(scan, fragment_ids=options.fragment_ids, num_tasks=options.num_blocks)
+    passed = {name: value for name, value in ray_arguments.items() if value is not None}
+    # The datasource sizes its tasks itself. A larger number here would make Ray cut each task's output into as many
+    # blocks as are missing, which costs more than the read and keeps Ray from fusing it with the next operator.
+    return ray.data.read_datasource(datasource, override_num_blocks=1, **passed)
+
+
+def _check_resources(arguments: Mapping[str, Any]) -> None:
+    _check_positive("concurrency", arguments.get("concurrency"))
+    for name in ("num_cpus", "num_gpus", "memory"):
+        value = arguments.get(name)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0):
+            raise InvalidArgumentError(f"{name}={value!r} must be a number that is not negative")
+
+
+def _check_positive(name: str, value: Any) -> None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        raise InvalidArgumentError(f"{name}={value!r} must be a whole number of at least 1")
+
+
+def _one_of(name: str, argument: Any, option: Any) -> Any:
+    if argument is not None and option is not None and argument != option:
+        raise InvalidArgumentError(f"{name}={argument!r} conflicts with {option!r} among the options: give one of them")
+    return option if argument is None else argument

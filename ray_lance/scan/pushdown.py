@@ -1,0 +1,125 @@
+"""What Lance is asked to do: columns and filters, checked on the driver before any task starts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pyarrow as pa
+
+from ray_lance.errors import InvalidArgumentError, UnknownColumnError
+from ray_lance.scan.scan import FRAGMENT_ID, ROW_ADDRESS, ROW_ID, Scan, has_column
+from ray_lance.table import TableRef
+
+__all__ = ["Columns", "build_scan", "check_filter", "takes_filter"]
+
+Columns = Sequence[str] | Mapping[str, str] | None
+
+_META = (ROW_ID, ROW_ADDRESS, FRAGMENT_ID)
+# Columns that Lance adds to the result of a search.
+_SEARCH_COLUMNS = ("_distance", "_score", "query_index")
+_NO_FIELD = re.compile(r"No field named (.+?)\.(?=[ ,?]|$)")
+# Lance appends the place in its own source code to a message.
+_SOURCE_PLACE = re.compile(r",? ?/[^ ,]*\.rs:\d+:\d+")
+
+
+def build_scan(
+    tables: Sequence[TableRef],
+    columns: Columns,
+    filter: str | None,
+    meta_columns: Sequence[str],
+    options: Mapping[str, Any],
+) -> Scan:
+    """A checked scan.
+
+    Args:
+        tables: Pinned references.
+        columns: Names, or names mapped to SQL expressions; None for every column of every table.
+        filter: SQL, or None.
+        meta_columns: Those of ``_rowid``, ``_rowaddr`` and ``_fragid`` to deliver behind the others.
+        options: Further scanner options.
+
+    Raises:
+        UnknownColumnError: No table has one of the columns.
+        InvalidArgumentError: Lance refuses the filter or an option.
+    """
+    schemas = [table.open().schema for table in tables]
+    wanted = _wanted_columns(columns, schemas)
+    if isinstance(wanted, Mapping):
+        wanted = {**wanted, **{name: name for name in meta_columns}}
+    else:
+        wanted = tuple(dict.fromkeys((*wanted, *meta_columns)))
+    scan = Scan(tuple(tables), wanted, options=dict(options))
+    _check_options(scan)
+    if scan.is_whole and not isinstance(wanted, Mapping):
+        found = scan.scanner(0).projected_schema.names
+        scan = replace(scan, columns=(*wanted, *(name for name in _SEARCH_COLUMNS if name in found)))
+    if filter is not None:
+        check_filter(scan, filter)
+        scan = replace(scan, filter=filter)
+    return scan
+
+
+def check_filter(scan: Scan, filter: str) -> None:
+    """Let Lance plan the filter on every table.
+
+    Raises:
+        UnknownColumnError: The filter names a column that a table does not have.
+        InvalidArgumentError: Lance cannot parse the filter, or its types do not fit.
+    """
+    if not isinstance(filter, str) or not filter.strip():
+        raise InvalidArgumentError(f'filter={filter!r} must be a SQL condition that is not empty, such as "label = 2"')
+    for table in scan.tables:
+        dataset = table.open()
+        try:
+            dataset.scanner(filter=filter).explain_plan()
+        except (ValueError, OSError, NotImplementedError) as error:
+            if (missing := _NO_FIELD.search(str(error))) is not None:
+                raise UnknownColumnError(
+                    f"filter={filter!r}", missing.group(1).strip('"`'), dataset.schema.names
+                ) from error
+            raise InvalidArgumentError(f"filter={filter!r}: {_without_place(error)}") from error
+
+
+def takes_filter(scan: Scan, expression: pa.compute.Expression) -> bool:
+    """Whether Lance can evaluate a pyarrow expression on every table of the scan."""
+    try:
+        for table in scan.tables:
+            table.open().scanner(filter=expression).explain_plan()
+    except (ValueError, OSError, NotImplementedError, pa.ArrowException):
+        return False
+    return True
+
+
+def _wanted_columns(columns: Columns, schemas: Sequence[pa.Schema]) -> tuple[str, ...] | Mapping[str, str]:
+    stored = tuple(dict.fromkeys(name for schema in schemas for name in schema.names))
+    if columns is None:
+        return stored
+    if isinstance(columns, Mapping):
+        return dict(columns)
+    if isinstance(columns, str):
+        raise InvalidArgumentError(f"columns={columns!r} must be a list of names, such as [{columns!r}]")
+    for name in columns:
+        known = isinstance(name, str) and (name in _META or any(has_column(schema, name) for schema in schemas))
+        if not known:
+            raise UnknownColumnError("columns", name, stored)
+    if len(set(columns)) < len(columns):
+        raise InvalidArgumentError(f"columns={list(columns)} names a column twice")
+    return tuple(columns)
+
+
+def _check_options(scan: Scan) -> None:
+    for table in range(len(scan.tables)):
+        try:
+            scan.scanner(table).projected_schema  # noqa: B018  reading the property is what makes Lance plan
+        except TypeError as error:
+            raise InvalidArgumentError(f"scanner_options: {error}") from error
+        except (ValueError, OSError, NotImplementedError) as error:
+            argument = "columns" if isinstance(scan.columns, Mapping) else "scanner_options"
+            raise InvalidArgumentError(f"{argument}: {_without_place(error)}") from error
+
+
+def _without_place(error: Exception) -> str:
+    return _SOURCE_PLACE.sub("", str(error)).removeprefix("Invalid user input: ")

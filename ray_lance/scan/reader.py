@@ -1,0 +1,141 @@
+"""Reading: runs a task and delivers tables, going on after the last delivered row when storage fails."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ray_lance.retry import RetryPolicy
+from ray_lance.scan.plan import FragmentRange
+from ray_lance.scan.scan import FRAGMENT_ID, ROW_ADDRESS, Scan
+from ray_lance.tensors import deliver
+
+__all__ = ["BatchReader", "ReadPlan", "resume_batches"]
+
+# Lance reads ahead by whole batches; a range of a task is one batch, a long scan goes in smaller steps.
+MAX_BATCH_BYTES = 32 * 2**20
+STREAM_BATCH_BYTES = 2 * 2**20
+STREAM_BUFFER_BYTES = 32 * 2**20
+STREAM_READAHEAD = 4
+
+BatchReader = Callable[[int], Iterator[pa.RecordBatch]]
+
+
+@dataclass(frozen=True)
+class ReadPlan:
+    """What all tasks of one read share; sent to the workers once.
+
+    Attributes:
+        scan: What to read.
+        stored_schema: Schema of the scan as stored, with the columns that some tables lack.
+        schema: Schema of the tables to deliver.
+        row_bytes: Mean bytes of a row, which batches are sized by.
+        retry: What to do when storage fails.
+    """
+
+    scan: Scan
+    stored_schema: pa.Schema
+    schema: pa.Schema
+    row_bytes: float
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+
+    def read(self, task: FragmentRange, limit: int | None = None) -> Iterator[pa.Table]:
+        """Read a task.
+
+        Args:
+            task: The rows to read.
+            limit: Read no more rows than this, counted after the filter.
+
+        Yields:
+            Tables of ``schema``, at least one, in scan order.
+        """
+        what = f"reading rows {task.start} to {task.stop} of {self.scan.tables[task.table]}"
+        delivered = False
+        for batch in resume_batches(lambda skip: self._open(task, limit, skip), self.retry, what):
+            delivered = True
+            yield self._deliver(batch)
+        if not delivered:
+            yield self.schema.empty_table()
+
+    def _open(self, task: FragmentRange, limit: int | None, skip: int) -> Iterator[pa.RecordBatch]:
+        if self.scan.is_whole:
+            return _skip_rows(self._whole_batches(task), skip)
+        remaining = None if limit is None else limit - skip
+        if self.scan.is_divisible:
+            left = task.num_rows - skip
+            remaining = left if remaining is None else min(left, remaining)
+            batch_bytes, start = MAX_BATCH_BYTES, task.start + skip
+        else:
+            batch_bytes, start = STREAM_BATCH_BYTES, skip
+        if remaining is not None and remaining <= 0:
+            return iter(())
+        options: dict[str, object] = {"batch_size": self._batch_rows(batch_bytes, task), "offset": start or None}
+        if not self.scan.is_divisible:
+            options.update(io_buffer_size=STREAM_BUFFER_BYTES, batch_readahead=STREAM_READAHEAD)
+        if remaining is not None:
+            options["limit"] = remaining
+        options.update(self.scan.options)
+        return iter(self.scan.scanner(task.table, task.fragment_ids, **options).to_reader())
+
+    def _whole_batches(self, task: FragmentRange) -> Iterator[pa.RecordBatch]:
+        return iter(self.scan.scanner(task.table, task.fragment_ids).to_reader())
+
+    def _batch_rows(self, batch_bytes: int, task: FragmentRange) -> int:
+        return max(1, min(task.num_rows, int(batch_bytes / self.row_bytes)))
+
+    def _deliver(self, batch: pa.RecordBatch) -> pa.Table:
+        table = pa.Table.from_batches([batch])
+        if FRAGMENT_ID in self.scan.names:
+            table = table.append_column(FRAGMENT_ID, pc.shift_right(table[ROW_ADDRESS], pa.scalar(32, pa.uint64())))
+        present = set(table.column_names)
+        columns = [
+            table[field.name] if field.name in present else pa.nulls(table.num_rows, field.type)
+            for field in self.stored_schema
+        ]
+        if not columns:
+            return table.select([])
+        return deliver(pa.Table.from_arrays(columns, schema=self.stored_schema), self.schema)
+
+
+def resume_batches(open_at: BatchReader, retry: RetryPolicy, what: str) -> Iterator[pa.RecordBatch]:
+    """The batches of ``open_at(0)``, each row once, whatever fails in between.
+
+    A stream that broke is never read further: a new one is opened behind the last delivered row.
+
+    Args:
+        open_at: Opens a stream of record batches that leaves out the given number of rows at the beginning. Must give
+            the same rows in the same order each time.
+        retry: How often to try again; attempts are counted anew after each delivered batch.
+        what: What is being read, for the log.
+    """
+    delivered = attempt = 0
+    batches: Iterator[pa.RecordBatch] | None = None
+    while True:
+        try:
+            if batches is None:
+                batches = open_at(delivered)
+            batch = next(batches, None)
+        except Exception as error:
+            attempt += 1
+            batches = None
+            retry.pause(attempt, what, error)
+            continue
+        if batch is None:
+            return
+        if batch.num_rows == 0:
+            continue
+        attempt = 0
+        delivered += batch.num_rows
+        yield batch
+
+
+def _skip_rows(batches: Iterator[pa.RecordBatch], skip: int) -> Iterator[pa.RecordBatch]:
+    for batch in batches:
+        if skip >= batch.num_rows:
+            skip -= batch.num_rows
+            continue
+        yield batch.slice(skip)
+        skip = 0

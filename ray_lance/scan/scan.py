@@ -1,0 +1,153 @@
+"""What to read: tables, columns, filter. A scan is data; it holds no open handle."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import lance
+import pyarrow as pa
+
+from ray_lance.errors import SchemaMismatchError, UnknownColumnError
+from ray_lance.table import TableRef
+from ray_lance.tensors import delivered_schema
+
+__all__ = ["FRAGMENT_ID", "ROW_ADDRESS", "ROW_ID", "Scan"]
+
+ROW_ID = "_rowid"
+ROW_ADDRESS = "_rowaddr"
+FRAGMENT_ID = "_fragid"
+_META_FIELDS = {name: pa.field(name, pa.uint64()) for name in (ROW_ID, ROW_ADDRESS, FRAGMENT_ID)}
+
+# Scanner options whose meaning is the whole dataset's: a scan that has one is never split into tasks.
+_WHOLE_SCAN_OPTIONS = frozenset(
+    {"limit", "offset", "nearest", "full_text_query", "order_by", "row_addr_allowlist", "row_addr_blocklist"}
+    | {"include_deleted_rows", "index_segments"}
+)
+
+
+@dataclass(frozen=True)
+class Scan:
+    """The columns and rows to read from one or more tables of one delivered schema.
+
+    Attributes:
+        tables: Pinned references, read in this order.
+        columns: Names of stored columns (``"a.b"`` for a struct's field) and of the meta columns ``_rowid``,
+            ``_rowaddr`` and ``_fragid``, in the order of delivery; or a mapping of names to SQL expressions.
+        filter: SQL or a pyarrow expression; rows for which it is not true are left out.
+        options: Further keyword arguments of ``lance.LanceDataset.scanner``.
+    """
+
+    tables: tuple[TableRef, ...]
+    columns: tuple[str, ...] | Mapping[str, str]
+    filter: str | pa.compute.Expression | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the delivered columns, in order."""
+        return tuple(self.columns)
+
+    @property
+    def is_divisible(self) -> bool:
+        """Whether the scan may be cut at any row: offsets count rows only where no filter drops some."""
+        return self.filter is None and not self.is_whole
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether an option (such as ``nearest``) speaks of the dataset as a whole, so that one task must read it."""
+        return not _WHOLE_SCAN_OPTIONS.isdisjoint(self.options)
+
+    def select(self, names: Sequence[str]) -> Scan:
+        """The same scan of some of its columns, in the order of ``names``.
+
+        Raises:
+            UnknownColumnError: A name is not among the scan's columns.
+        """
+        for name in names:
+            if name not in self.columns:
+                raise UnknownColumnError("select_columns", name, self.names)
+        if isinstance(self.columns, Mapping):
+            return replace(self, columns={name: self.columns[name] for name in names})
+        return replace(self, columns=tuple(names))
+
+    def of_table(self, table: int) -> Scan:
+        """The columns of this scan that one of its tables has, as a scan of that table alone, without the filter."""
+        columns = self.columns
+        if len(self.tables) > 1 and not isinstance(columns, Mapping):
+            schema = self.tables[table].open().schema
+            columns = tuple(name for name in columns if name in _META_FIELDS or has_column(schema, name))
+        return Scan((self.tables[table],), columns)
+
+    def scanner(self, table: int, fragment_ids: Sequence[int] | None = None, **options: Any) -> lance.LanceScanner:
+        """Lance's scanner of one table of this scan.
+
+        Args:
+            table: Index into ``tables``.
+            fragment_ids: Fragments to read, in this order; None reads the whole dataset.
+            **options: Scanner options that go before the scan's own.
+        """
+        dataset = self.tables[table].open()
+        if fragment_ids is not None:
+            options["fragments"] = [dataset.get_fragment(fragment_id) for fragment_id in fragment_ids]
+        if self.filter is not None:
+            options["filter"] = self.filter
+        projection = _projection(self.of_table(table).columns)
+        return dataset.scanner(**projection, **{"blob_handling": "all_binary", **self.options, **options})
+
+    def stored_schema(self) -> pa.Schema:
+        """The unified schema of the tables as Lance's scanner gives it, in delivery order.
+
+        Raises:
+            SchemaMismatchError: Two tables hold one column with types that cannot be unified.
+        """
+        schemas = [self._scanned_schema(table) for table in range(len(self.tables))]
+        unified = schemas[0] if len(schemas) == 1 else _unify(schemas)
+        fields = [_META_FIELDS.get(name) or unified.field(name) for name in self.names]
+        return pa.schema(fields, metadata=unified.metadata)
+
+    def schema(self) -> pa.Schema:
+        """The schema of the tables that reading delivers."""
+        return delivered_schema(self.stored_schema())
+
+    def _scanned_schema(self, table: int) -> pa.Schema:
+        scanned = self.scanner(table).projected_schema
+        return pa.schema([field for field in scanned if field.name not in _META_FIELDS], metadata=scanned.metadata)
+
+
+def _projection(columns: tuple[str, ...] | Mapping[str, str]) -> dict[str, Any]:
+    with_row_address = ROW_ADDRESS in columns or FRAGMENT_ID in columns
+    if isinstance(columns, Mapping):
+        stored: Any = {name: sql for name, sql in columns.items() if name not in _META_FIELDS}
+    else:
+        stored = [name for name in columns if name not in _META_FIELDS]
+    # Lance refuses to scan nothing at all; the row id is the cheapest column.
+    with_row_id = ROW_ID in columns or not (stored or with_row_address)
+    return {"columns": stored, "with_row_id": with_row_id, "with_row_address": with_row_address}
+
+
+def has_column(schema: pa.Schema, path: str) -> bool:
+    """Whether ``schema`` has the column, or the struct field ``"a.b"``, that ``path`` names."""
+    if schema.get_field_index(path) >= 0:
+        return True
+    fields: Any = schema
+    for part in path.split("."):
+        index = fields.get_field_index(part) if isinstance(fields, (pa.Schema, pa.StructType)) else -1
+        if index < 0:
+            return False
+        fields = fields.field(index).type
+    return True
+
+
+def _unify(schemas: Sequence[pa.Schema]) -> pa.Schema:
+    types: dict[str, pa.DataType] = {}
+    for schema in schemas:
+        for column in schema:
+            known = types.setdefault(column.name, column.type)
+            if known != column.type:
+                raise SchemaMismatchError(
+                    f"uri: column {column.name!r} is {known} in one dataset and {column.type} in another; "
+                    "read them one by one, or leave the column out with columns="
+                )
+    return pa.unify_schemas([schema.remove_metadata() for schema in schemas]).with_metadata(schemas[0].metadata)

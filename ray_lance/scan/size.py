@@ -1,0 +1,97 @@
+"""How many bytes a row of a scan takes in memory: planning divides by it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+
+import pyarrow as pa
+
+from ray_lance.scan.scan import Scan
+
+__all__ = ["fixed_width", "row_bytes"]
+
+_SAMPLE_ROWS = 32
+_SAMPLE_PLACES = 3
+_UNKNOWN_BYTES = 64.0
+
+
+def row_bytes(scan: Scan) -> float:
+    """Mean bytes of one delivered row of ``scan``, before any filter.
+
+    Columns of fixed width are counted from their types. For the others a few rows at the start, the middle and the
+    end of each table are looked at; of blobs only the descriptors, which hold their sizes. What Lance keeps in its
+    statistics are compressed bytes on disk, which can be any fraction of the bytes in memory.
+    """
+    if scan.is_whole:  # one task reads it, and the columns that a search adds exist only in its result
+        return sum(fixed_width(field.type) or _UNKNOWN_BYTES for field in scan.stored_schema())
+    total_rows = total_bytes = 0.0
+    for table, ref in enumerate(scan.tables):
+        rows = max(1, ref.open().count_rows())
+        total_rows += rows
+        total_bytes += rows * _table_row_bytes(_Table(scan.of_table(table)))
+    return max(1.0, total_bytes / total_rows)
+
+
+class _Table:
+    """Key of the cache below: a scan of one table, by its reference and columns."""
+
+    def __init__(self, scan: Scan) -> None:
+        columns = tuple(scan.columns.items()) if isinstance(scan.columns, Mapping) else scan.columns
+        self.scan = scan
+        self._key = (scan.tables[0].cache_key, columns)
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Table) and other._key == self._key
+
+
+@lru_cache(maxsize=256)
+def _table_row_bytes(table: _Table) -> float:
+    widths = {field.name: fixed_width(field.type) for field in table.scan.stored_schema()}
+    unknown = [name for name, width in widths.items() if width is None]
+    known = sum(width for width in widths.values() if width is not None)
+    return known + (_sampled_bytes(table.scan.select(unknown)) if unknown else 0.0)
+
+
+def _sampled_bytes(scan: Scan) -> float:
+    rows = scan.tables[0].open().count_rows()
+    if rows == 0:
+        return 0.0
+    sampled_rows = sampled_bytes = 0
+    for place in range(_SAMPLE_PLACES):
+        offset = place * max(0, rows - _SAMPLE_ROWS) // (_SAMPLE_PLACES - 1)
+        scanner = scan.scanner(0, offset=offset, limit=_SAMPLE_ROWS, blob_handling="blobs_descriptions")
+        table = scanner.to_table()
+        sampled_rows += table.num_rows
+        sampled_bytes += sum(_column_bytes(column) for column in table.columns)
+        if rows <= _SAMPLE_ROWS:
+            break
+    return sampled_bytes / max(1, sampled_rows)
+
+
+def _column_bytes(column: pa.ChunkedArray) -> int:
+    if pa.types.is_struct(column.type) and {"blob_id", "size"} <= {field.name for field in column.type}:
+        sizes = pa.compute.struct_field(column, "size")
+        return int(pa.compute.sum(sizes).as_py() or 0)
+    return int(column.nbytes)
+
+
+def fixed_width(data_type: pa.DataType) -> float | None:
+    """Bytes of one value of ``data_type``, or None where values differ in size."""
+    if isinstance(data_type, pa.BaseExtensionType):
+        return fixed_width(data_type.storage_type)
+    if pa.types.is_fixed_size_list(data_type):
+        width = fixed_width(data_type.value_type)
+        return None if width is None else width * data_type.list_size
+    if pa.types.is_struct(data_type):
+        widths = [fixed_width(field.type) for field in data_type]
+        return None if None in widths else sum(width for width in widths if width is not None)
+    if pa.types.is_null(data_type):
+        return 0.0
+    try:
+        return float(data_type.bit_width) / 8
+    except ValueError:
+        return None

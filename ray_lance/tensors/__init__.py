@@ -1,0 +1,39 @@
+"""Arrow <-> torch, for every type that Lance stores, in both directions.
+
+kinds       what a column means, by its type and extension metadata
+memory      flat Arrow arrays <-> flat tensors, over the same memory
+fixed       rows of one shape: taken apart, put together, nulls that travel as NaN
+ragged      rows of different lengths and shapes
+dense       the registry of types that become one tensor
+to_torch    Arrow -> torch: to_tensors, and the registry of all other types
+from_torch  torch, numpy, lists -> Arrow: from_tensors
+casts       conform: fit a schema, where that loses nothing
+blocks      Ray Data blocks: deliver (Lance -> Ray) and storable (Ray -> Lance)
+
+Importing this package imports neither Ray nor Lance.
+"""
+
+from __future__ import annotations
+
+from ray_lance.tensors.blocks import deliver, delivered_schema, storable, storable_schema
+from ray_lance.tensors.casts import conform
+from ray_lance.tensors.from_torch import from_tensors
+from ray_lance.tensors.kinds import FixedShape, VariableShape, tensor_kind
+from ray_lance.tensors.to_torch import FillValue, Ragged, Tensors, check_fill, to_tensors
+
+__all__ = [
+    "FillValue",
+    "FixedShape",
+    "Ragged",
+    "Tensors",
+    "VariableShape",
+    "check_fill",
+    "conform",
+    "deliver",
+    "delivered_schema",
+    "from_tensors",
+    "storable",
+    "storable_schema",
+    "tensor_kind",
+    "to_tensors",
+]

@@ -1,0 +1,314 @@
+"""Blocks of Ray Data: what a read delivers in them, and what of them a write stores.
+
+Ray turns arrow.fixed_shape_tensor columns into arrays and torch tensors without a copy, but it reads whatever
+lies under null elements, fails on null rows, and cannot convert bool tensors of that type at all. So tensors are
+delivered in the type that Ray converts rightly, with nulls made explicit first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from ray_lance.errors import SchemaMismatchError, TensorConversionError
+from ray_lance.tensors.casts import conform
+from ray_lance.tensors.dense import NOT_GIVEN, Column, FillValue, Options, filled, null_error
+from ray_lance.tensors.fixed import assemble, fixed_type, mark_rows, marked_rows, take_apart
+from ray_lance.tensors.kinds import (
+    EXTENSION_KEYS,
+    RAY_FIXED,
+    RAY_VARIABLE,
+    FixedShape,
+    VariableShape,
+    extension_name,
+    is_numeric,
+    refuse_pickled,
+    storage_type,
+    tensor_kind,
+    variable_shape_field,
+)
+from ray_lance.tensors.memory import flat_array, flat_view, storage
+from ray_lance.tensors.ragged import Rows, data_and_shapes, make_lists, make_shaped, row_shapes
+from ray_lance.tensors.to_torch import check_fill
+
+__all__ = ["deliver", "delivered_schema", "storable", "storable_schema"]
+
+
+def delivered_schema(schema: pa.Schema) -> pa.Schema:
+    """The schema of the blocks that a read of ``schema`` delivers; it depends on no data.
+
+    ==========================================================  ===================================================
+    stored as                                                   delivered as
+    ==========================================================  ===================================================
+    fixed_size_list of numbers, nested or not; Ray's tensors    arrow.fixed_shape_tensor
+    bool vectors                                                fixed_size_list<bool>[d]
+    bool tensors of two dimensions and more                     Ray's ArrowTensorTypeV2 (the only one it converts)
+    variable-shape tensors, ours and Ray's                      list<T> for one dimension, else Ray's
+                                                                ArrowVariableShapedTensorType
+    all other types                                             unchanged
+    ==========================================================  ===================================================
+
+    Raises:
+        TensorConversionError: A column of pickled objects, or tensor metadata that is not JSON.
+    """
+    return pa.schema([_delivered_field(field) for field in schema], metadata=schema.metadata)
+
+
+def deliver(table: pa.Table, schema: pa.Schema, *, fill: FillValue | Mapping[str, FillValue] | None = None) -> pa.Table:
+    """``table`` as scanned by Lance, in the types that Ray converts to arrays and tensors rightly.
+
+    Tensors without nulls are not copied. In float tensors, null elements become NaN, and a null row becomes a row of
+    NaNs whose bits say that it is null: :func:`storable` makes it null again, so that reading and writing back loses
+    nothing. Null rows of integer tensors stay null, and Ray refuses to convert them (``TensorCollate(fill=)`` does).
+
+    Args:
+        table: Columns as Lance returns them, with Ray's types registered or not.
+        schema: :func:`delivered_schema` of the dataset's (projected) schema. A column that ``table`` lacks is null.
+        fill: What replaces nulls in tensors of one shape and in tensors of varying shape; a null row of the latter
+            becomes an empty tensor.
+
+    Returns:
+        A table of ``schema``.
+
+    Raises:
+        TensorConversionError: Nulls that Ray would silently turn into numbers and that have no ``fill``: null
+            elements of integer and bool tensors, null rows of n-dimensional bool tensors and of variable-shape tensors.
+        SchemaMismatchError: A column that cannot be cast to ``schema`` without loss.
+    """
+    check_fill(fill, schema)
+    options = Options("list", fill)
+    columns = []
+    for target in schema:
+        if target.name in table.column_names:
+            field, column = table.schema.field(target.name), table.column(target.name)
+        else:
+            field, column = target, _absent(len(table), target)
+        columns.append(_delivered_column(field, column, target, options))
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+def storable_schema(schema: pa.Schema) -> pa.Schema:
+    """The schema that :func:`storable` gives to blocks of ``schema``: standard Arrow types only.
+
+    Raises:
+        SchemaMismatchError: A column of pickled objects, of Ray's string tensors, or of Ray's tensors inside another
+            type.
+    """
+    return pa.schema([_storable_field(field) for field in schema], metadata=schema.metadata)
+
+
+def storable(table: pa.Table) -> pa.Table:
+    """A Ray Data block in standard Arrow types: what a write stores.
+
+    ===========================================================  ==================================================
+    in the block                                                 stored as
+    ===========================================================  ==================================================
+    Ray's tensor types, arrow.fixed_shape_tensor: one dimension  fixed_size_list<T>[d]
+    the same, two dimensions and more                            arrow.fixed_shape_tensor
+    Ray's variable-shaped tensors: one dimension                 list<T>
+    the same, two dimensions and more                            arrow.variable_shape_tensor: struct{data, shape}
+    all other types                                              unchanged
+    ===========================================================  ==================================================
+
+    Nulls, field metadata and schema metadata are kept. Values are not copied. Rows that :func:`deliver` marked as
+    null are null again.
+
+    Raises:
+        SchemaMismatchError: As :func:`storable_schema`.
+    """
+    schema = storable_schema(table.schema)
+    before = table.columns
+    columns = [
+        _storable_column(field, column, target)
+        for field, column, target in zip(table.schema, before, schema, strict=True)
+    ]
+    same = all(new is old for new, old in zip(columns, before, strict=True))
+    if same and schema.equals(table.schema, check_metadata=True):
+        return table
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+def _retyped(field: pa.Field, dtype: pa.DataType) -> pa.Field:
+    kept = {key: text for key, text in (field.metadata or {}).items() if key not in EXTENSION_KEYS}
+    return field.with_type(dtype).with_metadata(kept or None)
+
+
+# ---- delivering ----------------------------------------------------------------------------------------------
+
+
+def _delivered_field(field: pa.Field) -> pa.Field:
+    refuse_pickled(field, TensorConversionError)
+    kind = tensor_kind(field)
+    if kind is None or not (is_numeric(kind.value.type) or pa.types.is_boolean(kind.value.type)):
+        return field
+    if isinstance(kind, VariableShape):
+        return _retyped(field, _ray_variable(kind) if kind.ndim > 1 else pa.list_(kind.value))
+    if kind.permutation is not None:
+        return field
+    if pa.types.is_boolean(kind.value.type):
+        return _retyped(field, _ray_fixed(kind) if len(kind.shape) > 1 else fixed_type(kind.value, kind.shape))
+    dtype = pa.fixed_shape_tensor(kind.value.type, list(kind.shape)) if kind.shape else kind.value.type
+    return _retyped(field, dtype)
+
+
+def _ray_fixed(kind: FixedShape) -> pa.DataType:
+    from ray.data.extensions import ArrowTensorTypeV2
+
+    return ArrowTensorTypeV2(kind.shape, kind.value.type)
+
+
+def _ray_variable(kind: VariableShape) -> pa.DataType:
+    from ray.data.extensions import ArrowVariableShapedTensorType
+
+    return ArrowVariableShapedTensorType(kind.value.type, kind.ndim)
+
+
+def _absent(length: int, target: pa.Field) -> pa.ChunkedArray:
+    stored = pa.nulls(length, storage_type(target.type))
+    extension = isinstance(target.type, pa.BaseExtensionType)
+    return pa.chunked_array([pa.ExtensionArray.from_storage(target.type, stored) if extension else stored])
+
+
+def _delivered_column(field: pa.Field, column: pa.ChunkedArray, target: pa.Field, options: Options) -> pa.ChunkedArray:
+    source, wanted = tensor_kind(field), tensor_kind(target)
+    if isinstance(source, FixedShape) and isinstance(wanted, FixedShape) and source.value.type == wanted.value.type:
+        convert = _delivered_fixed
+    elif isinstance(source, VariableShape):
+        convert = _delivered_variable
+    elif field.type == target.type:
+        return column
+    else:
+        one = pa.Table.from_arrays([column], schema=pa.schema([field]))
+        fitting = conform(one, storable_schema(pa.schema([target])))
+        return _delivered_column(fitting.schema.field(0), fitting.column(0), target, options)
+    chunks = [convert(Column(field.name, field, chunk, options), target) for chunk in column.chunks]
+    return pa.chunked_array(chunks, type=target.type)
+
+
+def _delivered_fixed(column: Column, target: pa.Field) -> pa.Array:
+    kind = tensor_kind(target)
+    assert isinstance(kind, FixedShape)
+    leaves = take_apart(column.array, kind.size, column.name)
+    values, rows = leaves.values, leaves.rows
+    keeps_nulls = pa.types.is_fixed_size_list(target.type)  # Ray converts these through Python's None
+    if (leaves.elements is not None or rows is not None) and not keeps_nulls:
+        given = column.options.fill_for(column.name) is not NOT_GIVEN
+        ray_type = extension_name(target) in RAY_FIXED
+        if given or (ray_type and rows is not None):
+            values = flat_array(filled(column, flat_view(values), leaves.nulls(kind.size)))
+            rows = None
+        elif leaves.elements is not None:
+            values = flat_array(filled(column, flat_view(values), leaves.elements))
+        if rows is not None and pa.types.is_floating(values.type):
+            values, rows = mark_rows(values, rows, kind.size), None
+    elif column.array.type == target.type and values.offset == 0:
+        return column.array
+    if extension_name(target) in RAY_FIXED:
+        offsets = pa.array(np.arange(len(column.array) + 1) * kind.size)
+        return target.type.wrap_array(pa.LargeListArray.from_arrays(offsets, values))
+    return assemble(target.type, values, len(column.array), rows)
+
+
+def _delivered_variable(column: Column, target: pa.Field) -> pa.Array:
+    source = tensor_kind(column.field)
+    assert isinstance(source, VariableShape)
+    if column.field.type == target.type and column.array.null_count == 0:
+        return column.array
+    data, shapes = data_and_shapes(column.array)
+    rows = Rows.of_lists(data)
+    if not isinstance(tensor_kind(target), VariableShape):
+        return make_lists(target.type.value_field, data.flatten(), rows.offsets, rows.nulls)
+    if rows.nulls is not None and column.options.fill_for(column.name) is NOT_GIVEN:
+        raise null_error(column, "which Ray cannot tell from tensors")
+    sizes = row_shapes(rows, shapes, source.ndim, column.name)
+    values = data.flatten()
+    if values.null_count:
+        nulls = np.asarray(values.is_null())
+        values = flat_array(filled(column.child(source.value, values), flat_view(values), nulls))
+    lists = pa.LargeListArray.from_arrays(pa.array(rows.offsets), values)
+    dimensions = pa.array(np.arange(len(sizes) + 1, dtype=np.int32) * source.ndim)
+    shape = pa.ListArray.from_arrays(dimensions, pa.array(sizes.reshape(-1)))
+    return target.type.wrap_array(pa.StructArray.from_arrays([lists, shape], ["data", "shape"]))
+
+
+# ---- storing -------------------------------------------------------------------------------------------------
+
+
+def _storable_field(field: pa.Field) -> pa.Field:
+    refuse_pickled(field)
+    name, kind = extension_name(field), tensor_kind(field)
+    if name in RAY_FIXED or name == RAY_VARIABLE:
+        assert kind is not None
+        if not (is_numeric(kind.value.type) or pa.types.is_boolean(kind.value.type)):
+            raise SchemaMismatchError(
+                f"column {field.name!r} holds tensors of {kind.value.type}: only numbers and bool can be stored as "
+                "tensors; give strings as lists"
+            )
+    else:
+        _refuse_inner(field, field.type)
+    if isinstance(kind, VariableShape):
+        if name == RAY_VARIABLE and kind.ndim <= 1:
+            return _retyped(field, pa.list_(kind.value))
+        return variable_shape_field(field, kind.value, kind.ndim)
+    flat = isinstance(field.type, pa.FixedShapeTensorType) and len(field.type.shape) == 1
+    if isinstance(kind, FixedShape) and (name in RAY_FIXED or flat):
+        return _retyped(field, fixed_type(kind.value, kind.shape))
+    return field
+
+
+def _refuse_inner(field: pa.Field, dtype: pa.DataType) -> None:
+    for index in range(dtype.num_fields):
+        child = dtype.field(index)
+        name = extension_name(child)
+        if name in RAY_FIXED or name == RAY_VARIABLE:
+            raise SchemaMismatchError(
+                f"column {field.name!r} holds Ray's tensors inside {field.type}: give each tensor a column of its own"
+            )
+        _refuse_inner(field, child.type)
+
+
+def _storable_column(field: pa.Field, column: pa.ChunkedArray, target: pa.Field) -> pa.ChunkedArray:
+    kind, name = tensor_kind(field), extension_name(field)
+    if isinstance(kind, FixedShape) and (name in RAY_FIXED or isinstance(field.type, pa.FixedShapeTensorType)):
+        convert: Any = _stored_fixed
+    elif name == RAY_VARIABLE:
+        convert = _stored_variable
+    elif field.type != target.type:  # the same storage under another name
+        convert = _stored_as_is
+    else:
+        return column
+    before = column.chunks
+    chunks = [convert(field, chunk, target) for chunk in before]
+    if field.type == target.type and all(new is old for new, old in zip(chunks, before, strict=True)):
+        return column
+    return pa.chunked_array(chunks, type=target.type)
+
+
+def _stored_as_is(_field: pa.Field, array: pa.Array, _target: pa.Field) -> pa.Array:
+    return storage(array)
+
+
+def _stored_fixed(field: pa.Field, array: pa.Array, target: pa.Field) -> pa.Array:
+    kind = tensor_kind(field)
+    assert isinstance(kind, FixedShape)
+    leaves = take_apart(array, kind.size, field.name)
+    rows, marked = leaves.rows, marked_rows(leaves.values, kind.size)
+    if marked is not None:
+        rows = marked if rows is None else rows | marked
+    elif array.type == target.type:
+        return array
+    return assemble(target.type, leaves.values, len(array), rows)
+
+
+def _stored_variable(field: pa.Field, array: pa.Array, target: pa.Field) -> pa.Array:
+    kind = tensor_kind(field)
+    assert isinstance(kind, VariableShape)
+    data, shapes = data_and_shapes(array)
+    rows = Rows.of_lists(data)
+    if kind.ndim <= 1:
+        return make_lists(target.type.value_field, data.flatten(), rows.offsets, rows.nulls)
+    sizes = row_shapes(rows, shapes, kind.ndim, field.name)
+    return make_shaped(target.type, data.flatten(), sizes, rows.nulls)

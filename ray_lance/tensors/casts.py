@@ -1,0 +1,274 @@
+"""Tables made to fit a schema, where that loses nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ray_lance.errors import SchemaMismatchError
+from ray_lance.tensors.fixed import assemble, take_apart
+from ray_lance.tensors.kinds import FixedShape, VariableShape, extension_name, is_numeric, storage_type, tensor_kind
+from ray_lance.tensors.memory import storage
+
+__all__ = ["conform"]
+
+
+def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """``table`` with the columns, order, types and metadata of ``schema``, or an error where a value would change.
+
+    Columns are matched by name. Representations of the same values are exchanged freely (fixed_size_list and
+    fixed-shape tensors, list and large_list, string and large_string, dictionary and plain). Numbers are cast where
+    the target holds every one of them exactly; no cast goes between numbers, bool, text and times.
+
+    Args:
+        table: Data of standard Arrow types (see :func:`storable`).
+        schema: What to fit. Missing columns become null.
+
+    Returns:
+        A table of ``schema``; columns that fit already are not copied.
+
+    Raises:
+        SchemaMismatchError: A column that ``schema`` does not have, a missing or null value where ``schema`` says
+            not null, or a value that the target cannot hold. The message names the column and the first such value.
+    """
+    extra = [name for name in table.column_names if name not in schema.names]
+    if extra:
+        raise SchemaMismatchError(
+            f"columns {extra} are not in the schema, which has {schema.names}: drop them, or add them to the dataset"
+        )
+    columns = []
+    for target in schema:
+        if target.name in table.column_names:
+            column = _column(table.schema.field(target.name), table.column(target.name), target)
+        else:
+            column = pa.chunked_array([_nulls(len(table), target.type)])
+        if not target.nullable and column.null_count:
+            raise SchemaMismatchError(
+                f"column {target.name!r} is missing or holds nulls, and the schema says it is not nullable"
+            )
+        columns.append(column)
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+def _nulls(length: int, dtype: pa.DataType) -> pa.Array:
+    array = pa.nulls(length, storage_type(dtype))
+    return pa.ExtensionArray.from_storage(dtype, array) if isinstance(dtype, pa.BaseExtensionType) else array
+
+
+def _column(field: pa.Field, column: pa.ChunkedArray, target: pa.Field) -> pa.ChunkedArray:
+    if field.type == target.type and _meaning(field) == _meaning(target):
+        return column
+    chunks = [_cast(field, chunk, target) for chunk in column.chunks]
+    return pa.chunked_array(chunks, type=target.type)
+
+
+def _meaning(field: pa.Field) -> Any:
+    """What the values stand for beyond their storage type, in one form for both forms of an extension type."""
+    kind = tensor_kind(field)
+    return kind if isinstance(kind, VariableShape) else extension_name(field)
+
+
+def _cast(field: pa.Field, array: pa.Array, target: pa.Field) -> pa.Array:
+    if array.type == target.type and _meaning(field) == _meaning(target):
+        return array
+    source_kind, target_kind = tensor_kind(field), tensor_kind(target)
+    if pa.types.is_null(array.type):
+        return _nulls(len(array), target.type)
+    if isinstance(source_kind, FixedShape) and isinstance(target_kind, FixedShape):
+        return _cast_fixed(field, array, target, (source_kind, target_kind))
+    source_type, target_type = storage_type(array.type), storage_type(target.type)
+    if isinstance(target_kind, VariableShape) != isinstance(source_kind, VariableShape) or _marks_differ(field, target):
+        raise _mismatch(field, target)
+    if isinstance(target.type, pa.BaseExtensionType):
+        stored = _cast(pa.field(field.name, source_type), storage(array), pa.field(field.name, target_type))
+        return pa.ExtensionArray.from_storage(target.type, stored)
+    array = storage(array)
+    if source_type == target_type:
+        return array
+    if pa.types.is_struct(source_type) and pa.types.is_struct(target_type):
+        return _cast_struct(field, array, target)
+    if _is_list(source_type) and _is_list(target_type):
+        return _cast_list(field, array, target)
+    if _family(source_type) != _family(target_type) or _family(source_type) is None:
+        raise _mismatch(field, target)
+    return _cast_values(field.name, array, target_type)
+
+
+def _marks_differ(field: pa.Field, target: pa.Field) -> bool:
+    """Whether only one of two fields is an extension that is no tensor, as bfloat16 is."""
+    names = [extension_name(each) if tensor_kind(each) is None else None for each in (field, target)]
+    return names[0] != names[1]
+
+
+def _mismatch(field: pa.Field, target: pa.Field) -> SchemaMismatchError:
+    return SchemaMismatchError(
+        f"column {field.name!r} is {_describe(field)}, and the schema asks for {_describe(target)}: no cast between "
+        "them keeps every value, so convert the column first"
+    )
+
+
+def _describe(field: pa.Field) -> str:
+    name = extension_name(field)
+    return str(field.type) if name is None or isinstance(field.type, pa.BaseExtensionType) else name
+
+
+def _cast_fixed(field: pa.Field, array: pa.Array, target: pa.Field, kinds: tuple[FixedShape, FixedShape]) -> pa.Array:
+    source, wanted = kinds
+    if (source.shape, source.permutation) != (wanted.shape, wanted.permutation):
+        raise SchemaMismatchError(
+            f"column {field.name!r} holds tensors of shape {list(source.shape)}, and the schema asks for "
+            f"{list(wanted.shape)}"
+        )
+    leaves = take_apart(array, source.size, field.name)
+    values = leaves.values
+    if leaves.elements is None and values.null_count:  # nulls of null rows only
+        values = pa.Array.from_buffers(values.type, len(values), [None, values.buffers()[1]], offset=values.offset)
+    elif leaves.elements is not None:
+        values = pc.if_else(pa.array(leaves.elements), None, values)
+    if leaves.rows is not None:
+        # What lies under a null row is not a value, so it must not fail the cast.
+        values = pc.if_else(pa.array(np.repeat(leaves.rows, source.size)), None, values)
+    values = _cast(source.value.with_name(field.name), values, wanted.value.with_name(field.name))
+    return assemble(target.type, storage(values), len(array), leaves.rows)
+
+
+def _cast_struct(field: pa.Field, array: pa.Array, target: pa.Field) -> pa.Array:
+    children = {child.name: index for index, child in enumerate(_children(array.type))}
+    extra = [name for name in children if target.type.get_field_index(name) < 0]
+    if extra:
+        raise SchemaMismatchError(f"struct column {field.name!r} has fields {extra} that the schema does not have")
+    parts = []
+    for child in _children(target.type):
+        if child.name in children:
+            source = array.type.field(children[child.name])
+            prefix = f"{field.name}.{child.name}"
+            part = array.field(children[child.name])
+            parts.append(_cast(source.with_name(prefix), part, child.with_name(prefix)))
+        else:
+            parts.append(_nulls(len(array), child.type))
+    mask = array.is_null() if array.null_count else None
+    return pa.StructArray.from_arrays(parts, fields=_children(target.type), mask=mask)
+
+
+def _children(dtype: pa.DataType) -> list[pa.Field]:
+    return [dtype.field(index) for index in range(dtype.num_fields)]
+
+
+def _is_list(dtype: pa.DataType) -> bool:
+    return bool(pa.types.is_list(dtype) or pa.types.is_large_list(dtype) or pa.types.is_fixed_size_list(dtype))
+
+
+def _cast_list(field: pa.Field, array: pa.Array, target: pa.Field) -> pa.Array:
+    """Between lists of all kinds: the rows' values first, then their arrangement."""
+    item, wanted = array.type.value_field, target.type.value_field
+    values = _cast(item.with_name(field.name), array.flatten(), wanted.with_name(field.name))
+    lengths = pc.list_value_length(array)
+    if pa.types.is_fixed_size_list(target.type):
+        size = target.type.list_size
+        wrong = pc.not_equal(lengths, size)
+        if pc.any(wrong).as_py():
+            row = pc.index(wrong, True).as_py()
+            raise SchemaMismatchError(
+                f"column {field.name!r}: row {row} has {lengths[row]} elements, and the schema asks for {size}"
+            )
+        if array.null_count:
+            valid = np.repeat(~np.asarray(array.is_null()), size)
+            positions = np.where(valid, np.cumsum(valid) - 1, 0)
+            values = storage(values).take(pa.array(positions, mask=~valid))
+        return assemble(
+            target.type, storage(values), len(array), np.asarray(array.is_null()) if array.null_count else None
+        )
+    offsets = np.concatenate([[0], np.cumsum(np.asarray(lengths.fill_null(0)))])
+    width = pa.int64() if pa.types.is_large_list(target.type) else pa.int32()
+    narrow = pa.array(offsets, pa.int64()).cast(width)
+    validity = pa.array(np.asarray(array.is_valid())).buffers()[1] if array.null_count else None
+    return pa.Array.from_buffers(target.type, len(array), [validity, narrow.buffers()[1]], children=[values])
+
+
+_FAMILIES: dict[str, Any] = {
+    "number": lambda dtype: is_numeric(dtype) or pa.types.is_decimal(dtype),
+    "bool": pa.types.is_boolean,
+    "text": lambda dtype: (
+        pa.types.is_string(dtype) or pa.types.is_large_string(dtype) or pa.types.is_string_view(dtype)
+    ),
+    "bytes": lambda dtype: (
+        pa.types.is_binary(dtype)
+        or pa.types.is_large_binary(dtype)
+        or pa.types.is_binary_view(dtype)
+        or pa.types.is_fixed_size_binary(dtype)
+    ),
+    "timestamp": pa.types.is_timestamp,
+    "date": pa.types.is_date,
+    "time": pa.types.is_time,
+    "duration": pa.types.is_duration,
+}
+
+
+def _family(dtype: pa.DataType) -> str | None:
+    if pa.types.is_dictionary(dtype):
+        return _family(dtype.value_type)
+    return next((name for name, holds in _FAMILIES.items() if holds(dtype)), None)
+
+
+def _cast_values(name: str, array: pa.Array, dtype: pa.DataType) -> pa.Array:
+    """A cast within one family of types, checked by casting back."""
+    try:
+        cast, lost = _cast_and_check(array, dtype)
+    except pa.ArrowException:
+        lost = _first_failure(array, dtype)
+    if lost is None:
+        return cast
+    raise SchemaMismatchError(
+        f"column {name!r}: {array[lost].as_py()!r} in row {lost} cannot be held exactly by {dtype} (the column is "
+        f"{array.type}): convert the column first if the loss is intended"
+    )
+
+
+def _cast_and_check(array: pa.Array, dtype: pa.DataType) -> tuple[pa.Array, int | None]:
+    """The cast array, and the position of the first value that it does not hold exactly (None: it holds all)."""
+    source = array.type
+    # pyarrow's safe casts between integers and floats refuse exact values beyond 2**53.
+    mixed = is_numeric(source) and is_numeric(dtype) and pa.types.is_integer(source) != pa.types.is_integer(dtype)
+    safe = not mixed
+    cast = array.cast(dtype, safe=safe)
+    back = cast.cast(source, safe=safe)
+    same = pc.equal(_comparable(array), _comparable(back))
+    if pa.types.is_floating(source):
+        same = pc.or_(same, pc.is_nan(_comparable(back)))
+    if pa.types.is_floating(source) and pa.types.is_integer(dtype):
+        same = pc.and_(same, _within_limit(array, dtype))
+    elif pa.types.is_integer(source) and pa.types.is_floating(dtype):
+        same = pc.and_(same, _within_limit(cast, source))
+    position = pc.index(same, False).as_py()
+    return cast, None if position < 0 else int(position)
+
+
+def _comparable(array: pa.Array) -> pa.Array:
+    if pa.types.is_dictionary(array.type):
+        return array.dictionary_decode()
+    return array.cast(pa.float32()) if pa.types.is_float16(array.type) else array
+
+
+def _within_limit(floats: pa.Array, integer: pa.DataType) -> pa.Array:
+    """Whether values are finite and lie under the first power of two above ``integer``.
+
+    Processors cast that power, and infinities, to the largest or the smallest integer; those would pass the
+    comparison after casting back.
+    """
+    limit = 2.0 ** (integer.bit_width - pa.types.is_signed_integer(integer))
+    wide = _comparable(floats).cast(pa.float64())
+    return pc.and_(pc.is_finite(wide), pc.less(wide, limit))
+
+
+def _first_failure(array: pa.Array, dtype: pa.DataType) -> int:
+    for position in range(len(array)):
+        try:
+            lost = _cast_and_check(array.slice(position, 1), dtype)[1]
+        except pa.ArrowException:
+            return position
+        if lost is not None:
+            return position
+    return 0

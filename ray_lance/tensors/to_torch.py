@@ -1,0 +1,245 @@
+"""Arrow -> torch: one converter for each Arrow type, in one registry."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from ray_lance.errors import InvalidArgumentError, TensorConversionError, UnknownColumnError
+from ray_lance.tensors.dense import (
+    DENSE,
+    NOT_GIVEN,
+    Column,
+    FillValue,
+    Options,
+    Ragged,
+    check_value,
+    dense_converter,
+    null_error,
+    type_ids,
+    write_fill,
+)
+from ray_lance.tensors.kinds import VariableShape, refuse_pickled, tensor_kind
+from ray_lance.tensors.memory import Mask, combine, storage
+from ray_lance.tensors.ragged import Rows, data_and_shapes, list_rows, nested_rows, padded_rows, row_shapes, shaped_rows
+
+__all__ = ["FillValue", "Ragged", "Tensors", "check_fill", "to_tensors"]
+
+Tensors = dict[str, torch.Tensor | list[Any]]
+
+
+def to_tensors(
+    data: pa.Table | pa.RecordBatch,
+    *,
+    ragged: Ragged = "nested",
+    fill: FillValue | Mapping[str, FillValue] | None = None,
+) -> Tensors:
+    """Convert every column to a tensor, or to a list where no tensor exists.
+
+    ============================================  ===============================================================
+    Arrow type                                    result, for ``n`` rows
+    ============================================  ===============================================================
+    int8..64, uint8..64, float16/32/64, bool      ``(n,)``, same dtype
+    lance.bfloat16                                ``(n,)`` bfloat16
+    fixed_size_list<T>[d], nested ones            ``(n, d)``, ``(n, *shape)``
+    arrow.fixed_shape_tensor, Ray's tensor types  ``(n, *shape)``, dimensions permuted as the type says
+    list<T>, list<fixed_size_list<T>[d]>          by ``ragged``
+    arrow.variable_shape_tensor, Ray's            by ``ragged``
+    list<list<T>> and deeper                      nested lists of tensors
+    timestamp, date, time, duration               ``(n,)`` int64, in the unit of the type (date32: days)
+    decimal                                       ``(n,)`` float64, rounded to nearest
+    dictionary                                    ``(n,)`` codes, of the index dtype, into the dictionary of ``data``
+    null                                          ``(n,)`` float32 NaN
+    string, binary, fixed_size_binary, blob       ``list[str]``, ``list[bytes]``
+    struct                                        one entry per leaf, named ``"column.leaf"``
+    map, list of strings or structs, others       list of Python objects
+    ============================================  ===============================================================
+
+    Nulls are never silent. Floating-point nulls, in a vector too, become NaN; a null vector becomes a row of NaN.
+    Other dtypes need ``fill``. In lists, nulls are None. A null struct makes all of its leaves null.
+
+    Tensors share memory with ``data`` where the layout allows: one chunk, no nulls, not bool, date32 or time32. Treat
+    them as read-only and ``clone()`` before writing: the memory may be mapped from Ray's object store. They keep
+    the memory alive.
+
+    Args:
+        data: Table or record batch, of any number of rows and chunks.
+        ragged: What ragged columns become. ``"nested"``: a jagged nested tensor ``(n, j, *rest)`` (tensors ragged in
+            more than one dimension become a list, as the jagged layout cannot hold them). ``"pad"``: a tensor
+            ``(n, longest, *rest)`` with shorter rows padded by ``fill`` or 0, and beside it ``"column.lengths"``,
+            int64 ``(n,)``; ``(n, *largest)`` and ``"column.shape"``, int64 ``(n, ndim)``, for tensors ragged in more
+            than one dimension. ``"list"``: a list of ``n`` tensors.
+        fill: What replaces nulls: one value for all columns, or one for each column named (a struct's leaf as
+            ``"column.leaf"``). A null row of a ragged column becomes an empty row. A single value leaves strings and
+            binary alone; a value named for such a column replaces its nulls.
+
+    Returns:
+        Tensors and lists by column name, in the order of the columns.
+
+    Raises:
+        TensorConversionError: Nulls that have no representation and no ``fill``, a ``fill`` that the dtype cannot
+            hold, pickled objects, or blob descriptors in place of bytes. The message names the column.
+        InvalidArgumentError: An unknown ``ragged``.
+        UnknownColumnError: ``fill`` names a column that ``data`` does not have.
+    """
+    if ragged not in ("nested", "pad", "list"):
+        raise InvalidArgumentError(f"ragged={ragged!r} must be 'nested', 'pad' or 'list'")
+    schema = data.schema
+    check_fill(fill, schema)
+    options = Options(ragged, fill)
+    out: Tensors = {}
+    for field, column in zip(schema, data.columns, strict=True):
+        _convert(Column(field.name, field, combine(column), options), out)
+    return out
+
+
+def check_fill(fill: FillValue | Mapping[str, FillValue] | None, schema: pa.Schema) -> None:
+    """Raise UnknownColumnError where ``fill`` names a column or a struct's leaf that ``schema`` does not have."""
+    if isinstance(fill, Mapping):
+        names = set(_names(schema, ""))
+        for name in fill:
+            if name not in names:
+                raise UnknownColumnError("fill", name, sorted(names))
+
+
+def _names(fields: Iterable[pa.Field], prefix: str) -> Iterable[str]:
+    for field in fields:
+        yield prefix + field.name
+        if pa.types.is_struct(field.type):
+            yield from _names((field.type.field(i) for i in range(field.type.num_fields)), f"{prefix}{field.name}.")
+
+
+def _convert(column: Column, out: Tensors) -> None:
+    identity = column.field.type.id
+    dense = DENSE.get(identity)
+    if dense is not None:
+        _put(out, column.name, dense(column))
+    else:
+        _OTHER.get(identity, _objects)(column, out)
+
+
+def _put(out: Tensors, name: str, value: torch.Tensor | list[Any]) -> None:
+    if name in out:
+        raise TensorConversionError(
+            f"two columns would both become the entry {name!r}: rename one of them, or select fewer columns"
+        )
+    out[name] = value
+
+
+def _list(column: Column, out: Tensors) -> None:
+    dense = dense_converter(column.field)  # Ray stores tensors of one shape as lists
+    if dense is not None:
+        return _put(out, column.name, dense(column))
+    return _ragged(column, column.field.type.value_field, out)
+
+
+def _ragged(column: Column, value: pa.Field, out: Tensors) -> None:
+    column = column.child(column.field, storage(column.array))
+    rows = Rows.of_lists(column.array)
+    values = column.child(value, column.array.flatten())
+    dense = dense_converter(value)
+    if dense is None:
+        inner: Tensors = {}
+        _convert(values._replace(options=Options("list", column.options.fill)), inner)
+        if set(inner) != {column.name}:  # structs: as objects, row by row
+            return _objects(column, out)
+        return _put(out, column.name, list_rows(inner[column.name], rows))
+    tensor = dense(values)
+    ragged = column.options.ragged
+    if ragged == "list":
+        return _put(out, column.name, list_rows(tensor, rows))
+    _need_fill_for_rows(column, rows.nulls)
+    if ragged == "nested":
+        return _put(out, column.name, nested_rows(tensor, rows))
+    padded, empty = padded_rows(tensor, rows)
+    _pad(column, padded, empty)
+    _put(out, column.name, padded)
+    return _put(out, f"{column.name}.lengths", torch.from_numpy(rows.lengths))
+
+
+def _variable(column: Column, kind: VariableShape, out: Tensors) -> None:
+    check_value(column, kind.value)
+    data, shapes = data_and_shapes(column.array)
+    if kind.ndim == 1:
+        return _ragged(column.child(pa.field(column.name, data.type), data), data.type.value_field, out)
+    rows = Rows.of_lists(data)
+    dense = dense_converter(kind.value)
+    assert dense is not None
+    flat = dense(column.child(kind.value, data.flatten()))
+    sizes = row_shapes(rows, shapes, kind.ndim, column.name)
+    tensors = shaped_rows(flat, rows, sizes)
+    if column.options.ragged != "pad":
+        return _put(out, column.name, tensors)
+    _need_fill_for_rows(column, rows.nulls)
+    padded = torch.zeros((len(tensors), *sizes.max(axis=0, initial=0)), dtype=flat.dtype)
+    _pad(column, padded, np.ones(padded.shape, np.bool_))
+    for row, tensor in zip(padded, tensors, strict=True):
+        if tensor is not None:
+            row[tuple(slice(size) for size in tensor.shape)] = tensor
+    _put(out, column.name, padded)
+    return _put(out, f"{column.name}.shape", torch.from_numpy(sizes))
+
+
+def _pad(column: Column, padded: torch.Tensor, empty: Mask) -> None:
+    value = column.options.fill_for(column.name)
+    if value is not NOT_GIVEN:
+        write_fill(column, padded, empty, value)
+
+
+def _need_fill_for_rows(column: Column, nulls: Mask | None) -> None:
+    if nulls is not None and column.options.fill_for(column.name) is NOT_GIVEN:
+        raise null_error(column, "and a ragged tensor has no null row (ragged='list' gives None; fill, an empty row)")
+
+
+def _struct(column: Column, out: Tensors) -> None:
+    kind = tensor_kind(column.field)
+    if isinstance(kind, VariableShape):
+        return _variable(column, kind, out)
+    if b"lance-encoding:blob" in (column.field.metadata or {}):
+        raise TensorConversionError(
+            f"column {column.name!r} holds blob descriptors, not bytes: scan it with blob_handling='all_binary'"
+        )
+    for index, array in enumerate(column.array.flatten()):
+        field = column.field.type.field(index)
+        _convert(column.child(field, array, f"{column.name}.{field.name}"), out)
+    return None
+
+
+def _extension(column: Column, out: Tensors) -> None:
+    dense = dense_converter(column.field)
+    if dense is not None:
+        return _put(out, column.name, dense(column))
+    kind = tensor_kind(column.field)
+    if isinstance(kind, VariableShape):
+        return _variable(column, kind, out)
+    refuse_pickled(column.field, TensorConversionError)
+    stored = storage(column.array)
+    return _convert(column.child(pa.field(column.field.name, stored.type), stored), out)
+
+
+def _tensor_or_objects(column: Column, out: Tensors) -> None:
+    dense = dense_converter(column.field)
+    if dense is None:
+        return _objects(column, out)
+    return _put(out, column.name, dense(column))
+
+
+def _objects(column: Column, out: Tensors) -> None:
+    refuse_pickled(column.field, TensorConversionError)
+    values = column.array.to_pylist()
+    fill = column.options.fill
+    if isinstance(fill, Mapping) and column.name in fill:
+        values = [fill[column.name] if value is None else value for value in values]
+    _put(out, column.name, values)
+
+
+_OTHER: dict[int, Callable[[Column, Tensors], None]] = {
+    **dict.fromkeys(type_ids("FIXED_SIZE_LIST", "FIXED_SIZE_BINARY"), _tensor_or_objects),
+    **dict.fromkeys(type_ids("LIST", "LARGE_LIST"), _list),
+    **dict.fromkeys(type_ids("STRUCT"), _struct),
+    pa.fixed_shape_tensor(pa.int8(), [1]).id: _extension,  # pyarrow has no name for this id
+}

@@ -1,0 +1,226 @@
+"""Blocks of rows -> published data files.
+
+A write task gets a list of blocks that stay readable as long as it runs. It cuts them into files of about equal
+bytes, each a range of rows, and writes one file after the other: the rows of the range stream through in small
+batches, so that memory is bounded by a batch and by Lance's page buffers, whatever the size of the file. The file
+is the unit of retry. Another attempt reads the range again from its first row and writes another file, so no
+attempt ever goes on with a stream that an earlier one consumed a part of.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import accumulate, count, pairwise
+from pathlib import Path
+from typing import Any, Protocol
+
+import lance
+import pyarrow as pa
+from lance.fragment import FragmentMetadata, write_fragments
+
+from ray_lance.errors import CommitError
+from ray_lance.write.job import WriteJob
+from ray_lance.write.schema import fit
+from ray_lance.write.storage import Storage
+
+__all__ = ["Rows", "TableRows", "WrittenFile", "plan_files", "write_files"]
+
+# Small enough to be nothing beside a file, large enough that a page (8 MiB) is filled by few batches.
+_BATCH_BYTES = 8 * 2**20
+# Lance keeps rows per file in 32 bits, and a larger number wraps around.
+_MAX_ROWS = 2**31
+_MAX_BYTES = 2**60
+
+
+class Rows(Protocol):
+    """A block that can be read again and again."""
+
+    @property
+    def num_rows(self) -> int:
+        """Rows in the block."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the block in memory."""
+
+    def table(self, start: int, stop: int) -> pa.Table:
+        """Rows ``[start, stop)`` with standard Arrow types."""
+
+
+@dataclass(frozen=True)
+class TableRows:
+    """:class:`Rows` of an Arrow table in memory."""
+
+    rows: pa.Table
+
+    @property
+    def num_rows(self) -> int:
+        """Rows in the table."""
+        return int(self.rows.num_rows)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the table in memory."""
+        return int(self.rows.nbytes)
+
+    def table(self, start: int, stop: int) -> pa.Table:
+        """Rows ``[start, stop)``, without a copy."""
+        return self.rows.slice(start, stop - start)
+
+
+@dataclass(frozen=True)
+class WrittenFile:
+    """One published data file, not committed yet.
+
+    Attributes:
+        fragment: The fragment's metadata as JSON.
+        rows: Rows in the file.
+        num_bytes: Bytes of the data file and of the blob files that belong to it.
+    """
+
+    fragment: str
+    rows: int
+    num_bytes: int
+
+    def metadata(self) -> FragmentMetadata:
+        """The metadata as Lance takes it."""
+        return FragmentMetadata.from_json(self.fragment)
+
+
+def plan_files(
+    blocks: Sequence[tuple[int, int]], target_bytes: int, max_rows: int | None = None
+) -> list[tuple[int, int]]:
+    """Cut the rows of ``blocks`` into files of about equal bytes.
+
+    Args:
+        blocks: Rows and bytes of each block.
+        target_bytes: Wanted bytes per file. With at least two thirds of it in total, every file has between two
+            thirds and four thirds of it, as far as rows of a block are of equal size.
+        max_rows: Upper bound of rows per file.
+
+    Returns:
+        Row ranges ``(start, stop)`` that follow each other and cover all the rows; none is empty.
+    """
+    rows = [0, *accumulate(num_rows for num_rows, _ in blocks)]
+    sizes = [0, *accumulate(size for _, size in blocks)]
+    files = max(1, round(sizes[-1] / target_bytes))
+    cuts = sorted({0, rows[-1], *(_row_at(sizes[-1] * k // files, rows, sizes) for k in range(1, files))})
+    ranges = list(pairwise(cuts))
+    if max_rows is None:
+        return ranges
+    return [part for start, stop in ranges for part in _split_evenly(start, stop, max_rows)]
+
+
+def write_files(blocks: Sequence[Rows], job: WriteJob, storage: Storage | None = None) -> list[WrittenFile]:
+    """Write ``blocks`` as data files of the job's dataset. Nothing is visible to readers before the commit.
+
+    Args:
+        blocks: The rows.
+        job: What is written where; its schema must be known.
+        storage: Where to publish; None for the storage of the job's dataset.
+
+    Raises:
+        SchemaMismatchError: The rows do not fit the schema.
+        OSError: Storage kept failing after every retry.
+    """
+    storage = storage or job.storage()
+    blocks = [block for block in blocks if block.num_rows]
+    options = job.options
+    sizes = [(block.num_rows, block.num_bytes) for block in blocks]
+    ranges = plan_files(sizes, options.target_bytes_per_file, options.max_rows_per_file)
+    return [_write_file(partial(_batches, blocks, start, stop, job), job, storage) for start, stop in ranges]
+
+
+def _write_file(batches: Callable[[], Iterator[pa.RecordBatch]], job: WriteJob, storage: Storage) -> WrittenFile:
+    retry = job.options.retry
+    with storage.stage(job.job_id) as folder:
+        attempts = count()
+        fragment, staged = retry.call(
+            lambda: _stage(batches(), folder / f"attempt-{next(attempts)}", job), "writing a data file"
+        )
+        name = f"{job.job_id}-{uuid.uuid4().hex}"
+        num_bytes = 0
+        for source, target in _publications(staged, fragment, name):
+            num_bytes += source.stat().st_size
+            retry.call(partial(storage.publish, source, target), f"publishing {target}")
+    fragment.files[0]._path = f"{name}.lance"
+    return WrittenFile(json.dumps(fragment.to_json()), int(fragment.physical_rows), num_bytes)
+
+
+def _stage(batches: Iterator[pa.RecordBatch], folder: Path, job: WriteJob) -> tuple[FragmentMetadata, Path]:
+    """Write ``batches`` as one data file below ``folder``; returns its metadata and the folder it lies in."""
+    source = _Watched(batches)
+    reader = pa.RecordBatchReader.from_batches(job.schema, source)
+    try:
+        fragments = write_fragments(
+            reader, max_rows_per_file=_MAX_ROWS, max_bytes_per_file=_MAX_BYTES, **_like(job, folder)
+        )
+    except Exception as error:
+        # Lance reports an error of its source as text inside an error of its own.
+        raise source.error or error from None
+    if len(fragments) != 1:
+        raise CommitError(f"Lance made {len(fragments)} fragments where one was expected")
+    return fragments[0], folder / "data"
+
+
+def _like(job: WriteJob, folder: Path) -> dict[str, Any]:
+    """Arguments that make Lance write into ``folder`` a file that fits the job's dataset."""
+    if job.exists and job.options.mode in ("append", "merge"):
+        # A handle with the dataset's manifest and another root: field ids and file version are the dataset's.
+        handle = lance.LanceDataset(str(folder), job.table.version, serialized_manifest=job.table.manifest)
+        return {"dataset_uri": handle, "mode": "append"}
+    return {"dataset_uri": str(folder), "mode": "create", "data_storage_version": job.file_version}
+
+
+def _publications(staged: Path, fragment: FragmentMetadata, name: str) -> Iterator[tuple[Path, str]]:
+    """The files to publish, blob files before the data file that points to them, with their new paths."""
+    data_file = staged / fragment.files[0].path
+    for blob_file in sorted(path for path in (staged / data_file.stem).rglob("*") if path.is_file()):
+        yield blob_file, f"data/{name}/{blob_file.relative_to(staged / data_file.stem).as_posix()}"
+    yield data_file, f"data/{name}.lance"
+
+
+class _Watched:
+    """Iterates over batches and keeps the error that ended it."""
+
+    def __init__(self, batches: Iterator[pa.RecordBatch]) -> None:
+        self._batches = batches
+        self.error: Exception | None = None
+
+    def __iter__(self) -> Iterator[pa.RecordBatch]:
+        try:
+            yield from self._batches
+        except Exception as error:
+            self.error = error
+            raise
+
+
+def _batches(blocks: Sequence[Rows], start: int, stop: int, job: WriteJob) -> Iterator[pa.RecordBatch]:
+    """Rows ``[start, stop)`` of all the blocks as batches of bounded bytes, with the job's schema."""
+    first = 0
+    for block in blocks:
+        low, high = max(start - first, 0), min(stop - first, block.num_rows)
+        first += block.num_rows
+        if low >= high:
+            continue
+        step = max(1, _BATCH_BYTES * block.num_rows // max(1, block.num_bytes))
+        for offset in range(low, high, step):
+            yield from fit(block.table(offset, min(offset + step, high)), job.schema).to_batches()
+
+
+def _row_at(position: int, rows: list[int], sizes: list[int]) -> int:
+    """The row in which byte ``position`` lies, taking the rows of a block to be of equal size."""
+    block = min(bisect_right(sizes, position) - 1, len(sizes) - 2)
+    inside = (position - sizes[block]) / max(1, sizes[block + 1] - sizes[block])
+    return rows[block] + round(inside * (rows[block + 1] - rows[block]))
+
+
+def _split_evenly(start: int, stop: int, max_rows: int) -> list[tuple[int, int]]:
+    parts = -(-(stop - start) // max_rows)
+    cuts = [start + (stop - start) * k // parts for k in range(parts + 1)]
+    return list(pairwise(cuts))

@@ -1,0 +1,201 @@
+"""One write, as the tasks on all machines see it."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import lance
+import pyarrow as pa
+from lance_namespace import DeclareTableRequest, DeregisterTableRequest, DescribeTableRequest
+from lance_namespace.errors import TableNotFoundError
+
+from ray_lance.errors import DatasetExistsError, DatasetNotFoundError, InvalidArgumentError, UnknownColumnError
+from ray_lance.table import TableRef, mask_uri
+from ray_lance.write.options import WriteOptions
+from ray_lance.write.schema import refuse_null_types
+from ray_lance.write.storage import Storage, storage_for
+
+__all__ = ["WriteJob", "begin"]
+
+logger = logging.getLogger(__name__)
+
+# What a directory namespace leaves in the folder of a table that is declared and not written yet.
+_RESERVED = ".lance-reserved"
+
+
+@dataclass(frozen=True)
+class WriteJob:
+    """Everything that the tasks and the commit of one write need. Picklable; opens nothing until asked.
+
+    Attributes:
+        table: Reference to the table. Pinned to the version that is written to, or unpinned where there is none.
+        uri: Location of the dataset.
+        storage_options: Object store options, with what a namespace added to them.
+        options: What was asked for.
+        schema: The schema of the rows to be written; None where the first rows of each task tell.
+        declared: Whether this job made the table known to its namespace.
+        managed: Whether commits go through the namespace.
+        job_id: Hexadecimal UUID. Begins the name of every file, and travels in the transaction.
+    """
+
+    table: TableRef
+    uri: str
+    storage_options: Mapping[str, str] = field(repr=False)
+    options: WriteOptions = field(default_factory=WriteOptions)
+    schema: pa.Schema | None = None
+    declared: bool = False
+    managed: bool = False
+    job_id: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+    @property
+    def exists(self) -> bool:
+        """Whether a dataset stood there when the job began."""
+        return self.table.manifest is not None
+
+    @property
+    def version_before(self) -> int | None:
+        """The version that the job began with; None where there was no dataset."""
+        return int(self.table.version) if self.exists and self.table.version is not None else None
+
+    @property
+    def transaction_uuid(self) -> str:
+        """The UUID of the job's transaction."""
+        return str(uuid.UUID(self.job_id))
+
+    @property
+    def file_version(self) -> str | None:
+        """The Lance file format version to write; None for Lance's default."""
+        return str(self.table.open().data_storage_version) if self.exists else self.options.data_storage_version
+
+    @property
+    def shown_uri(self) -> str:
+        """The location without credentials."""
+        return mask_uri(self.uri)
+
+    def storage(self) -> Storage:
+        """The storage that holds the dataset."""
+        return storage_for(self.uri, self.storage_options, self.table.namespace_arguments())
+
+    def open_latest(self) -> lance.LanceDataset | None:
+        """The dataset as it stands now; None where there is none."""
+        try:
+            if self.exists or not self.table.namespace_impl:
+                return self.table.latest().open() if self.table.uri else None
+            return TableRef(self.uri, storage_options=self.storage_options).open()
+        except DatasetNotFoundError:
+            return None
+
+    def with_schema(self, schema: pa.Schema) -> WriteJob:
+        """The same job with a known schema."""
+        return replace(self, schema=schema)
+
+    def withdraw(self) -> None:
+        """Take back what the job told the namespace, after it failed."""
+        if not self.declared:
+            return
+        namespace = self.table.namespace_arguments()
+        namespace["namespace_client"].deregister_table(DeregisterTableRequest(id=namespace["table_id"]))
+        self.storage().remove(_RESERVED)
+
+
+def begin(table: TableRef, options: WriteOptions) -> WriteJob:
+    """Look at the table and check that ``options`` can be carried out on it.
+
+    Nothing is written, except that a table new to its namespace is declared there.
+
+    Args:
+        table: Where to write.
+        options: What to do.
+
+    Raises:
+        DatasetExistsError: ``mode="create"`` and a dataset exists.
+        DatasetNotFoundError: ``mode="append"`` or ``"merge"`` and there is no dataset.
+        InvalidArgumentError: An option contradicts the dataset.
+        UnknownColumnError: ``on`` names a column the dataset does not have.
+    """
+    if isinstance(table.version, (int, str)) and table.manifest is None:
+        raise InvalidArgumentError(f"version={table.version!r}: writes go on top of the latest version; leave it out")
+    try:
+        pinned = table.latest().pin()
+    except DatasetNotFoundError as error:
+        if options.mode in ("append", "merge"):
+            raise DatasetNotFoundError(f'{error}; mode="create" makes a new one') from None
+        return _new_table(table.latest(), options)
+    if options.mode == "create":
+        raise DatasetExistsError(_exists(pinned))
+    dataset = pinned.open()
+    if options.mode != "ignore":
+        _check_against(dataset, options)
+    schema = dataset.schema if options.mode in ("append", "merge") else _full_schema(options)
+    storage_options = dict(dataset._storage_options or table.storage_options)
+    return WriteJob(pinned, dataset.uri, storage_options, options, schema, managed=_is_managed(pinned))
+
+
+def _is_managed(table: TableRef) -> bool:
+    if not (namespace := table.namespace_arguments()):
+        return False
+    answer = namespace["namespace_client"].describe_table(DescribeTableRequest(id=namespace["table_id"]))
+    return answer.managed_versioning is True
+
+
+def _new_table(table: TableRef, options: WriteOptions) -> WriteJob:
+    schema = _full_schema(options)
+    if table.namespace_impl is None or table.uri is not None:
+        return WriteJob(table, str(table.uri), dict(table.storage_options), options, schema)
+    namespace = table.namespace_arguments()
+    client, table_id = namespace["namespace_client"], namespace["table_id"]
+    declared = False
+    try:
+        answer = client.describe_table(DescribeTableRequest(id=table_id))
+    except TableNotFoundError:
+        answer = client.declare_table(DeclareTableRequest(id=table_id))
+        declared = True
+    storage_options = {**table.storage_options, **(answer.storage_options or {})}
+    managed = answer.managed_versioning is True
+    return WriteJob(table, str(answer.location), storage_options, options, schema, declared, managed)
+
+
+def _full_schema(options: WriteOptions) -> pa.Schema | None:
+    if not isinstance(options.schema, pa.Schema):
+        return None
+    refuse_null_types(options.schema)
+    return options.schema
+
+
+def _exists(table: TableRef) -> str:
+    return (
+        f'mode="create": a dataset already stands at {mask_uri(str(table.uri))} (version {table.version}); '
+        'mode="append" adds to it, mode="overwrite" makes a new version of it'
+    )
+
+
+def _check_against(dataset: lance.LanceDataset, options: WriteOptions) -> None:
+    found = dataset.data_storage_version
+    wanted = options.data_storage_version
+    if wanted not in (None, found):
+        raise InvalidArgumentError(
+            f"data_storage_version={wanted!r}: the dataset has {found!r}, which stays; leave the argument out, "
+            "or write to another place"
+        )
+    if options.enable_stable_row_ids and not dataset.has_stable_row_ids:
+        raise InvalidArgumentError(
+            "enable_stable_row_ids=True: the dataset was created without, and row ids cannot be made stable later; "
+            "write to another place"
+        )
+    for name in options.on:
+        if name not in dataset.schema.names:
+            raise UnknownColumnError("on", name, dataset.schema.names)
+    if options.mode in ("append", "merge") and isinstance(options.schema, pa.Schema):
+        _check_schema(dataset.schema, options.schema)
+
+
+def _check_schema(dataset: pa.Schema, given: pa.Schema) -> None:
+    for column in given:
+        if column.name not in dataset.names:
+            raise UnknownColumnError("schema", column.name, dataset.names)
+        found = dataset.field(column.name).type
+        if not column.type.equals(found):
+            raise InvalidArgumentError(f"schema: column {column.name!r} is {found} in the dataset, not {column.type}")

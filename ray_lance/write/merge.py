@@ -1,0 +1,230 @@
+"""Upsert by key: which existing rows the new ones replace, and the transaction that replaces them.
+
+The new rows are put into buckets by a hash of their key, so that rows with the same key are in one bucket. Each
+bucket is compared with the key columns of the dataset, which are scanned once per bucket: a merge costs as many
+scans of the key columns as it has buckets, and on the driver eight bytes for each row that is replaced (with
+``delete_missing``, for each row of the dataset). New rows are written as fragments, the rows they replace are marked
+as deleted, and one transaction makes both visible. Indexes stay valid. Rows keep their stable row ids.
+
+Rows that other writers append with the same keys during the merge are not compared, as in Lance's own merge; changes
+to the rows that are replaced are conflicts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import lance
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+from lance.fragment import FragmentMetadata, LanceFragment, RowIdSequence
+
+from ray_lance.errors import InvalidArgumentError, RayLanceError, SchemaMismatchError
+from ray_lance.write.commit import Committed, Send, commit
+from ray_lance.write.fragments import WrittenFile
+from ray_lance.write.job import WriteJob
+from ray_lance.write.schema import fit
+
+__all__ = ["ADDRESSES", "BUCKET", "ROW_ID", "check_keys", "commit_merge", "match", "with_bucket", "with_row_ids"]
+
+Addresses = npt.NDArray[np.uint64]
+
+# Columns that travel with the rows inside the job and are never written.
+BUCKET = "__ray_lance_bucket"
+ADDRESSES = "__ray_lance_addresses"
+ROW_ID = "__ray_lance_row_id"
+
+_SCAN_ROWS = 2**20
+
+
+def check_keys(schema: pa.Schema, on: Sequence[str]) -> None:
+    """Check that the columns ``on`` can be compared exactly.
+
+    Raises:
+        InvalidArgumentError: A column is of a type that has no exact equality, such as a float or a list.
+    """
+    for name in on:
+        dtype = schema.field(name).type
+        if pa.types.is_nested(dtype) or pa.types.is_floating(dtype) or isinstance(dtype, pa.BaseExtensionType):
+            raise InvalidArgumentError(
+                f"on: column {name!r} is {dtype}; keys must be integers, strings, bytes or times"
+            )
+
+
+def with_bucket(table: pa.Table, job: WriteJob, buckets: int) -> pa.Table:
+    """``table`` with a column :data:`BUCKET`, int32, that is equal for equal keys. Raises nothing about the rows.
+
+    Rows that :func:`match` will refuse all go into bucket 0: errors of a Ray UDF reach the caller as they are from
+    there only.
+    """
+    try:
+        keys = _keys(table, job)
+    except RayLanceError:
+        bucket = np.zeros(table.num_rows, np.int32)
+    else:
+        hashes = pd.util.hash_pandas_object(keys.to_pandas(), index=False).to_numpy()
+        bucket = (hashes % np.uint64(buckets)).astype(np.int32)
+    return table.append_column(BUCKET, pa.array(bucket))
+
+
+def match(table: pa.Table, job: WriteJob) -> pa.Table:
+    """Compare one bucket with the dataset.
+
+    Args:
+        table: All the new rows of one bucket, with the column :data:`BUCKET`.
+        job: The merge.
+
+    Returns:
+        The rows with two more columns: :data:`ADDRESSES` (list<uint64>, the addresses of the existing rows with the
+        same key) and :data:`ROW_ID` (uint64, the row id of the first of them, null where there is none).
+
+    Raises:
+        InvalidArgumentError: A key occurs twice among the new rows, or is null.
+        SchemaMismatchError: A key does not fit the dataset, or a column is missing that an update would lose.
+    """
+    table = table.drop_columns([BUCKET])
+    keys = _keys(table, job)
+    _check_columns(table, job)
+    index = _index(keys)
+    if not index.is_unique:
+        row = int(np.flatnonzero(index.duplicated())[0])
+        key = keys.slice(row, 1).to_pylist()[0]
+        raise InvalidArgumentError(f"on={list(job.options.on)}: the new rows hold the key {key} more than once")
+    rows, addresses, row_ids = _find(index, job)
+    order = np.argsort(rows, kind="stable")
+    counts = np.bincount(rows, minlength=len(index))
+    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
+    found = pa.ListArray.from_arrays(pa.array(offsets), pa.array(addresses[order]))
+    first = row_ids[order][np.minimum(offsets[:-1], max(len(order) - 1, 0))] if len(order) else np.zeros(len(index))
+    ids = pa.array(first.astype(np.uint64), mask=counts == 0)
+    return table.append_column(ADDRESSES, found).append_column(ROW_ID, ids)
+
+
+def with_row_ids(files: Sequence[WrittenFile], ids: Addresses) -> list[FragmentMetadata]:
+    """The fragments of ``files``, whose first ``len(ids)`` rows in order replace rows with these stable row ids."""
+    fragments = []
+    start = 0
+    for file in files:
+        fragment = file.metadata()
+        own = ids[start : start + file.rows]
+        if len(own):
+            fragment.row_id_meta = RowIdSequence([int(row_id) for row_id in own]).to_inline_metadata()
+        fragments.append(fragment)
+        start += file.rows
+    return fragments
+
+
+def commit_merge(job: WriteJob, new: Sequence[FragmentMetadata], matched: Addresses, send: Send) -> Committed:
+    """Make the new rows visible and the rows that they replace invisible, in one version.
+
+    Args:
+        job: The merge.
+        new: Fragments of the new rows.
+        matched: Addresses of all the existing rows whose key is among the new rows.
+        send: Makes the new version.
+
+    Raises:
+        InvalidArgumentError: Two new rows replace the same row.
+        CommitError: Nothing was committed.
+    """
+    if len(np.unique(matched)) != len(matched):
+        raise InvalidArgumentError(f"on={list(job.options.on)}: the new rows hold a key more than once")
+    options = job.options
+    updated = matched if options.update else matched[:0]
+    missing = np.setdiff1d(_live(job), matched, assume_unique=True) if options.delete_missing else matched[:0]
+    gone = np.concatenate([updated, missing])
+    if not len(gone) and not new:
+        return Committed(job.version_before or 0, 0, 0)
+    with_deletions, without_rows, deletion_files = _delete(job.table.open(), gone)
+    operation = lance.LanceOperation.Update(
+        removed_fragment_ids=without_rows,
+        updated_fragments=with_deletions,
+        new_fragments=list(new),
+        update_mode="rewrite_rows",
+    )
+    try:
+        version = commit(job, operation, send)
+    except BaseException:
+        storage = job.storage()
+        for path in deletion_files:
+            storage.remove(path)
+        raise
+    return Committed(version, len(updated), len(missing))
+
+
+def _keys(table: pa.Table, job: WriteJob) -> pa.Table:
+    on = list(job.options.on)
+    lacking = [name for name in on if name not in table.column_names]
+    if lacking:
+        raise InvalidArgumentError(f"on: the new rows have no column {lacking}, they have {table.column_names}")
+    schema = pa.schema([job.table.open().schema.field(name).with_nullable(True) for name in on])
+    keys = fit(table.select(on), schema)
+    for name in on:
+        if keys[name].null_count:
+            row = pc.index(pc.is_null(keys[name]), True).as_py()
+            raise InvalidArgumentError(f"on: column {name!r} is null in row {row}; every row needs a key")
+    return keys
+
+
+def _check_columns(table: pa.Table, job: WriteJob) -> None:
+    absent = [name for name in job.table.open().schema.names if name not in table.column_names]
+    if absent and job.options.update:
+        raise SchemaMismatchError(
+            f"the new rows have no columns {absent}: replacing rows with them would lose the values there; "
+            "give all the columns, or update=False"
+        )
+
+
+def _index(keys: pa.Table) -> pd.Index:
+    frame = keys.to_pandas()
+    return pd.Index(frame.iloc[:, 0]) if frame.shape[1] == 1 else pd.MultiIndex.from_frame(frame)
+
+
+def _find(index: pd.Index, job: WriteJob) -> tuple[npt.NDArray[np.intp], Addresses, Addresses]:
+    """For each existing row whose key is in ``index``: position in ``index``, row address and row id."""
+    rows, addresses, row_ids = [], [], []
+    for batch in _scan(job):
+        keys = pa.Table.from_batches([batch]).select(list(job.options.on))
+        position = index.get_indexer(_index(keys))
+        hits = position >= 0
+        rows.append(position[hits])
+        addresses.append(batch.column("_rowaddr").to_numpy()[hits])
+        row_ids.append(batch.column("_rowid").to_numpy()[hits])
+    empty = np.empty(0, np.uint64)
+    return (
+        np.concatenate([np.empty(0, np.intp), *rows]),
+        np.concatenate([empty, *addresses]),
+        np.concatenate([empty, *row_ids]),
+    )
+
+
+def _scan(job: WriteJob) -> Iterator[pa.RecordBatch]:
+    on = list(job.options.on)
+    scanner = job.table.open().scanner(columns=on, with_row_id=True, with_row_address=True, batch_size=_SCAN_ROWS)
+    for batch in scanner.to_batches():
+        # A null key equals no key, and would turn a column of integers into floats.
+        yield batch.drop_null() if any(batch.column(name).null_count for name in on) else batch
+
+
+def _live(job: WriteJob) -> Addresses:
+    table = job.table.open().scanner(columns=[], with_row_address=True).to_table()
+    return np.asarray(table.column("_rowaddr").to_numpy(), dtype=np.uint64)
+
+
+def _delete(dataset: lance.LanceDataset, addresses: Addresses) -> tuple[list[FragmentMetadata], list[int], list[str]]:
+    """Write deletion files for ``addresses``: changed fragments, ids of fragments left empty, paths of the files."""
+    changed, emptied, paths = [], [], []
+    addresses = np.sort(addresses)
+    for fragment_id in np.unique(addresses >> np.uint64(32)):
+        offsets = addresses[addresses >> np.uint64(32) == fragment_id] & np.uint64(2**32 - 1)
+        raw = dataset.get_fragment(int(fragment_id))._fragment.delete_rows([int(offset) for offset in offsets])
+        if raw is None:
+            emptied.append(int(fragment_id))
+            continue
+        fragment = LanceFragment(dataset, None, fragment=raw)
+        changed.append(fragment.metadata)
+        paths.append(str(fragment.deletion_file()))
+    return changed, emptied, paths

@@ -1,0 +1,81 @@
+"""The schema that rows are written with, and making rows fit it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pyarrow as pa
+from lance.blob import BlobType
+
+from ray_lance.errors import SchemaMismatchError, UnknownColumnError
+from ray_lance.tensors.casts import conform
+
+__all__ = ["fit", "refuse_null_types", "with_fields"]
+
+
+def fit(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """``table`` with exactly ``schema``: as :func:`ray_lance.tensors.casts.conform`, and with bytes as blobs.
+
+    Args:
+        table: Rows with standard Arrow types, columns in any order. Nullable columns may be missing.
+        schema: The schema to write.
+
+    Raises:
+        SchemaMismatchError: Something would be lost; the message names the column and the first offending value.
+    """
+    duplicates = sorted({name for name in table.column_names if table.column_names.count(name) > 1})
+    if duplicates:
+        raise SchemaMismatchError(f"columns {duplicates} occur more than once; rename or drop the others")
+    for field in schema:
+        if isinstance(field.type, BlobType) and field.name in table.column_names:
+            table = _with_blobs(table, field)
+    return conform(table, schema)
+
+
+def refuse_null_types(schema: pa.Schema) -> None:
+    """Refuse a schema that gives a column no type.
+
+    Raises:
+        SchemaMismatchError: A column has the null type: all the values seen were None.
+    """
+    untyped = [field.name for field in schema if pa.types.is_null(field.type)]
+    if untyped:
+        raise SchemaMismatchError(
+            f"columns {untyped} hold only nulls in the first rows, so their types are unknown; "
+            f"give them, for instance schema=[pyarrow.field({untyped[0]!r}, pyarrow.string())]"
+        )
+
+
+def with_fields(schema: pa.Schema, fields: Iterable[pa.Field]) -> pa.Schema:
+    """``schema`` with each of ``fields`` in place of the field of the same name.
+
+    Raises:
+        UnknownColumnError: ``schema`` has no field of that name.
+    """
+    for field in fields:
+        if field.name not in schema.names:
+            raise UnknownColumnError("schema", field.name, schema.names)
+        schema = schema.set(schema.get_field_index(field.name), field)
+    return schema
+
+
+def _with_blobs(table: pa.Table, field: pa.Field) -> pa.Table:
+    index = table.column_names.index(field.name)
+    chunks = [_blobs(chunk, field) for chunk in table.column(index).chunks]
+    return table.set_column(index, field, pa.chunked_array(chunks, field.type))
+
+
+def _blobs(array: pa.Array, field: pa.Field) -> pa.Array:
+    """``array`` as Lance's logical blob type: a struct of the bytes, and of a location where they lie elsewhere."""
+    if array.type == field.type:
+        return array
+    storage = array.storage if isinstance(array, pa.ExtensionArray) else array
+    children = list(field.type.storage_type)
+    if pa.types.is_struct(storage.type):
+        fitted = conform(pa.table({field.name: storage}), pa.schema([pa.field(field.name, field.type.storage_type)]))
+        return pa.ExtensionArray.from_storage(field.type, fitted.column(0).combine_chunks())
+    fitted = conform(pa.table({field.name: storage}), pa.schema([pa.field(field.name, pa.large_binary())]))
+    data = fitted.column(0).combine_chunks()
+    elsewhere = [pa.nulls(len(data), child.type) for child in children[1:]]
+    struct = pa.StructArray.from_arrays([data, *elsewhere], fields=children, mask=data.is_null())
+    return pa.ExtensionArray.from_storage(field.type, struct)

@@ -1,0 +1,176 @@
+"""Where files are staged, how they are published, listed and removed.
+
+A data file is first written to a staging folder and then published under a name that begins with the id of the
+job. Nothing of a job that died has any other name, so that clean-up can tell its files from those of writers
+that work on the same dataset at the same time (Lance names files at random and hides unfinished ones in ``.tmp``
+files that do not say whose they are). On a file system the staging folder lies inside the dataset and publishing
+is a rename; on an object store it lies on the worker's disk and publishing is an upload.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import shutil
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import unquote, urlparse
+
+from lance.file import LanceFileSession
+
+__all__ = ["LocalStorage", "ObjectStorage", "Storage", "storage_for"]
+
+logger = logging.getLogger(__name__)
+
+_STAGE = "_ray_lance-"
+# A staging folder younger than this may belong to a process that has not taken its lock yet.
+_MIN_STALE_S = 60.0
+
+
+class Storage(Protocol):
+    """The operations on a dataset's folder that a write job needs. Paths are relative to the dataset."""
+
+    def stage(self, job_id: str) -> Any:
+        """Context manager: a local folder to write one file's data into, removed on leaving."""
+
+    def publish(self, staged: Path, path: str) -> None:
+        """Make the local file ``staged`` appear at ``path``."""
+
+    def list(self, folder: str) -> list[str]:
+        """Paths of all the files below ``folder``; empty where there is no such folder."""
+
+    def remove(self, path: str) -> None:
+        """Delete the file at ``path``."""
+
+    def finish(self, job_id: str) -> None:
+        """Remove the staging folders of a job, and folders that became empty."""
+
+
+def storage_for(uri: str, storage_options: Mapping[str, str], namespace: Mapping[str, Any]) -> Storage:
+    """The storage that holds the dataset at ``uri``.
+
+    Args:
+        uri: Location of the dataset.
+        storage_options: Object store options.
+        namespace: Keyword arguments that let Lance refresh credentials, from ``TableRef.namespace_arguments``.
+    """
+    if "://" not in uri:
+        return LocalStorage(Path(uri))
+    if uri.startswith("file://"):
+        return LocalStorage(Path(unquote(urlparse(uri).path)))
+    return ObjectStorage(LanceFileSession(uri, storage_options=dict(storage_options) or None, **namespace))
+
+
+@dataclass(frozen=True)
+class LocalStorage:
+    """A dataset on a file system.
+
+    Attributes:
+        root: The dataset's folder.
+    """
+
+    root: Path
+
+    @contextmanager
+    def stage(self, job_id: str) -> Iterator[Path]:
+        """A folder inside the dataset's, so that publishing is a rename."""
+        folder = self._stages(job_id) / uuid.uuid4().hex
+        folder.mkdir(parents=True)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def publish(self, staged: Path, path: str) -> None:
+        """Rename ``staged`` to ``path``."""
+        target = self.root / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        staged.replace(target)
+
+    def list(self, folder: str) -> list[str]:
+        """Paths of all the files below ``folder``."""
+        return [path.relative_to(self.root).as_posix() for path in (self.root / folder).rglob("*") if path.is_file()]
+
+    def remove(self, path: str) -> None:
+        """Delete the file at ``path``, and its folder where that became empty."""
+        target = self.root / path
+        target.unlink(missing_ok=True)
+        _remove_if_empty(target.parent)
+
+    def finish(self, job_id: str) -> None:
+        """Remove the staging folders of a job; also the dataset's folder where nothing was ever committed."""
+        shutil.rmtree(self._stages(job_id), ignore_errors=True)
+        for folder in ("data", "_transactions", "_deletions", "_versions"):
+            _remove_if_empty(self.root / folder)
+        _remove_if_empty(self.root)
+
+    def _stages(self, job_id: str) -> Path:
+        return self.root / f"{_STAGE}{job_id}"
+
+
+@dataclass(frozen=True)
+class ObjectStorage:
+    """A dataset in an object store.
+
+    Attributes:
+        session: Lance's access to the store, rooted at the dataset.
+        scratch: Local folder in which files are staged; ``TMPDIR`` moves it.
+    """
+
+    session: LanceFileSession = field(repr=False)
+    scratch: Path = field(default_factory=lambda: Path(tempfile.gettempdir()))
+
+    @contextmanager
+    def stage(self, job_id: str) -> Iterator[Path]:
+        """A folder on this machine. Folders that killed processes left there are removed first."""
+        _sweep(self.scratch)
+        folder = self.scratch / f"{_STAGE}{job_id}-{uuid.uuid4().hex}"
+        folder.mkdir(parents=True)
+        with (folder / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            try:
+                yield folder
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def publish(self, staged: Path, path: str) -> None:
+        """Upload ``staged`` to ``path``."""
+        self.session.upload_file(str(staged), path)
+
+    def list(self, folder: str) -> list[str]:
+        """Paths of all the objects below ``folder``."""
+        return list(self.session.list(folder))
+
+    def remove(self, path: str) -> None:
+        """Delete the object at ``path``."""
+        self.session.delete_file(path)
+
+    def finish(self, job_id: str) -> None:
+        """Nothing is staged in an object store."""
+
+
+def _remove_if_empty(folder: Path) -> None:
+    try:
+        folder.rmdir()
+    except OSError:
+        return  # not empty, or not there
+
+
+def _sweep(scratch: Path) -> None:
+    for folder in scratch.glob(f"{_STAGE}*"):
+        lock_file = folder / "lock"
+        try:
+            if time.time() - lock_file.stat().st_mtime < _MIN_STALE_S:
+                continue
+            with lock_file.open("r+") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
+                logger.info("removed %s, left by a process that was killed", folder)
+        except OSError:
+            continue  # in use, or just removed by its owner

@@ -1,0 +1,20 @@
+"""Fixtures for every test."""
+
+from __future__ import annotations
+
+import os
+
+# Before anything imports ray: on a machine without GPUs Ray would otherwise change what accelerators look like.
+os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
+
+import hypothesis
+import pytest
+
+hypothesis.settings.register_profile("default", deadline=None, max_examples=50)
+hypothesis.settings.load_profile("default")
+
+
+@pytest.fixture
+def uri(tmp_path) -> str:
+    """Where a test may write a dataset."""
+    return str(tmp_path / "table.lance")

@@ -1,0 +1,26 @@
+"""One Ray cluster for the whole session."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import ray
+from ray.data import DataContext
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ray_session():
+    ray.init(
+        num_cpus=4,
+        include_dashboard=False,
+        object_store_memory=400 * 2**20,
+        logging_level="ERROR",
+        log_to_driver=False,
+    )
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    yield
+    ray.shutdown()

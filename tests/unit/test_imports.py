@@ -1,0 +1,37 @@
+"""Imports point one way: a fresh process shows what each module pulls in."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import ray_lance
+
+FORBIDDEN = {
+    "ray_lance.errors": ("ray", "lance", "torch", "pyarrow", "numpy"),
+    "ray_lance.retry": ("ray", "lance", "torch", "pyarrow", "numpy"),
+    "ray_lance.order": ("ray", "lance", "torch", "pyarrow"),
+    "ray_lance.table": ("ray", "torch"),
+    "ray_lance.tensors": ("ray", "lance"),
+    "ray_lance.scan.reader": ("ray",),
+    "ray_lance.scan.pushdown": ("ray",),
+    "ray_lance.write.commit": ("ray",),
+    "ray_lance.write.fragments": ("ray",),
+}
+
+
+@pytest.mark.parametrize("module", FORBIDDEN)
+def test_a_module_pulls_in_nothing_above_it(module):
+    code = f"import sys, {module}; print(' '.join(sorted(sys.modules)))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(run.stdout.split())
+    assert module in loaded
+    assert loaded.isdisjoint(FORBIDDEN[module])
+
+
+def test_the_public_names_are_these():
+    assert ray_lance.__all__ == sorted(ray_lance.__all__)
+    assert all(hasattr(ray_lance, name) for name in ray_lance.__all__)
+    assert all(getattr(ray_lance, name).__doc__ for name in ray_lance.__all__)
