@@ -14,6 +14,7 @@ from ray_lance.data.datasink import write
 from ray_lance.data.explain import explain_dataset
 from ray_lance.data.read import Namespace, ReadOptions, read, table_refs, write_target
 from ray_lance.scan.pushdown import Columns
+from ray_lance.scan.reader import Fill
 from ray_lance.table import TableRef
 from ray_lance.write.options import DEFAULT_TARGET_BYTES, WriteOptions, WriteSummary
 
@@ -36,6 +37,7 @@ def read_lance(
     with_row_id: bool = False,
     with_row_address: bool = False,
     with_metadata: bool = False,
+    fill: Fill = None,
     table_id: Sequence[str] | None = None,
     namespace_impl: str | None = None,
     namespace_properties: Mapping[str, str] | None = None,
@@ -74,6 +76,8 @@ def read_lance(
         with_row_id: Add ``_rowid`` (uint64).
         with_row_address: Add ``_rowaddr`` (uint64; fragment id in the upper, offset in the lower 32 bits).
         with_metadata: Add ``_rowaddr`` and ``_fragid`` (uint64).
+        fill: What replaces nulls in integer and boolean vectors and tensors, which cannot hold them: one value, or one
+            by column. Without it reading such a null is an error. Float vectors hold nulls as NaN.
         table_id: Identifier of the table in a namespace, instead of ``uri``.
         namespace_impl: Implementation of the namespace, such as ``"dir"`` or ``"rest"``.
         namespace_properties: Properties of the connection to the namespace.
@@ -115,6 +119,7 @@ def read_lance(
         with_row_address,
         with_metadata,
         override_num_blocks,
+        fill,
         scanner_options or {},
     )
     ray_arguments = {

@@ -18,7 +18,7 @@ from ray_lance.errors import InvalidArgumentError, UnknownColumnError
 from ray_lance.retry import RetryPolicy
 from ray_lance.scan.plan import FragmentRange, FragmentRows, TaskSizing, plan_scan
 from ray_lance.scan.pushdown import takes_filter
-from ray_lance.scan.reader import ReadPlan
+from ray_lance.scan.reader import Fill, ReadPlan
 from ray_lance.scan.scan import Scan
 from ray_lance.scan.size import row_bytes
 
@@ -50,6 +50,7 @@ class LanceDatasource(Datasource):
         scan: What to read.
         fragment_ids: Fragments to read; None reads all.
         num_tasks: Wanted number of read tasks; None sizes them by bytes.
+        fill: What replaces nulls where a tensor cannot hold them: one value, or one by column.
         retry: What to do when storage fails.
     """
 
@@ -59,11 +60,13 @@ class LanceDatasource(Datasource):
         *,
         fragment_ids: Sequence[int] | None = None,
         num_tasks: int | None = None,
+        fill: Fill = None,
         retry: RetryPolicy | None = None,
     ) -> None:
         super().__init__()
         self._scan = scan
         self._num_tasks = num_tasks
+        self._fill = fill
         self._retry = retry or RetryPolicy()
         self._fragments = _live_fragments(scan, fragment_ids)
         self._projection_map: dict[str, str] | None = None
@@ -81,7 +84,7 @@ class LanceDatasource(Datasource):
             total = sum(fragment.rows for table in self._fragments for fragment in table)
             row_size = row_bytes(scan)
             sizing = TaskSizing.for_cluster(total, row_size, _cluster_cpus(), self._num_tasks)
-            plan = ReadPlan(scan, scan.stored_schema(), scan.schema(), row_size, self._retry)
+            plan = ReadPlan(scan, scan.schema(), row_size, _fill_of(self._fill, scan.names), self._retry)
             self._planned = PlannedRead(plan, tuple(plan_scan(scan, self._fragments, sizing)), sizing)
         return self._planned
 
@@ -169,6 +172,13 @@ def _read_blocks(shared: ray.ObjectRef, task: FragmentRange, limit: int | None) 
 def _fetch_plan(shared: ray.ObjectRef) -> ReadPlan:
     plan: ReadPlan = ray.get(shared)
     return plan
+
+
+def _fill_of(fill: Fill, names: Sequence[str]) -> Fill:
+    """``fill`` without the columns that a projection has left out."""
+    if not isinstance(fill, Mapping):
+        return fill
+    return {name: value for name, value in fill.items() if name in names or name.split(".")[0] in names}
 
 
 def _metadata(task: FragmentRange, plan: ReadPlan, exact: bool) -> BlockMetadata:

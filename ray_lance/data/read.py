@@ -12,8 +12,10 @@ from ray.data import Dataset
 from ray_lance.data.datasource import LanceDatasource
 from ray_lance.errors import InvalidArgumentError
 from ray_lance.scan.pushdown import Columns, build_scan
+from ray_lance.scan.reader import Fill
 from ray_lance.scan.scan import FRAGMENT_ID, ROW_ADDRESS, ROW_ID
 from ray_lance.table import TableRef
+from ray_lance.tensors import check_fill
 
 __all__ = ["Namespace", "ReadOptions", "read", "table_refs", "write_target"]
 
@@ -49,6 +51,7 @@ class ReadOptions:
     with_row_address: bool = False
     with_metadata: bool = False
     num_blocks: int | None = None
+    fill: Fill = None
     scanner_options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -69,6 +72,7 @@ class ReadOptions:
             with_row_address=self.with_row_address or bool(rest.pop("with_row_address", False)),
             with_metadata=self.with_metadata,
             num_blocks=self.num_blocks,
+            fill=self.fill,
             scanner_options=rest,
         )
 
@@ -144,7 +148,11 @@ def read(refs: Sequence[TableRef], options: ReadOptions, ray_arguments: Mapping[
     _check_resources(ray_arguments)
     options = options.resolved()
     scan = build_scan(refs, options.columns, options.filter, options.meta_columns, options.scanner_options)
-    datasource = LanceDatasource(scan, fragment_ids=options.fragment_ids, num_tasks=options.num_blocks)
+    if options.fill is not None:
+        check_fill(options.fill, scan.stored_schema())
+    datasource = LanceDatasource(
+        scan, fragment_ids=options.fragment_ids, num_tasks=options.num_blocks, fill=options.fill
+    )
     passed = {name: value for name, value in ray_arguments.items() if value is not None}
     # The datasource sizes its tasks itself. A larger number here would make Ray cut each task's output into as many
     # blocks as are missing, which costs more than the read and keeps Ray from fusing it with the next operator.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -11,9 +12,9 @@ import pyarrow.compute as pc
 from ray_lance.retry import RetryPolicy
 from ray_lance.scan.plan import FragmentRange
 from ray_lance.scan.scan import FRAGMENT_ID, ROW_ADDRESS, Scan
-from ray_lance.tensors import deliver
+from ray_lance.tensors import FillValue, deliver
 
-__all__ = ["BatchReader", "ReadPlan", "resume_batches"]
+__all__ = ["BatchReader", "Fill", "ReadPlan", "resume_batches"]
 
 # Lance reads ahead by whole batches; a range of a task is one batch, a long scan goes in smaller steps.
 MAX_BATCH_BYTES = 32 * 2**20
@@ -21,7 +22,8 @@ STREAM_BATCH_BYTES = 2 * 2**20
 STREAM_BUFFER_BYTES = 32 * 2**20
 STREAM_READAHEAD = 4
 
-BatchReader = Callable[[int], Iterator[pa.RecordBatch]]
+BatchReader: TypeAlias = Callable[[int], Iterator[pa.RecordBatch]]
+Fill: TypeAlias = FillValue | Mapping[str, FillValue] | None
 
 
 @dataclass(frozen=True)
@@ -30,16 +32,16 @@ class ReadPlan:
 
     Attributes:
         scan: What to read.
-        stored_schema: Schema of the scan as stored, with the columns that some tables lack.
         schema: Schema of the tables to deliver.
         row_bytes: Mean bytes of a row, which batches are sized by.
+        fill: What replaces nulls where a tensor cannot hold them: one value, or one by column.
         retry: What to do when storage fails.
     """
 
     scan: Scan
-    stored_schema: pa.Schema
     schema: pa.Schema
     row_bytes: float
+    fill: Fill = None
     retry: RetryPolicy = field(default_factory=RetryPolicy)
 
     def read(self, task: FragmentRange, limit: int | None = None) -> Iterator[pa.Table]:
@@ -90,14 +92,8 @@ class ReadPlan:
         table = pa.Table.from_batches([batch])
         if FRAGMENT_ID in self.scan.names:
             table = table.append_column(FRAGMENT_ID, pc.shift_right(table[ROW_ADDRESS], pa.scalar(32, pa.uint64())))
-        present = set(table.column_names)
-        columns = [
-            table[field.name] if field.name in present else pa.nulls(table.num_rows, field.type)
-            for field in self.stored_schema
-        ]
-        if not columns:
-            return table.select([])
-        return deliver(pa.Table.from_arrays(columns, schema=self.stored_schema), self.schema)
+        table = table.select([name for name in self.scan.names if name in table.column_names])
+        return deliver(table, self.schema, fill=self.fill) if self.scan.names else table
 
 
 def resume_batches(open_at: BatchReader, retry: RetryPolicy, what: str) -> Iterator[pa.RecordBatch]:

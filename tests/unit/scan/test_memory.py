@@ -27,7 +27,7 @@ from ray_lance.table import TableRef
 scan = build_scan([TableRef.of(sys.argv[1]).pin()], None, sys.argv[2] or None, [], {})
 fragments = [[FragmentRows(f.fragment_id, f.count_rows()) for f in scan.tables[0].open().get_fragments()]]
 size = row_bytes(scan)
-plan = ReadPlan(scan, scan.stored_schema(), scan.schema(), size)
+plan = ReadPlan(scan, scan.schema(), size)
 tasks = plan_scan(scan, fragments, TaskSizing(size, 16 * 2**20))
 rows = sum(table.num_rows for task in tasks for table in plan.read(task))
 # Not ru_maxrss, which a child inherits from its parent.

@@ -1,0 +1,52 @@
+"""An S3 server on this machine."""
+
+from __future__ import annotations
+
+import logging
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from lance.file import LanceFileSession
+from moto.server import ThreadedMotoServer
+
+BUCKET = "bucket"
+SECRET = "keep-this-to-yourself"
+
+
+@dataclass(frozen=True)
+class S3:
+    """A bucket, and what Lance needs to reach it."""
+
+    endpoint: str
+
+    @property
+    def storage_options(self) -> dict[str, str]:
+        return {
+            "aws_endpoint": self.endpoint,
+            "allow_http": "true",
+            "aws_access_key_id": "someone",
+            "aws_secret_access_key": SECRET,
+            "aws_region": "us-east-1",
+        }
+
+    def uri(self, name: str) -> str:
+        return f"s3://{BUCKET}/{name}"
+
+    def files(self, name: str) -> list[str]:
+        return sorted(LanceFileSession(self.uri(name), storage_options=self.storage_options).list())
+
+
+@contextmanager
+def s3_server() -> Iterator[S3]:
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        s3 = S3(f"http://{host}:{port}")
+        urllib.request.urlopen(urllib.request.Request(f"{s3.endpoint}/{BUCKET}", method="PUT"))
+        yield s3
+    finally:
+        server.stop()

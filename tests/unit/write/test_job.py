@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import lance
+import pyarrow as pa
+import pytest
+
+from ray_lance.errors import DatasetExistsError, InvalidArgumentError, SchemaMismatchError, UnknownColumnError
+from ray_lance.table import TableRef
+from ray_lance.write.job import begin
+from ray_lance.write.options import WriteOptions
+from tests.datasets import sample_table
+from tests.orphans import orphans
+from tests.writes import QUICK, Cue, FaultySend, write_tables
+
+
+@pytest.fixture
+def namespaced(tmp_path) -> TableRef:
+    return TableRef(
+        None, table_id=("t",), namespace_impl="dir", namespace_properties={"root": str(tmp_path / "namespace")}
+    )
+
+
+def test_a_table_of_a_namespace_is_created_appended_and_overwritten(namespaced):
+    write_tables(namespaced, [sample_table(3)])
+    write_tables(namespaced, [sample_table(2, 3)], mode="append")
+    assert namespaced.open().to_table().equals(sample_table(5))
+
+    job = write_tables(namespaced, [sample_table(2)], mode="overwrite")
+
+    assert namespaced.open().to_table().equals(sample_table(2))
+    assert orphans(job.uri) in ([], [".lance-reserved"])
+
+
+def test_a_table_of_a_namespace_is_not_created_twice(namespaced):
+    write_tables(namespaced, [sample_table(3)])
+
+    with pytest.raises(DatasetExistsError):
+        write_tables(namespaced, [sample_table(3)])
+
+
+def test_a_failed_create_takes_the_declaration_back(namespaced, tmp_path):
+    with pytest.raises(Exception, match="nothing was committed"):
+        write_tables(namespaced, [sample_table(3)], send=FaultySend(before=Cue(frozenset(range(QUICK.max_attempts)))))
+
+    assert [path.name for path in (tmp_path / "namespace").iterdir()] == ["__manifest"]
+    write_tables(namespaced, [sample_table(3)])
+    assert namespaced.open().count_rows() == 3
+
+
+def test_a_version_to_write_on_is_refused(uri):
+    with pytest.raises(InvalidArgumentError, match="version=3: writes go on top of the latest version"):
+        begin(TableRef.of(uri, version=3), WriteOptions())
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"mode": "merge", "on": "idd"}, UnknownColumnError, "on: there is no column 'idd'. Did you mean 'id'"),
+        (
+            {"mode": "append", "schema": pa.schema([("id", pa.int8())])},
+            InvalidArgumentError,
+            "schema: column 'id' is int64 in the dataset, not int8",
+        ),
+        ({"mode": "append", "schema": pa.schema([("ix", pa.int8())])}, UnknownColumnError, "schema: .*'ix'"),
+    ],
+    ids=["on", "type", "name"],
+)
+def test_options_that_contradict_the_dataset_are_refused_before_any_work(uri, options, error, message):
+    lance.write_dataset(sample_table(3), uri)
+
+    with pytest.raises(error, match=message):
+        begin(TableRef.of(uri), WriteOptions(**options))
+
+
+def test_a_schema_must_have_types(uri):
+    with pytest.raises(SchemaMismatchError, match=r"columns \['x'\]"):
+        begin(TableRef.of(uri), WriteOptions(schema=pa.schema([("x", pa.null())])))
