@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         TensorConversionError,
         UnknownColumnError,
     )
+    from ray_lance.permutation import Permutation
     from ray_lance.table import TableRef
     from ray_lance.write.options import WriteSummary
 
@@ -33,6 +34,7 @@ __all__ = [
     "DatasetExistsError",
     "DatasetNotFoundError",
     "InvalidArgumentError",
+    "Permutation",
     "RayLanceError",
     "SchemaMismatchError",
     "TableRef",
@@ -46,6 +48,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Permutation": "ray_lance.permutation",
     "TableRef": "ray_lance.table",
     "TensorCollate": "ray_lance.data.collate",
     "WriteSummary": "ray_lance.write.options",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import lance
@@ -12,7 +13,9 @@ from ray.data import Dataset, SaveMode
 
 from ray_lance.data.datasink import write
 from ray_lance.data.explain import explain_dataset
-from ray_lance.data.read import Namespace, ReadOptions, read, table_refs, write_target
+from ray_lance.data.read import Namespace, ReadOptions, read, read_permutation, table_refs, write_target
+from ray_lance.errors import InvalidArgumentError
+from ray_lance.permutation import Permutation
 from ray_lance.scan.pushdown import Columns
 from ray_lance.scan.reader import Fill
 from ray_lance.table import TableRef
@@ -20,7 +23,7 @@ from ray_lance.write.options import DEFAULT_TARGET_BYTES, WriteOptions, WriteSum
 
 __all__ = ["explain", "read_lance", "write_lance"]
 
-Source: TypeAlias = str | os.PathLike[str] | TableRef | lance.LanceDataset
+Source: TypeAlias = str | os.PathLike[str] | TableRef | lance.LanceDataset | Permutation
 
 
 def read_lance(
@@ -29,6 +32,7 @@ def read_lance(
     columns: Columns = None,
     filter: str | None = None,
     version: int | str | None = None,
+    shuffle: int | None = None,
     storage_options: Mapping[str, str] | None = None,
     base_store_params: Mapping[str, Mapping[str, Any]] | None = None,
     scanner_options: Mapping[str, Any] | None = None,
@@ -61,12 +65,15 @@ def read_lance(
     fixed-shape tensor columns, which ``iter_torch_batches`` turns into tensors of shape ``(batch, *shape)``.
 
     Args:
-        uri: Path or URI, an open ``lance.LanceDataset``, a :class:`~ray_lance.TableRef`, or a list of these. Of
-            several datasets the rows follow one another; a column that one of them lacks is null there.
+        uri: Path or URI, an open ``lance.LanceDataset``, a :class:`~ray_lance.TableRef`, or a list of these; or
+            a :class:`~ray_lance.Permutation`, whose rows come in its order: each execution of the Ray dataset is the
+            next epoch, unless ``Permutation.epoch`` has fixed one. Of several datasets the rows follow one another;
+            a column that one of them lacks is null there.
         columns: Names of the columns to read (``"a.b"`` for a struct's field), or names mapped to SQL expressions.
             Default: all.
         filter: SQL condition; only rows for which it is true are read. ``Dataset.filter(expr=...)`` is pushed down too.
         version: Version number or tag. Default: the latest.
+        shuffle: Seed of a shuffle: the same as reading ``Permutation(uri, filter).shuffle(shuffle)``.
         storage_options: Options of the object store, such as credentials and endpoint.
         base_store_params: Storage options by URI of the dataset's further base paths.
         scanner_options: Further arguments of ``lance.LanceDataset.scanner``. With one that speaks of the dataset as a
@@ -103,14 +110,6 @@ def read_lance(
         InvalidArgumentError: An argument breaks its rule, or two contradict each other.
         SchemaMismatchError: Two of several datasets hold a column with different types.
     """
-    store_params = {"base_store_params": base_store_params} if base_store_params else {}
-    refs = table_refs(
-        uri,
-        Namespace(table_id, namespace_impl, namespace_properties),
-        version=version,
-        storage_options=storage_options,
-        dataset_options={**(dataset_options or {}), **store_params},
-    )
     options = ReadOptions(
         columns,
         filter,
@@ -135,7 +134,40 @@ def read_lance(
         "ray_remote_args": dict(ray_remote_args) if ray_remote_args is not None else None,
         "concurrency": concurrency,
     }
-    return read(refs, options, ray_arguments)
+    if isinstance(uri, Permutation):
+        given: dict[str, Any] = {
+            "version": version,
+            "storage_options": storage_options,
+            "dataset_options": dataset_options,
+        }
+        given |= {"base_store_params": base_store_params, "table_id": table_id, "namespace_impl": namespace_impl}
+        _refuse_for_permutation({**given, "namespace_properties": namespace_properties})
+        permutation = uri if shuffle is None else uri.shuffle(shuffle)
+        return read_permutation(permutation, options, ray_arguments)
+    store_params = {"base_store_params": base_store_params} if base_store_params else {}
+    refs = table_refs(
+        uri,
+        Namespace(table_id, namespace_impl, namespace_properties),
+        version=version,
+        storage_options=storage_options,
+        dataset_options={**(dataset_options or {}), **store_params},
+    )
+    if shuffle is None:
+        return read(refs, options, ray_arguments)
+    if len(refs) > 1:
+        raise InvalidArgumentError(f"shuffle={shuffle!r}: one dataset can be shuffled, and uri names {len(refs)}")
+    permutation = Permutation(refs[0], filter).shuffle(shuffle)
+    return read_permutation(permutation, replace(options, filter=None), ray_arguments)
+
+
+def _refuse_for_permutation(arguments: Mapping[str, Any]) -> None:
+    for name, value in arguments.items():
+        if value is not None:
+            shown = repr(value) if name in ("version", "table_id", "namespace_impl") else "..."
+            raise InvalidArgumentError(
+                f"{name}={shown} does not apply to a permutation, which has its table already: pass it to "
+                "Permutation(...) or to TableRef.of(...)"
+            )
 
 
 def write_lance(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -9,7 +10,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import lance
@@ -135,10 +136,14 @@ class TableRef:
         """Whether the data is reached through an object store rather than the local file system."""
         return self.uri is not None and "://" in self.uri and not self.uri.startswith("file")
 
-    @property
+    @cached_property
     def cache_key(self) -> str:
-        """Identifies everything that decides what :meth:`open` returns."""
-        parts = (self.uri, self.version, _as_json(self.storage_options), self.table_id, self.namespace_impl)
+        """Identifies everything that decides what :meth:`open` returns.
+
+        The manifest takes part: where a dataset was removed and written anew, the same version number means other data.
+        """
+        manifest = None if self.manifest is None else hashlib.blake2b(self.manifest, digest_size=16).hexdigest()
+        parts = (manifest, self.uri, self.version, _as_json(self.storage_options), self.table_id, self.namespace_impl)
         return repr((*parts, _as_json(self.namespace_properties), _as_json(self.dataset_options)))
 
     def __hash__(self) -> int:

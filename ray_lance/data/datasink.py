@@ -25,7 +25,7 @@ from ray_lance.table import TableRef
 from ray_lance.tensors.blocks import storable, storable_schema
 from ray_lance.write.cleanup import remove_uncommitted
 from ray_lance.write.commit import Committed, Send, commit_rows, find_commit
-from ray_lance.write.fragments import WrittenFile, write_files
+from ray_lance.write.fragments import Rows, WrittenFile, write_files
 from ray_lance.write.job import WriteJob, begin
 from ray_lance.write.options import WriteOptions, WriteSummary
 from ray_lance.write.schema import refuse_null_types, with_fields
@@ -121,13 +121,16 @@ class LanceDatasink(Datasink[TaskResult]):
     def write(self, blocks: Iterable[Any], ctx: TaskContext) -> TaskResult:  # noqa: ARG002
         """Write the blocks of one task as files."""
         job = self.start()
-        rows = [RayRows(block) for block in blocks]
-        rows = [block for block in rows if block.num_rows]
+        rows = [block for block in self.rows(blocks) if block.num_rows]
         if not rows:
             return TaskResult((), None)
         if job.schema is None:
             job = job.with_schema(_with_fields(rows[0].table(0, 1).schema, self._options))
         return TaskResult(tuple(write_files(rows, job)), job.schema)
+
+    def rows(self, blocks: Iterable[Any]) -> list[Rows]:
+        """The blocks of one task, to be read as often as its retries need."""
+        return [RayRows(block) for block in blocks]
 
     def on_write_complete(self, write_result: WriteResult[TaskResult]) -> None:
         """Commit what all the tasks wrote as one version."""

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import lru_cache, partial
+from typing import Any
 
 import pyarrow as pa
 import ray
 from ray.data.block import BlockMetadata
 from ray.data.context import DataContext
 from ray.data.datasource import Datasource, ReadTask
-from ray.data.expressions import Expr
 
-from ray_lance.errors import InvalidArgumentError, UnknownColumnError
-from ray_lance.retry import RetryPolicy
-from ray_lance.scan.plan import FragmentRange, FragmentRows, TaskSizing, plan_scan
-from ray_lance.scan.pushdown import takes_filter
+from ray_lance.scan.plan import FragmentRange, TaskSizing
 from ray_lance.scan.reader import Fill, ReadPlan
 from ray_lance.scan.scan import Scan
 from ray_lance.scan.size import row_bytes
+from ray_lance.scan.take import PermutationPlan, PermutationRange
 
 __all__ = ["LanceDatasource", "PlannedRead"]
 
@@ -34,41 +32,33 @@ class PlannedRead:
 
     Attributes:
         plan: What all tasks share.
-        tasks: The tasks, in scan order.
+        tasks: The tasks, in the order of delivery.
         sizing: What the tasks were sized by.
     """
 
-    plan: ReadPlan
-    tasks: tuple[FragmentRange, ...]
+    plan: ReadPlan | PermutationPlan
+    tasks: tuple[FragmentRange, ...] | tuple[PermutationRange, ...]
     sizing: TaskSizing
 
 
 class LanceDatasource(Datasource):
-    """Reads a :class:`~ray_lance.scan.scan.Scan` as a Ray dataset.
+    """What every read of Lance has in common; subclasses say in which order and tasks.
 
     Args:
         scan: What to read.
-        fragment_ids: Fragments to read; None reads all.
         num_tasks: Wanted number of read tasks; None sizes them by bytes.
         fill: What replaces nulls where a tensor cannot hold them: one value, or one by column.
-        retry: What to do when storage fails.
     """
 
-    def __init__(
-        self,
-        scan: Scan,
-        *,
-        fragment_ids: Sequence[int] | None = None,
-        num_tasks: int | None = None,
-        fill: Fill = None,
-        retry: RetryPolicy | None = None,
-    ) -> None:
+    # What the read task of an empty dataset reads, and where the row addresses of an order are that has any.
+    _empty_task: FragmentRange | PermutationRange = FragmentRange(0, (), 0, 0)
+    _row_addresses: ray.ObjectRef | None = None
+
+    def __init__(self, scan: Scan, *, num_tasks: int | None = None, fill: Fill = None) -> None:
         super().__init__()
         self._scan = scan
         self._num_tasks = num_tasks
         self._fill = fill
-        self._retry = retry or RetryPolicy()
-        self._fragments = _live_fragments(scan, fragment_ids)
         self._projection_map: dict[str, str] | None = None
         self._planned: PlannedRead | None = None
 
@@ -77,16 +67,13 @@ class LanceDatasource(Datasource):
         """What is read, with everything that Ray has pushed down."""
         return self._scan
 
-    def planned(self) -> PlannedRead:
-        """The plan, made once: Ray asks for it several times per execution."""
-        if self._planned is None:
-            scan = self._scan
-            total = sum(fragment.rows for table in self._fragments for fragment in table)
-            row_size = row_bytes(scan)
-            sizing = TaskSizing.for_cluster(total, row_size, _cluster_cpus(), self._num_tasks)
-            plan = ReadPlan(scan, scan.schema(), row_size, _fill_of(self._fill, scan.names), self._retry)
-            self._planned = PlannedRead(plan, tuple(plan_scan(scan, self._fragments, sizing)), sizing)
-        return self._planned
+    def planned(self, execution: int = 0) -> PlannedRead:
+        """The plan, made once: Ray asks for it several times per execution.
+
+        Args:
+            execution: How often the Ray dataset has been executed before.
+        """
+        raise NotImplementedError
 
     def get_name(self) -> str:
         """Name of the read operator."""
@@ -101,11 +88,11 @@ class LanceDatasource(Datasource):
         self,
         parallelism: int,  # noqa: ARG002  tasks are sized by bytes, or by num_tasks
         per_task_row_limit: int | None = None,
-        data_context: DataContext | None = None,  # noqa: ARG002
+        data_context: DataContext | None = None,
     ) -> list[ReadTask]:
         """The read tasks; at least one, so that an empty dataset still has a schema."""
-        planned = self.planned()
-        shared = ray.put(planned.plan)
+        planned = self.planned(0 if data_context is None else data_context._execution_idx)
+        shared = ray.put((planned.plan, self._row_addresses))
         exact = self._scan.is_divisible
         return [
             ReadTask(
@@ -114,7 +101,7 @@ class LanceDatasource(Datasource):
                 schema=planned.plan.schema,
                 per_task_row_limit=per_task_row_limit,
             )
-            for task in planned.tasks or (FragmentRange(0, (), 0, 0),)
+            for task in planned.tasks or (self._empty_task,)
         ]
 
     def supports_projection_pushdown(self) -> bool:
@@ -130,28 +117,15 @@ class LanceDatasource(Datasource):
         projected._projection_map = {name: name for name in names}
         return projected
 
-    def supports_predicate_pushdown(self) -> bool:
-        """Filters go to Lance where it can take them."""
-        return True
+    def _sizing(self, rows: int) -> TaskSizing:
+        return TaskSizing.for_cluster(rows, row_bytes(self._scan), _cluster_cpus(), self._num_tasks)
 
-    def apply_predicate(self, predicate_expr: Expr) -> LanceDatasource:
-        """A datasource that filters in Lance; this one itself where Lance cannot, which leaves the filter to Ray."""
-        _check_columns(predicate_expr, self._scan.schema())
-        if self._scan.is_whole or isinstance(self._scan.filter, str):
-            return self
-        try:
-            expression = predicate_expr.to_pyarrow()
-        except (TypeError, ValueError, NotImplementedError, pa.ArrowException):
-            return self
-        if self._scan.filter is not None:
-            expression = self._scan.filter & expression
-        if not takes_filter(self._scan, expression):
-            return self
-        filtered = self._with_scan(replace(self._scan, filter=expression))
-        filtered._predicate_expr = (
-            predicate_expr if self._predicate_expr is None else self._predicate_expr & predicate_expr
-        )
-        return filtered
+    def _fill_of_columns(self) -> Fill:
+        """What was given as ``fill``, without the columns that a projection has left out."""
+        if not isinstance(self._fill, Mapping):
+            return self._fill
+        names = self._scan.names
+        return {name: value for name, value in self._fill.items() if name in names or name.split(".")[0] in names}
 
     def _with_scan(self, scan: Scan) -> LanceDatasource:
         clone = copy.copy(self)
@@ -160,74 +134,28 @@ class LanceDatasource(Datasource):
         return clone
 
 
-def _read_blocks(shared: ray.ObjectRef, task: FragmentRange, limit: int | None) -> Iterator[pa.Table]:
-    plan = _fetch_plan(shared)
-    for table in plan.read(task, limit):
+def _read_blocks(
+    shared: ray.ObjectRef, task: FragmentRange | PermutationRange, limit: int | None
+) -> Iterator[pa.Table]:
+    for table in _fetch_plan(shared).read(task, limit):
         if not table.schema.names:
             table = table.append_column(_ROW_COUNT_COLUMN, pa.nulls(table.num_rows))
         yield table
 
 
 @lru_cache(maxsize=16)
-def _fetch_plan(shared: ray.ObjectRef) -> ReadPlan:
-    plan: ReadPlan = ray.get(shared)
-    return plan
+def _fetch_plan(shared: ray.ObjectRef) -> Any:
+    plan, row_addresses = ray.get(shared)
+    return plan if row_addresses is None else plan.with_rows(ray.get(row_addresses))
 
 
-def _fill_of(fill: Fill, names: Sequence[str]) -> Fill:
-    """``fill`` without the columns that a projection has left out."""
-    if not isinstance(fill, Mapping):
-        return fill
-    return {name: value for name, value in fill.items() if name in names or name.split(".")[0] in names}
-
-
-def _metadata(task: FragmentRange, plan: ReadPlan, exact: bool) -> BlockMetadata:
+def _metadata(task: FragmentRange | PermutationRange, plan: ReadPlan | PermutationPlan, exact: bool) -> BlockMetadata:
     return BlockMetadata(
         num_rows=task.num_rows if exact else None,
         size_bytes=int(task.num_rows * plan.row_bytes),
         input_files=None,
         exec_stats=None,
     )
-
-
-def _live_fragments(scan: Scan, fragment_ids: Sequence[int] | None) -> list[list[FragmentRows]]:
-    tables = [
-        [FragmentRows(fragment.fragment_id, fragment.count_rows()) for fragment in table.open().get_fragments()]
-        for table in scan.tables
-    ]
-    if fragment_ids is None:
-        return tables
-    if scan.is_whole:
-        raise InvalidArgumentError(
-            f"fragment_ids={list(fragment_ids)} conflicts with scanner_options {sorted(scan.options)}, which speak of "
-            "the dataset as a whole: give one of them"
-        )
-    if len(tables) > 1:
-        raise InvalidArgumentError(
-            f"fragment_ids={list(fragment_ids)}: only fragments of one dataset can be chosen; uri names {len(tables)}"
-        )
-    known = {fragment.fragment_id for fragment in tables[0]}
-    if missing := sorted(set(fragment_ids) - known):
-        raise InvalidArgumentError(
-            f"fragment_ids: the dataset has no fragments {missing}; it has {len(known)}, "
-            f"with ids {_shortened(sorted(known))}"
-        )
-    chosen = set(fragment_ids)
-    return [[fragment for fragment in tables[0] if fragment.fragment_id in chosen]]
-
-
-def _shortened(ids: Sequence[int]) -> str:
-    return str(list(ids)) if len(ids) <= 10 else f"[{', '.join(map(str, ids[:5]))}, ..., {ids[-1]}]"
-
-
-def _check_columns(predicate: Expr, schema: pa.Schema) -> None:
-    from ray.data._internal.planner.plan_expression.expression_visitors import _ColumnReferenceCollector
-
-    collector = _ColumnReferenceCollector()
-    collector.visit(predicate)
-    for name in collector.get_column_refs():
-        if name not in schema.names:
-            raise UnknownColumnError("filter(expr=)", name, schema.names)
 
 
 def _cluster_cpus() -> float:

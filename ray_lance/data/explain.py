@@ -9,6 +9,9 @@ from ray.data import Dataset
 
 from ray_lance.data.datasource import LanceDatasource
 from ray_lance.errors import InvalidArgumentError
+from ray_lance.order import measure_quality
+from ray_lance.scan.reader import ReadPlan
+from ray_lance.scan.take import PermutationPlan
 
 __all__ = ["Explanation", "explain_dataset", "explain_datasource"]
 
@@ -25,7 +28,7 @@ class Explanation:
         row_bytes: Mean bytes of a delivered row.
         tasks: Number of read tasks.
         largest_task_rows: Rows of the largest task.
-        fragments: Fragments that are read.
+        order: How the rows are ordered, with the measured quality of a shuffle.
         sizing: Why there are that many tasks.
     """
 
@@ -36,7 +39,7 @@ class Explanation:
     row_bytes: float
     tasks: int
     largest_task_rows: int
-    fragments: int
+    order: str
     sizing: str
 
     def __str__(self) -> str:
@@ -45,7 +48,8 @@ class Explanation:
             *(f"reads     {table}" for table in self.tables),
             f"columns   {', '.join(self.columns) or '(none: only rows are counted)'}",
             f"filter    {self.filter or '(none)'}" + (" (in Lance)" if self.filter else ""),
-            f"{scanned:<9} {self.rows:,} in {self.fragments:,} fragments",
+            f"{scanned:<9} {self.rows:,}",
+            f"order     {self.order}",
             f"bytes     about {_in_units(self.rows * self.row_bytes)}, {_in_units(self.row_bytes)} a row",
             f"tasks     {self.tasks:,}, the largest of {self.largest_task_rows:,} rows"
             f" or {_in_units(self.largest_task_rows * self.row_bytes)}",
@@ -86,8 +90,22 @@ def explain_datasource(datasource: LanceDatasource) -> Explanation:
         row_bytes=planned.plan.row_bytes,
         tasks=len(planned.tasks),
         largest_task_rows=max((task.num_rows for task in planned.tasks), default=0),
-        fragments=len({(task.table, i) for task in planned.tasks for i in task.fragment_ids or ()}),
+        order=_describe_order(planned.plan),
         sizing=why,
+    )
+
+
+def _describe_order(plan: ReadPlan | PermutationPlan) -> str:
+    if isinstance(plan, ReadPlan):
+        return "scan order"
+    mixing = plan.order.mixing
+    if mixing is None:
+        return "permutation, not shuffled"
+    quality = measure_quality(plan.order)
+    return (
+        f"shuffled with seed {mixing.seed}: clumps of {mixing.clump:,}, windows of {mixing.window:,}; against a true "
+        f"shuffle, label histograms of sorted data are {quality.sorted_label_ratio:.2f}x as far from uniform, and "
+        f"neighbours come {quality.neighbour_distance_ratio:.2f}x as far apart"
     )
 
 

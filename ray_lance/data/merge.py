@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import lance
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,7 +15,7 @@ import pyarrow.compute as pc
 from ray_lance.data.datasink import LanceDatasink, RayRows, TaskResult, run
 from ray_lance.table import TableRef
 from ray_lance.tensors.blocks import storable
-from ray_lance.write.commit import Committed, MergeConflictError
+from ray_lance.write.commit import Committed, MergeConflictError, Send
 from ray_lance.write.fragments import TableRows, write_files
 from ray_lance.write.job import WriteJob
 from ray_lance.write.merge import (
@@ -46,17 +47,18 @@ def merge(
     options: WriteOptions,
     ray_remote_args: dict[str, Any] | None = None,
     concurrency: int | None = None,
+    send: Send = lance.LanceDataset.commit,
 ) -> WriteSummary:
     """Update and insert rows by key. See :func:`ray_lance.data.datasink.write` for arguments and errors.
 
     After a conflict with another writer the rows are matched with the new version and written again, as often as
-    ``options.retry`` allows.
+    ``options.retry`` allows. ``send`` makes the new version.
     """
     ds = ds.materialize()
     policy = replace(options.retry, should_retry=lambda error: isinstance(error, MergeConflictError))
     attempt = 0
     while True:
-        sink = _MergeSink(table, options)
+        sink = _MergeSink(table, options, send=send)
         job = sink.start()
         check_keys(job.table.open().schema, options.on)
         buckets = max(1, -(-ds.size_bytes() // _BUCKET_BYTES))

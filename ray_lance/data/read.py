@@ -10,14 +10,17 @@ import ray
 from ray.data import Dataset
 
 from ray_lance.data.datasource import LanceDatasource
+from ray_lance.data.fragments import FragmentDatasource
+from ray_lance.data.permuted import PermutationDatasource
 from ray_lance.errors import InvalidArgumentError
+from ray_lance.permutation import Permutation
 from ray_lance.scan.pushdown import Columns, build_scan
 from ray_lance.scan.reader import Fill
 from ray_lance.scan.scan import FRAGMENT_ID, ROW_ADDRESS, ROW_ID
 from ray_lance.table import TableRef
 from ray_lance.tensors import check_fill
 
-__all__ = ["Namespace", "ReadOptions", "read", "table_refs", "write_target"]
+__all__ = ["Namespace", "ReadOptions", "read", "read_permutation", "table_refs", "write_target"]
 
 
 @dataclass(frozen=True)
@@ -150,9 +153,46 @@ def read(refs: Sequence[TableRef], options: ReadOptions, ray_arguments: Mapping[
     scan = build_scan(refs, options.columns, options.filter, options.meta_columns, options.scanner_options)
     if options.fill is not None:
         check_fill(options.fill, scan.stored_schema())
-    datasource = LanceDatasource(
+    datasource = FragmentDatasource(
         scan, fragment_ids=options.fragment_ids, num_tasks=options.num_blocks, fill=options.fill
     )
+    return _read_datasource(datasource, ray_arguments)
+
+
+def read_permutation(permutation: Permutation, options: ReadOptions, ray_arguments: Mapping[str, Any]) -> Dataset:
+    """A Ray dataset in the order of a permutation.
+
+    Args:
+        permutation: The order.
+        options: What to read; without a filter or fragments, which the permutation has decided.
+        ray_arguments: Arguments of :func:`ray.data.read_datasource`; None values are left out.
+    """
+    _check_resources(ray_arguments)
+    options = options.resolved()
+    for name, value in (
+        ("filter", options.filter),
+        ("fragment_ids", options.fragment_ids),
+        ("scanner_options", options.scanner_options or None),
+    ):
+        if value is not None:
+            raise InvalidArgumentError(
+                f"{name}={value!r} does not apply to a permutation, whose rows are read by number: choose the rows "
+                "with Permutation(source, filter=...)"
+            )
+    scan = build_scan([permutation.table], options.columns, None, options.meta_columns, {})
+    if options.fill is not None:
+        check_fill(options.fill, scan.stored_schema())
+    datasource = PermutationDatasource(
+        scan,
+        permutation.order,
+        fixed_epoch=permutation.fixed_epoch,
+        num_tasks=options.num_blocks,
+        fill=options.fill,
+    )
+    return _read_datasource(datasource, ray_arguments)
+
+
+def _read_datasource(datasource: LanceDatasource, ray_arguments: Mapping[str, Any]) -> Dataset:
     passed = {name: value for name, value in ray_arguments.items() if value is not None}
     # The datasource sizes its tasks itself. A larger number here would make Ray cut each task's output into as many
     # blocks as are missing, which costs more than the read and keeps Ray from fusing it with the next operator.

@@ -10,14 +10,13 @@ from typing import Any
 import pyarrow as pa
 
 from ray_lance.errors import InvalidArgumentError, UnknownColumnError
-from ray_lance.scan.scan import FRAGMENT_ID, ROW_ADDRESS, ROW_ID, Scan, has_column
+from ray_lance.scan.scan import META_COLUMNS, Scan, has_column
 from ray_lance.table import TableRef
 
 __all__ = ["Columns", "build_scan", "check_filter", "takes_filter"]
 
 Columns = Sequence[str] | Mapping[str, str] | None
 
-_META = (ROW_ID, ROW_ADDRESS, FRAGMENT_ID)
 # Columns that Lance adds to the result of a search.
 _SEARCH_COLUMNS = ("_distance", "_score", "query_index")
 _NO_FIELD = re.compile(r"No field named (.+?)\.(?=[ ,?]|$)")
@@ -102,7 +101,7 @@ def _wanted_columns(columns: Columns, schemas: Sequence[pa.Schema]) -> tuple[str
     if isinstance(columns, str):
         raise InvalidArgumentError(f"columns={columns!r} must be a list of names, such as [{columns!r}]")
     for name in columns:
-        known = isinstance(name, str) and (name in _META or any(has_column(schema, name) for schema in schemas))
+        known = isinstance(name, str) and (name in META_COLUMNS or any(has_column(schema, name) for schema in schemas))
         if not known:
             raise UnknownColumnError("columns", name, stored)
     if len(set(columns)) < len(columns):

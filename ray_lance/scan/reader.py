@@ -63,6 +63,8 @@ class ReadPlan:
             yield self.schema.empty_table()
 
     def _open(self, task: FragmentRange, limit: int | None, skip: int) -> Iterator[pa.RecordBatch]:
+        if task.num_rows == 0:
+            return iter(())
         if self.scan.is_whole:
             return _skip_rows(self._whole_batches(task), skip)
         remaining = None if limit is None else limit - skip

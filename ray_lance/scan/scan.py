@@ -13,12 +13,13 @@ from ray_lance.errors import SchemaMismatchError, UnknownColumnError
 from ray_lance.table import TableRef
 from ray_lance.tensors import delivered_schema
 
-__all__ = ["FRAGMENT_ID", "ROW_ADDRESS", "ROW_ID", "Scan"]
+__all__ = ["FRAGMENT_ID", "META_COLUMNS", "ROW_ADDRESS", "ROW_ID", "Scan", "has_column", "quoted_path"]
 
 ROW_ID = "_rowid"
 ROW_ADDRESS = "_rowaddr"
 FRAGMENT_ID = "_fragid"
-_META_FIELDS = {name: pa.field(name, pa.uint64()) for name in (ROW_ID, ROW_ADDRESS, FRAGMENT_ID)}
+META_COLUMNS = (ROW_ID, ROW_ADDRESS, FRAGMENT_ID)
+_META_FIELDS = {name: pa.field(name, pa.uint64()) for name in META_COLUMNS}
 
 # Scanner options whose meaning is the whole dataset's: a scan that has one is never split into tasks.
 _WHOLE_SCAN_OPTIONS = frozenset(
@@ -111,6 +112,13 @@ class Scan:
         """The schema of the tables that reading delivers."""
         return delivered_schema(self.stored_schema())
 
+    def blob_columns(self) -> tuple[str, ...]:
+        """Those columns that hold blobs, of which a take gives only descriptors."""
+        if isinstance(self.columns, Mapping):
+            return ()
+        schema = self.tables[0].open().schema
+        return tuple(name for name in self.names if name in schema.names and _is_blob(schema.field(name)))
+
     def _scanned_schema(self, table: int) -> pa.Schema:
         scanned = self.scanner(table).projected_schema
         return pa.schema([field for field in scanned if field.name not in _META_FIELDS], metadata=scanned.metadata)
@@ -138,6 +146,17 @@ def has_column(schema: pa.Schema, path: str) -> bool:
             return False
         fields = fields.field(index).type
     return True
+
+
+def quoted_path(path: str) -> str:
+    """The SQL expression for a column, or for the struct field ``"a.b"``."""
+    return ".".join(f"`{part}`" for part in path.split("."))
+
+
+def _is_blob(field: pa.Field) -> bool:
+    if getattr(field.type, "extension_name", None) == "lance.blob.v2":
+        return True
+    return (field.metadata or {}).get(b"lance-encoding:blob") == b"true"
 
 
 def _unify(schemas: Sequence[pa.Schema]) -> pa.Schema:

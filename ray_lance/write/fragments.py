@@ -21,6 +21,7 @@ from typing import Any, Protocol
 
 import lance
 import pyarrow as pa
+from lance.file import LanceFileSession
 from lance.fragment import FragmentMetadata, write_fragments
 
 from ray_lance.errors import CommitError
@@ -172,9 +173,24 @@ def _like(job: WriteJob, folder: Path) -> dict[str, Any]:
     """Arguments that make Lance write into ``folder`` a file that fits the job's dataset."""
     if job.exists and job.options.mode in ("append", "merge"):
         # A handle with the dataset's manifest and another root: field ids and file version are the dataset's.
+        if any(pa.types.is_dictionary(column.type) for column in job.schema or ()):
+            _copy_manifest(job, folder)
         handle = lance.LanceDataset(str(folder), job.table.version, serialized_manifest=job.table.manifest)
         return {"dataset_uri": handle, "mode": "append"}
     return {"dataset_uri": str(folder), "mode": "create", "data_storage_version": job.file_version}
+
+
+def _copy_manifest(job: WriteJob, folder: Path) -> None:
+    """Lance reads the values of dictionary columns from the manifest file itself, so that must be there too."""
+    session = LanceFileSession(
+        job.uri, storage_options=dict(job.storage_options) or None, **job.table.namespace_arguments()
+    )
+    version = job.version_before or 0
+    # The current naming scheme counts down, the older one counts up.
+    names = [f"_versions/{2**64 - 1 - version}.manifest", f"_versions/{version}.manifest"]
+    name = next(name for name in names if session.contains(name))
+    (folder / "_versions").mkdir(parents=True)
+    session.download_file(name, str(folder / name))
 
 
 def _publications(staged: Path, fragment: FragmentMetadata, name: str) -> Iterator[tuple[Path, str]]:
@@ -210,7 +226,20 @@ def _batches(blocks: Sequence[Rows], start: int, stop: int, job: WriteJob) -> It
             continue
         step = max(1, _BATCH_BYTES * block.num_rows // max(1, block.num_bytes))
         for offset in range(low, high, step):
-            yield from fit(block.table(offset, min(offset + step, high)), job.schema).to_batches()
+            table = fit(block.table(offset, min(offset + step, high)), job.schema)
+            yield from _aligned(table).to_batches()
+
+
+def _aligned(table: pa.Table) -> pa.Table:
+    """``table`` with decimals where Lance takes them: at addresses that 16 divides. Blocks of Ray have them at 8."""
+    for index, column in enumerate(table.columns):
+        if "decimal" in str(column.type) and any(_is_misaligned(chunk) for chunk in column.chunks):
+            table = table.set_column(index, table.schema.field(index), column.take(pa.array(range(len(column)))))
+    return table
+
+
+def _is_misaligned(array: pa.Array) -> bool:
+    return any(buffer is not None and buffer.address % 16 for buffer in array.buffers())
 
 
 def _row_at(position: int, rows: list[int], sizes: list[int]) -> int:

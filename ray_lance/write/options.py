@@ -13,7 +13,7 @@ from ray_lance.retry import RetryPolicy
 
 __all__ = ["DEFAULT_TARGET_BYTES", "WriteOptions", "WriteSummary"]
 
-DEFAULT_TARGET_BYTES = 128 * 2**20
+DEFAULT_TARGET_BYTES = 256 * 2**20
 
 _MODES = ("create", "append", "overwrite", "merge", "ignore")
 # Values of Ray's SaveMode that mean one of ours.

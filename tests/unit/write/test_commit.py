@@ -135,7 +135,7 @@ def test_a_commit_that_keeps_failing_leaves_nothing_behind(uri, tmp_path, mode):
 def test_create_refuses_a_dataset_that_appears_during_the_write(uri):
     send = FaultySend(meanwhile=lambda: lance.write_dataset(OLD, uri))
 
-    with pytest.raises(DatasetExistsError, match="appeared at .* during the write"):
+    with pytest.raises(DatasetExistsError, match=r"appeared at .* during the write"):
         write_tables(uri, [NEW], send=send)
 
     assert rows(uri).equals(OLD)
@@ -241,7 +241,7 @@ def test_the_storage_version_is_the_one_asked_for(uri, version):
 def test_another_storage_version_is_refused_where_a_dataset_stands(uri):
     write_tables(uri, [OLD], data_storage_version="2.0")
 
-    with pytest.raises(InvalidArgumentError, match="data_storage_version='2.1': the dataset has '2.0'"):
+    with pytest.raises(InvalidArgumentError, match=r"data_storage_version='2\.1': the dataset has '2\.0'"):
         write_tables(uri, [NEW], mode="append", data_storage_version="2.1")
 
 

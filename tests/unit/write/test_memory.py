@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
+
 MIB = 2**20
 
 PROGRAM = """
-import resource, sys
+import re, sys
+from pathlib import Path
 import numpy as np, pyarrow as pa
 from ray_lance.table import TableRef
 from ray_lance.write.fragments import write_files
@@ -33,7 +36,8 @@ def write(uri, num_bytes):
     job = begin(TableRef.of(uri), WriteOptions(target_bytes_per_file=num_bytes)).with_schema(block.table(0, 1).schema)
     files = write_files([block], job)
     assert len(files) == 1 and files[0].rows == block.num_rows, files
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    # Not ru_maxrss, which a child inherits from its parent.
+    return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text()).group(1)) * 1024
 
 before = write(sys.argv[1] + "/warm", 2**20)
 print(write(sys.argv[1] + "/file", file_bytes) - before)

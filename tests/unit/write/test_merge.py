@@ -71,9 +71,7 @@ def content(uri: str) -> dict[tuple[int, str], int]:
 def expected(old, new, *, update=True, insert=True, delete_missing=False) -> dict[tuple[int, str], int]:
     result = dict.fromkeys(old, 1)
     for key in new:
-        if key in result and update:
-            result[key] = 2
-        elif key not in old and insert:
+        if (key in result and update) or (key not in old and insert):
             result[key] = 2
     return {key: value for key, value in result.items() if not delete_missing or key in new}
 

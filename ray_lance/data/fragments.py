@@ -1,0 +1,112 @@
+"""The Ray Data datasource that reads in scan order, fragment by fragment, and takes filters from Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pyarrow as pa
+from ray.data.expressions import Expr
+
+from ray_lance.data.datasource import LanceDatasource, PlannedRead
+from ray_lance.errors import InvalidArgumentError, UnknownColumnError
+from ray_lance.scan.plan import FragmentRows, plan_scan
+from ray_lance.scan.pushdown import takes_filter
+from ray_lance.scan.reader import Fill, ReadPlan
+from ray_lance.scan.scan import Scan
+
+__all__ = ["FragmentDatasource"]
+
+
+class FragmentDatasource(LanceDatasource):
+    """Reads one or more tables in scan order.
+
+    Args:
+        scan: What to read.
+        fragment_ids: Fragments to read; None reads all.
+        num_tasks: Wanted number of read tasks; None sizes them by bytes.
+        fill: What replaces nulls where a tensor cannot hold them: one value, or one by column.
+    """
+
+    def __init__(
+        self,
+        scan: Scan,
+        *,
+        fragment_ids: Sequence[int] | None = None,
+        num_tasks: int | None = None,
+        fill: Fill = None,
+    ) -> None:
+        super().__init__(scan, num_tasks=num_tasks, fill=fill)
+        self._fragments = _live_fragments(scan, fragment_ids)
+
+    def planned(self, execution: int = 0) -> PlannedRead:  # noqa: ARG002  a scan is the same in every execution
+        """The plan, made once."""
+        if self._planned is None:
+            scan = self._scan
+            sizing = self._sizing(sum(fragment.rows for table in self._fragments for fragment in table))
+            plan = ReadPlan(scan, scan.schema(), sizing.row_bytes, self._fill_of_columns())
+            self._planned = PlannedRead(plan, tuple(plan_scan(scan, self._fragments, sizing)), sizing)
+        return self._planned
+
+    def supports_predicate_pushdown(self) -> bool:
+        """Filters go to Lance where it can take them."""
+        return True
+
+    def apply_predicate(self, predicate_expr: Expr) -> LanceDatasource:
+        """A datasource that filters in Lance; this one itself where Lance cannot, which leaves the filter to Ray."""
+        _check_columns(predicate_expr, self._scan.schema())
+        if self._scan.is_whole or isinstance(self._scan.filter, str):
+            return self
+        try:
+            expression = predicate_expr.to_pyarrow()
+        except (TypeError, ValueError, NotImplementedError, pa.ArrowException):
+            return self
+        if self._scan.filter is not None:
+            expression = self._scan.filter & expression
+        if not takes_filter(self._scan, expression):
+            return self
+        filtered = self._with_scan(replace(self._scan, filter=expression))
+        filtered._predicate_expr = (
+            predicate_expr if self._predicate_expr is None else self._predicate_expr & predicate_expr
+        )
+        return filtered
+
+
+def _live_fragments(scan: Scan, fragment_ids: Sequence[int] | None) -> list[list[FragmentRows]]:
+    tables = [
+        [FragmentRows(fragment.fragment_id, fragment.count_rows()) for fragment in table.open().get_fragments()]
+        for table in scan.tables
+    ]
+    if fragment_ids is None:
+        return tables
+    if scan.is_whole:
+        raise InvalidArgumentError(
+            f"fragment_ids={list(fragment_ids)} conflicts with scanner_options {sorted(scan.options)}, which speak of "
+            "the dataset as a whole: give one of them"
+        )
+    if len(tables) > 1:
+        raise InvalidArgumentError(
+            f"fragment_ids={list(fragment_ids)}: only fragments of one dataset can be chosen; uri names {len(tables)}"
+        )
+    known = {fragment.fragment_id for fragment in tables[0]}
+    if missing := sorted(set(fragment_ids) - known):
+        raise InvalidArgumentError(
+            f"fragment_ids: the dataset has no fragments {missing}; it has {len(known)}, "
+            f"with ids {_shortened(sorted(known))}"
+        )
+    chosen = set(fragment_ids)
+    return [[fragment for fragment in tables[0] if fragment.fragment_id in chosen]]
+
+
+def _shortened(ids: Sequence[int]) -> str:
+    return str(list(ids)) if len(ids) <= 10 else f"[{', '.join(map(str, ids[:5]))}, ..., {ids[-1]}]"
+
+
+def _check_columns(predicate: Expr, schema: pa.Schema) -> None:
+    from ray.data._internal.planner.plan_expression.expression_visitors import _ColumnReferenceCollector
+
+    collector = _ColumnReferenceCollector()
+    collector.visit(predicate)
+    for name in collector.get_column_refs():
+        if name not in schema.names:
+            raise UnknownColumnError("filter(expr=)", name, schema.names)

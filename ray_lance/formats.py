@@ -1,0 +1,95 @@
+"""Rows in the form a caller asks for: nine formats, named as in LanceDB."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, Literal, TypeAlias, get_args
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from ray_lance.errors import InvalidArgumentError, TensorConversionError
+from ray_lance.tensors import to_tensors
+
+__all__ = ["FORMATS", "Format", "check_format", "convert"]
+
+Format: TypeAlias = Literal[
+    "torch", "torch_row", "torch_col", "numpy", "python", "python_col", "pandas", "arrow", "polars"
+]
+FORMATS: tuple[str, ...] = get_args(Format)
+
+
+def check_format(format: str) -> None:
+    """Raise InvalidArgumentError where ``format`` is not one of the nine."""
+    if format not in FORMATS:
+        raise InvalidArgumentError(f"format={format!r} must be one of {list(FORMATS)}")
+
+
+def convert(table: pa.Table, format: Format) -> Any:
+    """``table`` in another form.
+
+    ============  ==========================================================================================
+    format        result
+    ============  ==========================================================================================
+    torch         dict of tensors of shape ``(n, *shape)``; lists where no tensor exists
+    torch_row     list of n tensors of shape ``(columns,)``: the table must be all numbers
+    torch_col     one tensor of shape ``(columns, n)``: the table must be all numbers
+    numpy         dict of arrays of shape ``(n, *shape)``; arrays of objects where values differ in size
+    python        list of n dicts
+    python_col    dict of lists
+    pandas        pandas.DataFrame
+    arrow         pyarrow.Table
+    polars        polars.DataFrame
+    ============  ==========================================================================================
+
+    Raises:
+        TensorConversionError: A column cannot become a tensor.
+    """
+    check_format(format)
+    return _CONVERTERS[format](table)
+
+
+def _torch_col(table: pa.Table) -> torch.Tensor:
+    columns: list[torch.Tensor] = []
+    for name, values in to_tensors(table).items():
+        if not isinstance(values, torch.Tensor) or values.is_nested or values.ndim != 1:
+            raise TensorConversionError(
+                f"column {name!r} is no column of numbers: format='torch' gives each column its own tensor"
+            )
+        columns.append(values)
+    dtype = functools.reduce(torch.promote_types, (column.dtype for column in columns), torch.bool)
+    return torch.stack([column.to(dtype) for column in columns]) if columns else torch.empty(0, len(table))
+
+
+def _numpy(table: pa.Table) -> dict[str, np.ndarray[Any, Any]]:
+    return {name: _as_array(values) for name, values in to_tensors(table, ragged="list").items()}
+
+
+def _as_array(values: Any) -> np.ndarray[Any, Any]:
+    if isinstance(values, torch.Tensor):
+        return values.numpy()
+    array = np.empty(len(values), dtype=object)
+    for row, value in enumerate(values):
+        array[row] = value.numpy() if isinstance(value, torch.Tensor) else value
+    return array
+
+
+def _polars(table: pa.Table) -> Any:
+    import polars
+
+    return polars.from_arrow(table)
+
+
+_CONVERTERS: dict[str, Callable[[pa.Table], Any]] = {
+    "torch": to_tensors,
+    "torch_row": lambda table: list(_torch_col(table).T),
+    "torch_col": _torch_col,
+    "numpy": _numpy,
+    "python": lambda table: table.to_pylist(),
+    "python_col": lambda table: table.to_pydict(),
+    "pandas": lambda table: table.to_pandas(),
+    "arrow": lambda table: table,
+    "polars": _polars,
+}

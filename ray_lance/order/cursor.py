@@ -1,0 +1,148 @@
+"""Where training stands: a cursor that any number of ranks can continue from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from ray_lance.errors import CursorMismatchError, InvalidArgumentError
+from ray_lance.order.arguments import as_integer
+from ray_lance.order.permutation import RowPermutation
+
+__all__ = ["CURSOR_VERSION", "Cursor"]
+
+CURSOR_VERSION = 1
+"""Version of the JSON form."""
+
+_KEYS = ("version", "epoch", "rows", "lanes", "fingerprint", "order")
+
+
+@dataclass(frozen=True)
+class Cursor:
+    """How far all ranks together have come. It counts rows that were returned, never rows that were prefetched.
+
+    Attributes:
+        epoch: The epoch, from 0.
+        rows: Rows of this epoch that all ranks together have returned.
+        lanes: Lanes of the schedule, which must stay the same.
+        fingerprint: Fingerprint of the order.
+        order: Description of the order in plain JSON types, for the message of a refusal.
+    """
+
+    epoch: int
+    rows: int
+    lanes: int
+    fingerprint: str
+    order: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, minimum in (("epoch", 0), ("rows", 0), ("lanes", 1)):
+            object.__setattr__(self, name, as_integer(name, getattr(self, name), minimum))
+        if not isinstance(self.fingerprint, str) or not self.fingerprint:
+            raise InvalidArgumentError(f"fingerprint={self.fingerprint!r} must be a non-empty string")
+        if not isinstance(self.order, Mapping):
+            raise InvalidArgumentError(f"order={self.order!r} must be a mapping")
+
+    @classmethod
+    def at_start(cls, fingerprint: str, lanes: int, order: Mapping[str, Any] | None = None, epoch: int = 0) -> Cursor:
+        """The cursor before the first row of an epoch.
+
+        Args:
+            fingerprint: Of the whole order that the ranks share (not of a rank's shard of it).
+            lanes: Lanes of the schedule.
+            order: Its description.
+            epoch: The epoch.
+        """
+        return cls(epoch=epoch, rows=0, lanes=lanes, fingerprint=fingerprint, order=dict(order or {}))
+
+    @classmethod
+    def of(cls, permutation: RowPermutation, lanes: int, rows: int = 0) -> Cursor:
+        """The cursor after ``rows`` rows of a permutation in its epoch."""
+        return cls(permutation.epoch_number, rows, lanes, permutation.fingerprint, permutation.describe())
+
+    def advance(self, rows: int) -> Cursor:
+        """The cursor at ``rows`` rows of the same epoch (the total, not a difference)."""
+        return replace(self, rows=rows)
+
+    def next_epoch(self) -> Cursor:
+        """The cursor before the first row of the next epoch."""
+        return replace(self, epoch=self.epoch + 1, rows=0)
+
+    def check(self, fingerprint: str, lanes: int, order: Mapping[str, Any] | None = None) -> None:
+        """Refuse to continue in another order.
+
+        Args:
+            fingerprint: Fingerprint of the order that is to be continued.
+            lanes: Its lanes.
+            order: Its description, compared entry by entry for the message.
+
+        Raises:
+            CursorMismatchError: Fingerprint or lanes differ; the message shows both sides.
+        """
+        differences: list[str] = []
+        if self.fingerprint != fingerprint:
+            differences.append(f"fingerprint: cursor {self.fingerprint}, here {fingerprint}")
+            differences += _differences(self.order, order or {})
+        if self.lanes != lanes:
+            differences.append(f"lanes: cursor {self.lanes}, here {lanes}")
+        if differences:
+            raise CursorMismatchError(
+                "the cursor belongs to another order, in which its position means other rows:\n  "
+                + "\n  ".join(differences)
+                + "\nOpen the same dataset version with the same filter, split, shuffle settings and lanes, or start "
+                "the epoch anew without the cursor."
+            )
+
+    def to_json(self) -> dict[str, Any]:
+        """A dict of plain JSON types."""
+        return {
+            "version": CURSOR_VERSION,
+            "epoch": self.epoch,
+            "rows": self.rows,
+            "lanes": self.lanes,
+            "fingerprint": self.fingerprint,
+            "order": dict(self.order),
+        }
+
+    @classmethod
+    def from_json(cls, state: Mapping[str, Any]) -> Cursor:
+        """Read what ``to_json`` wrote.
+
+        Raises:
+            InvalidArgumentError: A key is missing, unknown or of the wrong type, or the version is not known.
+        """
+        if not isinstance(state, Mapping):
+            raise InvalidArgumentError(f"state={state!r} must be the dict that a cursor's to_json returned")
+        missing = [key for key in _KEYS if key not in state]
+        unknown = [key for key in state if key not in _KEYS]
+        if missing or unknown:
+            raise InvalidArgumentError(
+                f"state is not a cursor: missing keys {missing}, unknown keys {unknown}; pass what to_json returned"
+            )
+        if state["version"] != CURSOR_VERSION:
+            raise InvalidArgumentError(
+                f"state['version']={state['version']!r} is not the version this release reads, {CURSOR_VERSION}"
+            )
+        return cls(state["epoch"], state["rows"], state["lanes"], state["fingerprint"], state["order"])
+
+
+def _differences(mine: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """One line per entry that differs, nested entries by dotted names."""
+    left, right = _flat(mine), _flat(other)
+    absent = "(absent)"
+    return [
+        f"{key}: cursor {left.get(key, absent)!r}, here {right.get(key, absent)!r}"
+        for key in sorted(left.keys() | right.keys())
+        if left.get(key, absent) != right.get(key, absent)
+    ]
+
+
+def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in nested.items():
+        if isinstance(value, Mapping):
+            flat.update(_flat(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
+    return flat

@@ -1,0 +1,361 @@
+"""Orders over the rows of one Lance table: shuffled, split, sharded and fetched without materialising anything."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any, Literal
+
+import lance
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from ray_lance import stored
+from ray_lance.errors import InvalidArgumentError
+from ray_lance.formats import Format, check_format, convert
+from ray_lance.order import (
+    DenseRows,
+    ExplicitRows,
+    RowPermutation,
+    Shuffle,
+    ShuffleQuality,
+    auto_clump,
+    auto_window,
+    hash_split,
+    measure_quality,
+    stable_hash64,
+)
+from ray_lance.order.rows import RowArray, digest_of
+from ray_lance.retry import RetryPolicy
+from ray_lance.scan.pushdown import Columns, build_scan
+from ray_lance.scan.scan import ROW_ID
+from ray_lance.scan.size import row_bytes
+from ray_lance.scan.take import take_rows
+from ray_lance.table import TableRef
+
+__all__ = ["Permutation"]
+
+Auto = Literal["auto"]
+
+
+class Permutation:
+    """An order over the rows of one version of a Lance dataset: position -> row.
+
+    Frozen: every method returns a new one. Nothing is materialised, except that a filter, a hash split or a
+    permutation table of LanceDB keeps one 8-byte row id per row. Pickles as a recipe.
+
+    Args:
+        source: Path or URI, an open ``lance.LanceDataset``, or a :class:`~ray_lance.TableRef`. The version is pinned
+            here, so that two processes that unpickle the permutation read the same rows.
+        filter: SQL condition. Its rows are found here, once.
+        version: Version number or tag. Default: the latest.
+        storage_options: Options of the object store.
+
+    Raises:
+        DatasetNotFoundError: There is no such dataset, version or tag.
+        InvalidArgumentError: Lance refuses the filter.
+
+    Example:
+        >>> train = Permutation("s3://bucket/images.lance").split({"train": 0.9, "val": 0.1})["train"]  # doctest: +SKIP
+        >>> ray_lance.read_lance(train.shuffle(seed=7)).iter_torch_batches(batch_size=1024)  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        source: str | os.PathLike[str] | lance.LanceDataset | TableRef,
+        filter: str | None = None,
+        *,
+        version: int | str | None = None,
+        storage_options: Mapping[str, str] | None = None,
+    ) -> None:
+        table = TableRef.of(source, version=version, storage_options=storage_options).pin()
+        self._table, self._identity = table, ""
+        self._filter = filter
+        self._fixed_epoch = False
+        rows = DenseRows(table.open().count_rows()) if filter is None else _filtered_rows(table, filter)
+        self._order = RowPermutation(rows)
+
+    @classmethod
+    def _make(
+        cls, table: TableRef, order: RowPermutation, filter: str | None = None, fixed_epoch: bool = False
+    ) -> Permutation:
+        made = cls.__new__(cls)
+        made._table, made._identity = table, ""
+        made._order, made._filter, made._fixed_epoch = order, filter, fixed_epoch
+        return made
+
+    @classmethod
+    def from_lancedb(cls, table: Any, permutation_table: Any, split: str | int | None = None) -> Permutation:
+        """The order that a permutation table of LanceDB describes.
+
+        Args:
+            table: The ``lancedb.Table`` that the permutation is of.
+            permutation_table: What ``lancedb.permutation.permutation_builder(table)...execute()`` gave.
+            split: Name or number of a split; None is the first.
+
+        Raises:
+            InvalidArgumentError: ``permutation_table`` is something else, or has no such split.
+            DatasetNotFoundError: The version of ``table`` that the permutation was made from is gone.
+        """
+        return cls._make(*stored.lancedb_order(table, permutation_table, split))
+
+    @classmethod
+    def load(cls, uri: str | os.PathLike[str], *, storage_options: Mapping[str, str] | None = None) -> Permutation:
+        """The permutation that :meth:`save` wrote.
+
+        Args:
+            uri: Where it was saved.
+            storage_options: Options of the object store, for the permutation and for its table: none are saved.
+
+        Raises:
+            DatasetNotFoundError: There is no permutation there, or its table's version is gone.
+            InvalidArgumentError: It is no permutation, or one whose table has been replaced by another.
+        """
+        order, details = stored.read_saved(TableRef.of(uri, storage_options=storage_options))
+        table = TableRef.of(details["table"], version=details["version"], storage_options=storage_options).pin()
+        _check_identity(table, details["identity"])
+        return cls._make(table, order, details["filter"], details["fixed_epoch"])
+
+    def save(self, uri: str | os.PathLike[str], *, storage_options: Mapping[str, str] | None = None) -> None:
+        """Keep the permutation as a small Lance dataset, without any storage option.
+
+        Args:
+            uri: A new place, for instance beside the dataset.
+            storage_options: Options of the object store. Default: those of the permutation's table.
+
+        Raises:
+            DatasetExistsError: There is a dataset at ``uri``.
+        """
+        options = self.table.storage_options if storage_options is None else storage_options
+        details = {
+            "table": self.table.uri,
+            "version": self.table.version,
+            "identity": table_identity(self.table),
+            "filter": self._filter,
+            "fixed_epoch": self._fixed_epoch,
+        }
+        stored.write_saved(TableRef.of(uri, storage_options=options), self._order, details)
+
+    @property
+    def table(self) -> TableRef:
+        """The pinned table."""
+        if self._table.manifest is None:  # unpickled
+            self._table = self._table.pin()
+            _check_identity(self._table, self._identity)
+        return self._table
+
+    @property
+    def order(self) -> RowPermutation:
+        """The arithmetic behind the order."""
+        return self._order
+
+    @property
+    def fixed_epoch(self) -> bool:
+        """Whether :meth:`epoch` has fixed the epoch; otherwise each execution of a Ray dataset is the next one."""
+        return self._fixed_epoch
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def __getitem__(self, positions: slice) -> Permutation:
+        return self._with(self._order[positions])
+
+    def shuffle(self, seed: int, clump: int | Auto = "auto", window: int | Auto = "auto") -> Permutation:
+        """Shuffle the rows: clumps of neighbours are placed at random, then rows are mixed within windows.
+
+        Args:
+            seed: Any integer.
+            clump: Neighbouring rows that are read together. ``"auto"`` is about 64 KiB of all columns, whichever are
+                read later, so that the order does not depend on that. 1 is a row-exact shuffle.
+            window: Positions within which rows are mixed; a multiple of ``clump``. ``"auto"`` is 1024 clumps.
+
+        Raises:
+            InvalidArgumentError: ``clump`` or ``window`` is not positive, or the window is no multiple of the clump.
+        """
+        for name, value in (("clump", clump), ("window", window)):
+            if isinstance(value, str) and value != "auto":
+                raise InvalidArgumentError(f"{name}={value!r} must be a number of rows or 'auto'")
+        rows = len(self)
+        if clump == "auto":
+            clump = auto_clump(int(row_bytes(build_scan([self.table], None, None, [], {}))), rows)
+            if window != "auto":
+                clump = _fitting_clump(clump, window)
+        if window == "auto":
+            Shuffle(seed, clump, clump)  # refuses a clump that no window fits
+            window = auto_window(rows, clump)
+        return self._with(self._order.shuffle(seed, clump, window))
+
+    def epoch(self, number: int) -> Permutation:
+        """The order of one epoch, at least 0; every execution of a Ray dataset then reads this one."""
+        return self._with(self._order.epoch(number), fixed_epoch=True)
+
+    def shard(self, rank: int, world_size: int) -> Permutation:
+        """The ``rank``-th of ``world_size`` contiguous parts, whose sizes differ by at most one row."""
+        return self._with(self._order.shard(rank, world_size))
+
+    def split(
+        self, fractions: Mapping[str, float], seed: int | None = 0, by: str | Sequence[str] | None = None
+    ) -> dict[str, Permutation]:
+        """Disjoint named parts, the same in every epoch.
+
+        Args:
+            fractions: Name -> share, positive, at most 1 together.
+            seed: Any integer; None cuts the rows in their own order. With ``by`` another seed is another split.
+            by: Columns whose equal values stay together. A row's part then depends on its values alone, so it stays
+                when rows are appended; sizes are as the hashes fall.
+
+        Raises:
+            InvalidArgumentError: The fractions break a rule, or this is a slice of a shuffled order.
+            UnknownColumnError: There is no column ``by``.
+        """
+        if by is None:
+            return {name: self._with(part) for name, part in self._order.split(fractions, seed).items()}
+        if seed is None:
+            raise InvalidArgumentError("seed=None: a split by columns needs a seed, any integer")
+        # A split into one part checks that the rows are the same in every epoch.
+        whole = self._order.split({"all": 1.0}, None)["all"]
+        ids, hashes = _hashed_rows(self.table, whole, [by] if isinstance(by, str) else list(by))
+        return {
+            name: self._with(replace(whole, row_set=ExplicitRows(ids[members]), start=0, stop=None))
+            for name, members in hash_split(hashes, fractions, seed).items()
+        }
+
+    def rows(self, start: int = 0, stop: int | None = None) -> RowArray:
+        """Rows at positions ``[start, stop)``, in time and memory proportional to their number, wherever they are.
+
+        Returns:
+            Shape ``(stop - start,)``. int64 offsets among the live rows in scan order, as ``lance.LanceDataset.take``
+            takes them; uint64 row ids where a filter, a hash split or LanceDB chose the rows.
+        """
+        return self._order.rows(start, stop)
+
+    def fetch(self, indices: npt.ArrayLike, columns: Columns = None, format: Format = "torch") -> Any:
+        """Rows at the given positions, in the given order, read in one batched take.
+
+        Args:
+            indices: Positions, shape ``(k,)``; negative ones count from the end; repeated ones are allowed. One integer
+                stands for a list of one.
+            columns: As for :func:`ray_lance.read_lance`.
+            format: ``"torch"`` (dict of tensors of shape ``(k, *shape)``), ``"torch_row"``, ``"torch_col"``,
+                ``"numpy"``, ``"python"``, ``"python_col"``, ``"pandas"``, ``"arrow"`` or ``"polars"``; see
+                :func:`ray_lance.formats.convert`.
+
+        Raises:
+            IndexError: A position is out of range.
+            UnknownColumnError: There is no such column.
+        """
+        check_format(format)
+        wanted = np.atleast_1d(np.asarray(indices))
+        return convert(self._take(self._order.take(wanted), columns), format)
+
+    def quality(self, batch_size: int = 1024, labels: int = 10) -> ShuffleQuality:
+        """How good the shuffle is, measured on a sample of its batches without reading data."""
+        return measure_quality(self._order, batch_size, labels)
+
+    def describe(self) -> dict[str, Any]:
+        """What makes the order what it is, except the epoch, in plain JSON types."""
+        dataset = {"identity": table_identity(self.table), "version": self.table.version, "filter": self._filter}
+        return {"dataset": dataset, **self._order.describe()}
+
+    @property
+    def fingerprint(self) -> str:
+        """32 hexadecimal characters, equal for equal orders over equal data. Covers :meth:`describe`, so no epoch."""
+        return digest_of(self.describe())
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Permutation):
+            return NotImplemented
+        return self.fingerprint == other.fingerprint and self._order.epoch_number == other._order.epoch_number
+
+    def __hash__(self) -> int:
+        return hash(self.fingerprint)
+
+    def __repr__(self) -> str:
+        order = self._order
+        parts = [repr(self._table), f"rows={len(self):,}"]
+        if self._filter is not None:
+            parts.append(f"filter={self._filter!r}")
+        if order.mixing is not None:
+            parts.append(f"seed={order.mixing.seed}, clump={order.mixing.clump}, window={order.mixing.window}")
+        if self._fixed_epoch:
+            parts.append(f"epoch={order.epoch_number}")
+        return f"Permutation({', '.join(parts)})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The manifest grows with the number of fragments; the version alone finds it again.
+        return {
+            "_table": replace(self._table, manifest=None),
+            "_identity": table_identity(self.table),
+            "_order": self._order,
+            "_filter": self._filter,
+            "_fixed_epoch": self._fixed_epoch,
+        }
+
+    def _with(self, order: RowPermutation, *, fixed_epoch: bool | None = None) -> Permutation:
+        fixed = self._fixed_epoch if fixed_epoch is None else fixed_epoch
+        return self._make(self.table, order, self._filter, fixed)
+
+    def _take(self, rows: RowArray, columns: Columns) -> pa.Table:
+        scan = build_scan([self.table], columns, None, [], {})
+        what = f"taking {len(rows)} rows of {self.table}"
+        return RetryPolicy().call(lambda: take_rows(scan, rows, are_offsets=rows.dtype == np.int64), what)
+
+
+def table_identity(table: TableRef) -> str:
+    """What tells one version of one dataset from all others, wherever it lies: a digest of its files' names.
+
+    Lance gives its files random names, so that equal names mean equal data.
+    """
+    return _identity(table.cache_key, table)
+
+
+@lru_cache(maxsize=64)
+def _identity(key: str, table: TableRef) -> str:  # noqa: ARG001  the key stands for the table
+    digest = hashlib.blake2b(digest_size=16)
+    for fragment in table.open().get_fragments():
+        names = [data_file.path for data_file in fragment.data_files()]
+        digest.update(f"{fragment.fragment_id}:{names}:{fragment.deletion_file()}\n".encode())
+    return digest.hexdigest()
+
+
+def _check_identity(table: TableRef, expected: str) -> None:
+    if (found := table_identity(table)) != expected:
+        raise InvalidArgumentError(
+            f"the permutation is of another dataset than the one at {table} now: "
+            f"its identity was {expected}, and this one's is {found}"
+        )
+
+
+def _filtered_rows(table: TableRef, filter: str) -> ExplicitRows:
+    scan = build_scan([table], [ROW_ID], filter, [], {})
+    ids = scan.scanner(0).to_table()[ROW_ID].to_numpy()
+    return ExplicitRows(ids.astype(np.uint64, copy=False))
+
+
+def _hashed_rows(table: TableRef, order: RowPermutation, by: list[str]) -> tuple[RowArray, npt.NDArray[np.uint64]]:
+    """Row ids and hashes of the columns ``by`` of all rows of an order."""
+    scan = build_scan([table], [*by, ROW_ID], None, [], {})
+    rows = order.rows()
+    if isinstance(order.base, DenseRows) and len(rows) == order.base.count:
+        found = scan.scanner(0).to_table().take(pa.array(rows))
+    else:
+        found = take_rows(scan, rows, are_offsets=rows.dtype == np.int64)
+    hashes = stable_hash64(*(_hashable(found[name]) for name in by))
+    return found[ROW_ID].to_numpy().astype(np.uint64, copy=False), hashes
+
+
+def _hashable(column: pa.ChunkedArray) -> Any:
+    if pa.types.is_integer(column.type) and column.null_count == 0:
+        return column.to_numpy()
+    return column.to_pylist()
+
+
+def _fitting_clump(clump: int, window: int | Auto) -> int:
+    """The largest power of two up to ``clump`` that divides ``window``."""
+    while isinstance(window, int) and clump > 1 and window % clump:
+        clump //= 2
+    return clump

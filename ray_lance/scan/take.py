@@ -1,0 +1,158 @@
+"""Reading rows by number: one sorted, batched take, with the order restored in memory."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import lance
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ray_lance.order import ExplicitRows, RowPermutation
+from ray_lance.order.rows import RowArray
+from ray_lance.retry import RetryPolicy
+from ray_lance.scan.plan import MAX_TASK_BYTES, TaskSizing
+from ray_lance.scan.reader import Fill
+from ray_lance.scan.scan import FRAGMENT_ID, META_COLUMNS, ROW_ADDRESS, Scan, quoted_path
+from ray_lance.tensors import deliver
+
+__all__ = ["PermutationPlan", "PermutationRange", "plan_positions", "take_rows"]
+
+# A window is read whole where it can be: a part of one touches all of its clumps. Larger ones are cut all the same.
+MAX_WINDOW_BYTES = 4 * MAX_TASK_BYTES
+
+
+@dataclass(frozen=True)
+class PermutationRange:
+    """Positions ``[start, stop)`` of a permutation."""
+
+    start: int
+    stop: int
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of the range."""
+        return self.stop - self.start
+
+
+@dataclass(frozen=True)
+class PermutationPlan:
+    """What all tasks of one read in a permutation's order share; sent to the workers once.
+
+    Attributes:
+        scan: The table and the columns to read; without a filter.
+        order: The order, with its epoch. Its row addresses, if it has any, may travel apart: see :meth:`with_rows`.
+        schema: Schema of the tables to deliver.
+        row_bytes: Mean bytes of a row.
+        fill: What replaces nulls where a tensor cannot hold them: one value, or one by column.
+        retry: What to do when storage fails.
+    """
+
+    scan: Scan
+    order: RowPermutation
+    schema: pa.Schema
+    row_bytes: float
+    fill: Fill = None
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+
+    def with_rows(self, addresses: RowArray) -> PermutationPlan:
+        """The same plan with the row addresses that its order runs over."""
+        return replace(self, order=self.order.with_base(ExplicitRows(addresses)))
+
+    def read(self, task: PermutationRange, limit: int | None = None) -> Iterator[pa.Table]:
+        """Read a task in one take.
+
+        Args:
+            task: The positions to read.
+            limit: Read no more rows than this.
+
+        Yields:
+            One table of ``schema``, in the order of the permutation.
+        """
+        stop = task.stop if limit is None else min(task.stop, task.start + limit)
+        rows = self.order.rows(task.start, stop)
+        yield self.fetch(rows)
+
+    def fetch(self, rows: RowArray) -> pa.Table:
+        """The given rows, in the given order, as a table of ``schema``."""
+        what = f"taking {len(rows)} rows of {self.scan.tables[0]}"
+        is_dense = rows.dtype == np.int64
+        table = self.retry.call(lambda: take_rows(self.scan, rows, are_offsets=is_dense), what)
+        return deliver(table, self.schema, fill=self.fill) if self.scan.names else table
+
+
+def plan_positions(order: RowPermutation, sizing: TaskSizing) -> list[PermutationRange]:
+    """Tasks of about the wanted size that cover ``order``, cut between windows where that is possible.
+
+    Args:
+        order: The order to read.
+        sizing: Wanted size of the tasks.
+    """
+    count = len(order)
+    if count == 0:
+        return []
+    if sizing.num_tasks is not None:
+        tasks = min(count, sizing.num_tasks)
+        return _ranges([task * count // tasks for task in range(tasks + 1)])
+    rows_per_task = int(max(1, sizing.rows_per_task(count)))
+    edges = order.window_edges()
+    longest = int(np.diff(edges).max(initial=0))
+    if longest * sizing.row_bytes > MAX_WINDOW_BYTES or len(edges) <= 2:
+        tasks = -(-count // rows_per_task)
+        return _ranges([task * count // tasks for task in range(tasks + 1)])
+    # The last edge within each task's share of the rows; a window that is larger than the share is a task of its own.
+    windows = max(1, rows_per_task // max(1, longest))
+    return _ranges([*edges[:-1:windows].tolist(), int(edges[-1])])
+
+
+def take_rows(scan: Scan, rows: RowArray, *, are_offsets: bool) -> pa.Table:
+    """Rows of the scan's table by number, in the given order; a row may be asked for more than once.
+
+    Args:
+        scan: One table and its columns, as stored; a filter is not looked at.
+        rows: Shape ``(k,)``: offsets among the live rows, or row ids.
+        are_offsets: Which of both they are.
+    """
+    dataset = scan.tables[0].open()
+    by_place = np.argsort(rows, kind="stable")
+    in_order = rows[by_place]
+    table = _take(scan, dataset, in_order, are_offsets)
+    restored: npt.NDArray[np.int64] = np.empty_like(by_place)
+    restored[by_place] = np.arange(len(rows))
+    return table.take(pa.array(restored)) if scan.names else table
+
+
+def _take(scan: Scan, dataset: lance.LanceDataset, rows: RowArray, are_offsets: bool) -> pa.Table:
+    blobs = scan.blob_columns()
+    columns = _take_columns(scan, blobs)
+    table = dataset.take(rows, columns) if are_offsets else dataset._take_rows(rows, columns)
+    for name in blobs:
+        selection: dict[str, Any] = {"indices" if are_offsets else "ids": rows}
+        values = [value for _, value in dataset.read_blobs(name, **selection, preserve_order=True)]
+        table = table.append_column(name, pa.array(values, pa.large_binary()))
+    if FRAGMENT_ID in scan.names:
+        table = table.append_column(FRAGMENT_ID, pc.shift_right(table[ROW_ADDRESS], pa.scalar(32, pa.uint64())))
+    return table.select(list(scan.names))
+
+
+def _take_columns(scan: Scan, blobs: tuple[str, ...]) -> list[str] | dict[str, str]:
+    wanted = [name for name in scan.names if name not in blobs and name != FRAGMENT_ID]
+    if FRAGMENT_ID in scan.names and ROW_ADDRESS not in wanted:
+        wanted.append(ROW_ADDRESS)
+    if not wanted:
+        wanted.append(ROW_ADDRESS)  # something has to carry the number of rows
+    if isinstance(scan.columns, Mapping):
+        return {name: scan.columns.get(name, name) for name in wanted}
+    # A take gives "a.b" as a struct, unless it is asked for as an expression.
+    if any("." in name for name in wanted):
+        return {name: name if name in META_COLUMNS else quoted_path(name) for name in wanted}
+    return wanted
+
+
+def _ranges(bounds: list[int]) -> list[PermutationRange]:
+    return [PermutationRange(start, stop) for start, stop in itertools.pairwise(bounds) if start < stop]

@@ -1,0 +1,300 @@
+"""Permutation: the order of a table's rows, as a recipe."""
+
+from __future__ import annotations
+
+import itertools
+import pickle
+import shutil
+
+import lance
+import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pytest
+import torch
+
+import ray_lance
+from ray_lance import Permutation
+from tests.datasets import sample_table, write_fragments
+
+
+@pytest.fixture
+def table(uri):
+    return write_fragments(uri, [40, 1, 39, 20])
+
+
+def ids_of(permutation: Permutation, **options) -> list[int]:
+    return permutation.fetch(range(len(permutation)), columns=["id"], format="python_col", **options)["id"]
+
+
+class TestOrder:
+    def test_is_the_scan_order_at_first(self, table, uri):
+        assert ids_of(Permutation(uri)) == table.to_table()["id"].to_pylist()
+
+    def test_skips_deleted_rows(self, table, uri):
+        table.delete("id % 3 = 0")
+        permutation = Permutation(uri)
+        assert len(permutation) == 66
+        assert ids_of(permutation) == [i for i in range(100) if i % 3]
+
+    @pytest.mark.parametrize(("clump", "window"), [(1, 1), (4, 16), (8, 8), (16, 1600), ("auto", "auto"), ("auto", 6)])
+    def test_a_shuffle_has_every_row_once(self, table, uri, clump, window):
+        shuffled = Permutation(uri).shuffle(5, clump, window)
+        assert sorted(ids_of(shuffled)) == list(range(100))
+        assert ids_of(shuffled) != list(range(100))
+
+    def test_depends_on_seed_and_epoch_alone(self, table, uri):
+        shuffled = Permutation(uri).shuffle(5)
+        assert ids_of(shuffled) == ids_of(Permutation(uri).shuffle(5))
+        assert ids_of(shuffled) == ids_of(shuffled.epoch(0))
+        assert ids_of(shuffled) != ids_of(shuffled.epoch(1))
+        assert ids_of(shuffled) != ids_of(Permutation(uri).shuffle(6))
+
+    def test_shards_are_disjoint_and_complete(self, table, uri):
+        shuffled = Permutation(uri).shuffle(5)
+        shards = [ids_of(shuffled.shard(rank, 3)) for rank in range(3)]
+        assert list(itertools.chain(*shards)) == ids_of(shuffled)
+
+    def test_slices_like_a_sequence(self, table, uri):
+        shuffled = Permutation(uri).shuffle(5)
+        assert ids_of(shuffled[10:-20]) == ids_of(shuffled)[10:-20]
+
+    def test_of_a_filter(self, table, uri):
+        table.delete("id = 13")
+        permutation = Permutation(uri, filter="label = 3")
+        assert ids_of(permutation) == [3, 23, 33, 43, 53, 63, 73, 83, 93]
+        assert sorted(ids_of(permutation.shuffle(1))) == ids_of(permutation)
+
+    def test_of_a_filter_that_nothing_passes(self, table, uri):
+        assert len(Permutation(uri, filter="id > 1000")) == 0
+
+    def test_with_stable_row_ids(self, uri):
+        lance.write_dataset(sample_table(50), uri, enable_stable_row_ids=True, max_rows_per_file=10)
+        dataset = lance.dataset(uri)
+        dataset.delete("id < 5")
+        dataset.optimize.compact_files()
+        assert ids_of(Permutation(uri)) == list(range(5, 50))
+        assert ids_of(Permutation(uri, filter="label = 7")) == [7, 17, 27, 37, 47]
+
+    def test_stays_pinned(self, table, uri):
+        shuffled = Permutation(uri).shuffle(5)
+        before = ids_of(shuffled)
+        recipe = pickle.dumps(shuffled)
+        lance.write_dataset(sample_table(30, 100), uri, mode="append")
+        changed = lance.dataset(uri)
+        changed.delete("id < 50")
+        changed.optimize.compact_files()
+        assert ids_of(shuffled) == before
+        assert ids_of(pickle.loads(recipe)) == before
+
+
+class TestSplit:
+    def test_parts_are_disjoint_and_complete(self, table, uri):
+        parts = Permutation(uri).split({"train": 0.8, "val": 0.2}, seed=3)
+        assert {name: len(part) for name, part in parts.items()} == {"train": 80, "val": 20}
+        assert sorted(ids_of(parts["train"]) + ids_of(parts["val"])) == list(range(100))
+
+    def test_parts_are_the_same_in_every_epoch(self, table, uri):
+        part = Permutation(uri).split({"val": 0.2}, seed=3)["val"].shuffle(1)
+        assert sorted(ids_of(part.epoch(0))) == sorted(ids_of(part.epoch(1)))
+
+    def test_without_a_seed_is_sequential(self, table, uri):
+        parts = Permutation(uri).split({"a": 0.5, "b": 0.25}, seed=None)
+        assert ids_of(parts["a"]) == list(range(50))
+        assert ids_of(parts["b"]) == list(range(50, 75))
+
+    @pytest.mark.parametrize("by", ["label", "text", ["label", "text"]])
+    @pytest.mark.parametrize("filter", [None, "id > 20"])
+    def test_by_columns_keeps_equal_values_together_and_stays_when_rows_are_appended(self, table, uri, by, filter):
+        fractions = {"train": 0.7, "val": 0.3}
+        before = {name: ids_of(part) for name, part in Permutation(uri, filter).split(fractions, by=by).items()}
+        lance.write_dataset(sample_table(40, 100), uri, mode="append")
+        after = {name: ids_of(part) for name, part in Permutation(uri, filter).split(fractions, by=by).items()}
+        assert sorted(itertools.chain(*after.values())) == list(range(0 if filter is None else 21, 140))
+        for name in fractions:
+            assert before[name] == [i for i in after[name] if i < 100]
+        if by == "label":
+            assert {i % 10 for i in after["train"]}.isdisjoint(i % 10 for i in after["val"])
+
+    @pytest.mark.parametrize(
+        ("fractions", "options", "message"),
+        [
+            ({"a": 0.7, "b": 0.7}, {}, "add up to"),
+            ({"a": 0.7, "b": 0.7}, {"by": "label"}, "add up to"),
+            ({"a": -0.1}, {}, "must be a positive number"),
+            ({}, {}, "fractions is empty"),
+            ({"a": 0.5}, {"by": "lable"}, "'lable'. Did you mean 'label'"),
+            ({"a": 0.5}, {"by": "label", "seed": None}, "seed=None"),
+            ({"a": 0.5}, {"by": "vec"}, "columns"),
+        ],
+    )
+    def test_wrong_fractions_are_refused(self, table, uri, fractions, options, message):
+        with pytest.raises(ray_lance.InvalidArgumentError, match=message):
+            Permutation(uri).split(fractions, **options)
+
+
+class TestFingerprint:
+    def test_is_the_same_wherever_the_dataset_lies(self, table, uri, tmp_path):
+        shutil.copytree(uri, tmp_path / "elsewhere.lance")
+        here, there = Permutation(uri).shuffle(5), Permutation(tmp_path / "elsewhere.lance").shuffle(5)
+        assert here.fingerprint == there.fingerprint
+
+    def test_does_not_cover_the_epoch(self, table, uri):
+        shuffled = Permutation(uri).shuffle(5)
+        assert shuffled.epoch(3).fingerprint == shuffled.fingerprint
+
+    def test_differs_for_every_other_order(self, table, uri, tmp_path):
+        other = str(tmp_path / "other.lance")
+        lance.write_dataset(table.to_table(), other)
+        base = Permutation(uri)
+        shuffled = base.shuffle(5, 4, 16)
+        orders = [
+            base,
+            shuffled,
+            base.shuffle(6, 4, 16),
+            base.shuffle(5, 2, 16),
+            base.shuffle(5, 4, 32),
+            shuffled[1:],
+            shuffled.shard(0, 2),
+            base.split({"a": 0.5})["a"],
+            Permutation(uri, filter="id >= 0"),
+            Permutation(uri, version=2),
+            Permutation(other),
+        ]
+        assert len({order.fingerprint for order in orders}) == len(orders)
+
+
+class TestPickled:
+    def test_is_a_recipe_of_less_than_2_kb(self, uri):
+        write_fragments(uri, [1] * 300)
+        shuffled = Permutation(uri).split({"a": 0.5})["a"].shuffle(5).shard(1, 3)
+        recipe = pickle.dumps(shuffled)
+        assert len(recipe) < 2048
+        assert ids_of(pickle.loads(recipe)) == ids_of(shuffled)
+
+    def test_of_a_dataset_that_was_replaced_is_refused(self, table, uri):
+        recipe = pickle.dumps(Permutation(uri))
+        shutil.rmtree(uri)
+        write_fragments(uri, [40, 1, 39, 20])
+        with pytest.raises(ray_lance.InvalidArgumentError, match="is of another dataset"):
+            pickle.loads(recipe).fetch([0])
+
+
+class TestFetch:
+    @pytest.fixture
+    def permutation(self, table, uri):
+        return Permutation(uri)
+
+    def test_torch(self, permutation):
+        batch = permutation.fetch([3, 99, 3], columns=["id", "vec", "text"])
+        assert torch.equal(batch["id"], torch.tensor([3, 99, 3]))
+        assert torch.equal(batch["vec"], torch.tensor([[3.0] * 4, [99.0] * 4, [3.0] * 4]))
+        assert batch["text"] == ["row 3", "row 99", "row 3"]
+
+    def test_torch_row_and_col(self, permutation):
+        rows = permutation.fetch([3, 99], columns=["id", "label"], format="torch_row")
+        assert [row.tolist() for row in rows] == [[3, 3], [99, 9]]
+        assert permutation.fetch([3, 99], columns=["id", "label"], format="torch_col").tolist() == [[3, 99], [3, 9]]
+
+    def test_numpy(self, permutation):
+        batch = permutation.fetch([3, 99], format="numpy")
+        assert batch["vec"].shape == (2, 4)
+        assert batch["vec"].dtype == np.float32
+        assert batch["text"].tolist() == ["row 3", "row 99"]
+
+    def test_python(self, permutation):
+        assert permutation.fetch([3], format="python") == [{"id": 3, "label": 3, "vec": [3.0] * 4, "text": "row 3"}]
+        assert permutation.fetch([3, 4], columns=["id"], format="python_col") == {"id": [3, 4]}
+
+    def test_frames(self, permutation):
+        assert isinstance(permutation.fetch([3], format="arrow"), pa.Table)
+        assert isinstance(permutation.fetch([3], format="pandas"), pd.DataFrame)
+        assert isinstance(permutation.fetch([3], format="polars"), pl.DataFrame)
+        assert permutation.fetch([3, 1], format="polars")["id"].to_list() == [3, 1]
+
+    @pytest.mark.parametrize(("indices", "expected"), [(7, [7]), (-1, [99]), ([-100, 5], [0, 5]), ([], [])])
+    def test_indices_as_python_has_them(self, permutation, indices, expected):
+        assert permutation.fetch(indices, columns=["id"], format="python_col")["id"] == expected
+
+    @pytest.mark.parametrize("indices", [[100], [-101], [0, 5, 1000]])
+    def test_out_of_range(self, permutation, indices):
+        with pytest.raises(IndexError, match="out of range for 100 rows"):
+            permutation.fetch(indices)
+
+    def test_unknown_format_and_column(self, permutation):
+        with pytest.raises(ray_lance.InvalidArgumentError, match="format='tensor' must be one of"):
+            permutation.fetch([0], format="tensor")
+        with pytest.raises(ray_lance.UnknownColumnError, match="'idd'"):
+            permutation.fetch([0], columns=["idd"])
+        with pytest.raises(ray_lance.TensorConversionError, match="column 'vec' is no column of numbers"):
+            permutation.fetch([0], columns=["vec"], format="torch_col")
+
+
+class TestSaved:
+    @pytest.mark.parametrize(
+        "make",
+        [
+            lambda p: p,
+            lambda p: p.shuffle(5, 4, 16).epoch(3),
+            lambda p: p.split({"a": 0.5}, seed=2)["a"].shuffle(1)[5:20],
+            lambda p: p.split({"a": 0.5}, by="label")["a"].shuffle(1),
+            lambda p: p.split({"a": 0.5}, seed=None)["a"],
+        ],
+    )
+    @pytest.mark.parametrize("filter", [None, "id > 10"])
+    def test_comes_back_as_it_was(self, table, uri, tmp_path, make, filter):
+        permutation = make(Permutation(uri, filter))
+        permutation.save(tmp_path / "saved.lance")
+        loaded = Permutation.load(tmp_path / "saved.lance")
+        assert loaded == permutation
+        assert loaded.fixed_epoch == permutation.fixed_epoch
+        assert ids_of(loaded) == ids_of(permutation)
+
+    def test_never_replaces_anything(self, table, uri):
+        with pytest.raises(ray_lance.DatasetExistsError, match="choose another place"):
+            Permutation(uri).save(uri)
+
+    def test_holds_no_storage_option(self, table, uri, tmp_path):
+        ref = ray_lance.TableRef.of(uri, storage_options={"aws_secret_access_key": "hunter2"})
+        Permutation(ref).save(tmp_path / "saved.lance")
+        assert not any(b"hunter2" in file.read_bytes() for file in tmp_path.rglob("*") if file.is_file())
+
+    def test_of_a_dataset_that_was_replaced_is_refused(self, table, uri, tmp_path):
+        Permutation(uri).save(tmp_path / "saved.lance")
+        shutil.rmtree(uri)
+        write_fragments(uri, [40, 1, 39, 20])
+        with pytest.raises(ray_lance.InvalidArgumentError, match="is of another dataset"):
+            Permutation.load(tmp_path / "saved.lance")
+
+    def test_of_something_else(self, table, uri, tmp_path):
+        with pytest.raises(ray_lance.InvalidArgumentError, match=r"no permutation that Permutation.save wrote"):
+            Permutation.load(uri)
+        with pytest.raises(ray_lance.DatasetNotFoundError):
+            Permutation.load(tmp_path / "nothing.lance")
+
+
+class TestArguments:
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ({"clump": 0}, "clump=0"),
+            ({"window": -1}, "window=-1"),
+            ({"clump": 3, "window": 10}, "window=10 is not nested with clump=3"),
+            ({"clump": "big"}, "clump='big'"),
+            ({"seed": 1.5}, "seed"),
+        ],
+    )
+    def test_of_a_shuffle(self, table, uri, arguments, message):
+        with pytest.raises(ray_lance.InvalidArgumentError, match=message):
+            Permutation(uri).shuffle(**{"seed": 1, **arguments})
+
+    def test_others(self, table, uri):
+        with pytest.raises(ray_lance.UnknownColumnError, match="filter="):
+            Permutation(uri, filter="lable = 1")
+        with pytest.raises(ray_lance.DatasetNotFoundError):
+            Permutation("/no/such/place.lance")
+        with pytest.raises(ray_lance.InvalidArgumentError, match="rank=3"):
+            Permutation(uri).shard(3, 3)
+        with pytest.raises(ray_lance.InvalidArgumentError, match="epoch"):
+            Permutation(uri).epoch(-1)
