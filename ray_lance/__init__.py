@@ -9,7 +9,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ray_lance.api import explain, read_lance, write_lance
+    from ray_lance.api import add_columns, explain, read_lance, write_lance
+    from ray_lance.data.backfill import AddColumnsSummary
+    from ray_lance.blob import blob
     from ray_lance.data.collate import TensorCollate
     from ray_lance.errors import (
         CommitError,
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "AddColumnsSummary",
     "CommitError",
     "CursorMismatchError",
     "DatasetExistsError",
@@ -42,16 +45,21 @@ __all__ = [
     "TensorConversionError",
     "UnknownColumnError",
     "WriteSummary",
+    "add_columns",
+    "blob",
     "explain",
     "read_lance",
     "write_lance",
 ]
 
 _HOMES = {
+    "AddColumnsSummary": "ray_lance.data.backfill",
     "Permutation": "ray_lance.permutation",
     "TableRef": "ray_lance.table",
     "TensorCollate": "ray_lance.data.collate",
     "WriteSummary": "ray_lance.write.options",
+    "add_columns": "ray_lance.api",
+    "blob": "ray_lance.blob",
     "explain": "ray_lance.api",
     "read_lance": "ray_lance.api",
     "write_lance": "ray_lance.api",

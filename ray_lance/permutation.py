@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any, Literal
@@ -31,10 +31,12 @@ from ray_lance.order import (
 )
 from ray_lance.order.rows import RowArray, digest_of
 from ray_lance.retry import RetryPolicy
+from ray_lance.scan.plan import MAX_TASK_BYTES, TaskSizing
 from ray_lance.scan.pushdown import Columns, build_scan
-from ray_lance.scan.scan import ROW_ID
+from ray_lance.scan.scan import ROW_ID, Scan
 from ray_lance.scan.size import row_bytes
-from ray_lance.scan.take import take_rows
+from ray_lance.scan.stream import batches_of, read_ahead
+from ray_lance.scan.take import plan_positions, take_rows
 from ray_lance.table import TableRef
 
 __all__ = ["Permutation"]
@@ -250,7 +252,28 @@ class Permutation:
         """
         check_format(format)
         wanted = np.atleast_1d(np.asarray(indices))
-        return convert(self._take(self._order.take(wanted), columns), format)
+        scan = build_scan([self.table], columns, None, [], {})
+        return convert(self._take(self._order.take(wanted), scan), format)
+
+    def iter_batches(
+        self, batch_size: int, columns: Columns = None, format: Format = "torch", *, threads: int = 2
+    ) -> Iterator[Any]:
+        """All rows in order, in batches, in this process.
+
+        Args:
+            batch_size: Rows per batch; the last batch may be shorter.
+            columns: As for :func:`ray_lance.read_lance`.
+            format: As for :meth:`fetch`.
+            threads: Threads that read ahead, each a window of the order.
+        """
+        check_format(format)
+        for name, value in (("batch_size", batch_size), ("threads", threads)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise InvalidArgumentError(f"{name}={value!r} must be a whole number of at least 1")
+        scan = build_scan([self.table], columns, None, [], {})
+        ranges = plan_positions(self._order, TaskSizing(row_bytes(scan), MAX_TASK_BYTES))
+        tables = read_ahead(lambda task: self._take(self._order.rows(task.start, task.stop), scan), ranges, threads)
+        return (convert(table, format) for table in batches_of(tables, batch_size))
 
     def quality(self, batch_size: int = 1024, labels: int = 10) -> ShuffleQuality:
         """How good the shuffle is, measured on a sample of its batches without reading data."""
@@ -299,8 +322,7 @@ class Permutation:
         fixed = self._fixed_epoch if fixed_epoch is None else fixed_epoch
         return self._make(self.table, order, self._filter, fixed)
 
-    def _take(self, rows: RowArray, columns: Columns) -> pa.Table:
-        scan = build_scan([self.table], columns, None, [], {})
+    def _take(self, rows: RowArray, scan: Scan) -> pa.Table:
         what = f"taking {len(rows)} rows of {self.table}"
         return RetryPolicy().call(lambda: take_rows(scan, rows, are_offsets=rows.dtype == np.int64), what)
 

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import lance
 import pyarrow as pa
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     import ray.data
     from ray.data._internal.execution.interfaces import TaskContext
 
-__all__ = ["LanceDatasink", "RayRows", "TaskResult", "run", "write"]
+__all__ = ["LanceDatasink", "RayRows", "TaskResult", "own_error", "run", "write"]
 
 logger = logging.getLogger(__name__)
 
@@ -86,10 +86,20 @@ class LanceDatasink(Datasink[TaskResult]):
         send: Makes the new version; for tests of what happens when that fails.
 
     Attributes:
+        modes: The modes that it carries out.
         summary: What was done; None before the commit.
+
+    Raises:
+        InvalidArgumentError: ``options`` ask for a mode that takes more than a datasink, such as a merge.
     """
 
+    modes: ClassVar[tuple[str, ...]] = ("create", "append", "overwrite", "ignore")
+
     def __init__(self, table: TableRef, options: WriteOptions, *, send: Send = lance.LanceDataset.commit) -> None:
+        if options.mode not in self.modes:
+            raise InvalidArgumentError(
+                f"mode={options.mode!r}: {type(self).__name__} does {list(self.modes)}; use write()"
+            )
         self._table = table
         self._options = options
         self._send = send
@@ -245,7 +255,7 @@ def run(
         ds.write_datasink(sink, ray_remote_args=remote_args, concurrency=concurrency)
     except Exception as error:
         sink.abort()
-        own = _own_error(error)
+        own = own_error(error)
         if isinstance(own, DatasetExistsError) and job.options.mode == "ignore":
             return _nothing_done(begin(job.table.latest(), job.options))
         if own is None:
@@ -259,7 +269,7 @@ def run(
     return sink.summary
 
 
-def _own_error(error: BaseException | None) -> RayLanceError | None:
+def own_error(error: BaseException | None) -> RayLanceError | None:
     """The error of this library that ``error`` was caused by, without what Ray wraps around it."""
     while error is not None:
         if isinstance(error, RayTaskError):

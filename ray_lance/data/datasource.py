@@ -14,10 +14,12 @@ from ray.data.block import BlockMetadata
 from ray.data.context import DataContext
 from ray.data.datasource import Datasource, ReadTask
 
+from ray_lance.allocator import keep_freed_memory
 from ray_lance.scan.plan import FragmentRange, TaskSizing
 from ray_lance.scan.reader import Fill, ReadPlan
 from ray_lance.scan.scan import Scan
 from ray_lance.scan.size import row_bytes
+from ray_lance.scan.steps import StepRange
 from ray_lance.scan.take import PermutationPlan, PermutationRange
 
 __all__ = ["LanceDatasource", "PlannedRead"]
@@ -37,7 +39,7 @@ class PlannedRead:
     """
 
     plan: ReadPlan | PermutationPlan
-    tasks: tuple[FragmentRange, ...] | tuple[PermutationRange, ...]
+    tasks: tuple[FragmentRange, ...] | tuple[PermutationRange, ...] | tuple[StepRange, ...]
     sizing: TaskSizing
 
 
@@ -135,8 +137,9 @@ class LanceDatasource(Datasource):
 
 
 def _read_blocks(
-    shared: ray.ObjectRef, task: FragmentRange | PermutationRange, limit: int | None
+    shared: ray.ObjectRef, task: FragmentRange | PermutationRange | StepRange, limit: int | None
 ) -> Iterator[pa.Table]:
+    keep_freed_memory()
     for table in _fetch_plan(shared).read(task, limit):
         if not table.schema.names:
             table = table.append_column(_ROW_COUNT_COLUMN, pa.nulls(table.num_rows))
@@ -149,7 +152,9 @@ def _fetch_plan(shared: ray.ObjectRef) -> Any:
     return plan if row_addresses is None else plan.with_rows(ray.get(row_addresses))
 
 
-def _metadata(task: FragmentRange | PermutationRange, plan: ReadPlan | PermutationPlan, exact: bool) -> BlockMetadata:
+def _metadata(
+    task: FragmentRange | PermutationRange | StepRange, plan: ReadPlan | PermutationPlan, exact: bool
+) -> BlockMetadata:
     return BlockMetadata(
         num_rows=task.num_rows if exact else None,
         size_bytes=int(task.num_rows * plan.row_bytes),

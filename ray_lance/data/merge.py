@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import lance
 import numpy as np
@@ -98,6 +98,8 @@ class _MergeResult(TaskResult):
 
 class _MergeSink(LanceDatasink):
     """Writes matched rows, and replaces what they match."""
+
+    modes: ClassVar[tuple[str, ...]] = ("merge",)
 
     def write(self, blocks: Iterable[Any], ctx: TaskContext) -> TaskResult:  # noqa: ARG002
         """Write the rows of one task: those that replace rows first, then those that are new."""

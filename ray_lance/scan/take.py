@@ -19,6 +19,7 @@ from ray_lance.retry import RetryPolicy
 from ray_lance.scan.plan import MAX_TASK_BYTES, TaskSizing
 from ray_lance.scan.reader import Fill
 from ray_lance.scan.scan import FRAGMENT_ID, META_COLUMNS, ROW_ADDRESS, Scan, quoted_path
+from ray_lance.scan.steps import StepRange
 from ray_lance.tensors import deliver
 
 __all__ = ["PermutationPlan", "PermutationRange", "plan_positions", "take_rows"]
@@ -38,6 +39,10 @@ class PermutationRange:
     def num_rows(self) -> int:
         """Rows of the range."""
         return self.stop - self.start
+
+    def positions(self) -> npt.NDArray[np.int64]:
+        """The positions as an array: int64, shape ``(num_rows,)``."""
+        return np.arange(self.start, self.stop, dtype=np.int64)
 
 
 @dataclass(frozen=True)
@@ -64,7 +69,7 @@ class PermutationPlan:
         """The same plan with the row addresses that its order runs over."""
         return replace(self, order=self.order.with_base(ExplicitRows(addresses)))
 
-    def read(self, task: PermutationRange, limit: int | None = None) -> Iterator[pa.Table]:
+    def read(self, task: PermutationRange | StepRange, limit: int | None = None) -> Iterator[pa.Table]:
         """Read a task in one take.
 
         Args:
@@ -72,11 +77,9 @@ class PermutationPlan:
             limit: Read no more rows than this.
 
         Yields:
-            One table of ``schema``, in the order of the permutation.
+            One table of ``schema``, in the order of the task's positions.
         """
-        stop = task.stop if limit is None else min(task.stop, task.start + limit)
-        rows = self.order.rows(task.start, stop)
-        yield self.fetch(rows)
+        yield self.fetch(self.order.take(task.positions()[:limit]))
 
     def fetch(self, rows: RowArray) -> pa.Table:
         """The given rows, in the given order, as a table of ``schema``."""

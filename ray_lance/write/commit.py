@@ -55,7 +55,7 @@ _CONFLICT_MARKS = ("commit conflict", "dataset already exists", "_versions/0.man
 
 
 def commit_rows(job: WriteJob, fragments: Sequence[FragmentMetadata], send: Send = lance.LanceDataset.commit) -> int:
-    """Commit new rows as ``mode`` says: create, append or overwrite.
+    """Commit new rows as ``mode`` says: create, append, overwrite, or ignore where there is no dataset.
 
     Args:
         job: The job that wrote the fragments; its schema must be known.
@@ -66,10 +66,13 @@ def commit_rows(job: WriteJob, fragments: Sequence[FragmentMetadata], send: Send
         The new version.
 
     Raises:
-        DatasetExistsError: ``mode="create"`` and a dataset appeared in the meantime.
+        DatasetExistsError: A dataset exists, or appeared in the meantime, that the mode must not replace.
         CommitError: Nothing was committed.
     """
-    if job.exists and job.options.mode == "append":
+    mode = job.options.mode
+    if job.exists and mode not in ("append", "overwrite"):
+        raise DatasetExistsError(f"mode={mode!r}: a dataset stands at {job.shown_uri}; its rows are not replaced")
+    if mode == "append":
         return commit(job, lance.LanceOperation.Append(list(fragments)), send)
     return commit(job, lance.LanceOperation.Overwrite(job.schema, list(fragments)), send)
 

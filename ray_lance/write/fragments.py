@@ -31,8 +31,8 @@ from ray_lance.write.storage import Storage
 
 __all__ = ["Rows", "TableRows", "WrittenFile", "plan_files", "write_files"]
 
-# Small enough to be nothing beside a file, large enough that a page (8 MiB) is filled by few batches.
-_BATCH_BYTES = 8 * 2**20
+# Lance holds several batches at a time, more on a busy machine; larger ones make it no faster.
+_BATCH_BYTES = 4 * 2**20
 # Lance keeps rows per file in 32 bits, and a larger number wraps around.
 _MAX_ROWS = 2**31
 _MAX_BYTES = 2**60

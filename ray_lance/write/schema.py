@@ -23,6 +23,8 @@ def fit(table: pa.Table, schema: pa.Schema) -> pa.Table:
     Raises:
         SchemaMismatchError: Something would be lost; the message names the column and the first offending value.
     """
+    if table.schema.equals(schema, check_metadata=True) and all(field.nullable for field in schema):
+        return table
     duplicates = sorted({name for name in table.column_names if table.column_names.count(name) > 1})
     if duplicates:
         raise SchemaMismatchError(f"columns {duplicates} occur more than once; rename or drop the others")

@@ -13,6 +13,7 @@ import ray
 import torch
 from lance.arrow import bfloat16_array
 from ray.data import SaveMode
+from ray.data.expressions import col
 
 import ray_lance
 from ray_lance.blob import blob
@@ -234,7 +235,7 @@ def test_an_error_in_a_task_arrives_as_itself(uri):
 
 
 def test_an_empty_dataset_needs_a_schema(uri, tmp_path):
-    empty = blocks(sample_table(5)).filter(expr="id > 100")
+    empty = blocks(sample_table(5)).filter(expr=col("id") > 100)
 
     ray_lance.write_lance(empty, uri, schema=sample_table(0).schema)
     assert lance.dataset(uri).to_table().equals(sample_table(0))
@@ -247,7 +248,7 @@ def test_an_empty_dataset_needs_a_schema(uri, tmp_path):
 def test_appending_nothing_makes_no_version(uri):
     lance.write_dataset(sample_table(3), uri)
 
-    summary = ray_lance.write_lance(blocks(sample_table(5)).filter(expr="id > 100"), uri, mode="append")
+    summary = ray_lance.write_lance(blocks(sample_table(5)).filter(expr=col("id") > 100), uri, mode="append")
 
     assert (summary.rows, summary.version, lance.dataset(uri).version) == (0, 1, 1)
 

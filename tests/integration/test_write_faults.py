@@ -14,7 +14,7 @@ import ray
 
 import ray_lance
 from ray_lance.data.datasink import LanceDatasink, run
-from ray_lance.errors import CommitError, DatasetExistsError
+from ray_lance.errors import CommitError, DatasetExistsError, InvalidArgumentError
 from ray_lance.table import TableRef
 from ray_lance.write.options import WriteOptions
 from tests.datasets import sample_table
@@ -175,6 +175,11 @@ def test_concurrent_appends_are_all_there_once(uri):
     assert [result for result in results if isinstance(result, Exception)] == []
     assert ids(uri) == list(range(150)) + OLD["id"].to_pylist()
     assert orphans(uri) == []
+
+
+def test_a_datasink_alone_does_no_merge(uri):
+    with pytest.raises(InvalidArgumentError, match="mode='merge'"):
+        sink(uri, lance.LanceDataset.commit, mode="merge", on="id")
 
 
 def test_a_merge_is_done_again_after_a_conflict(uri):

@@ -231,6 +231,24 @@ class TestFetch:
             permutation.fetch([0], columns=["vec"], format="torch_col")
 
 
+class TestBatches:
+    @pytest.mark.parametrize("batch_size", [1, 7, 50, 100, 1000])
+    @pytest.mark.parametrize("window", [2, 24, 200])
+    def test_come_in_order_and_of_one_size(self, table, uri, batch_size, window):
+        shuffled = Permutation(uri).shuffle(5, 2, window)[3:]
+        batches = [batch["id"].tolist() for batch in shuffled.iter_batches(batch_size, ["id"])]
+        assert list(itertools.chain(*batches)) == ids_of(shuffled)
+        assert {len(batch) for batch in batches[:-1]} <= {batch_size}
+
+    def test_of_nothing(self, table, uri):
+        assert list(Permutation(uri, filter="id < 0").iter_batches(10)) == []
+
+    @pytest.mark.parametrize("arguments", [{"batch_size": 0}, {"batch_size": 8, "threads": 0}])
+    def test_wrong_sizes(self, table, uri, arguments):
+        with pytest.raises(ray_lance.InvalidArgumentError, match="=0 must be a whole number"):
+            Permutation(uri).iter_batches(**arguments)
+
+
 class TestSaved:
     @pytest.mark.parametrize(
         "make",

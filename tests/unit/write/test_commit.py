@@ -143,6 +143,27 @@ def test_create_refuses_a_dataset_that_appears_during_the_write(uri):
     assert orphans(uri) == []
 
 
+def test_overwrite_replaces_a_dataset_that_appears_during_the_write(uri):
+    send = FaultySend(meanwhile=lambda: lance.write_dataset(OLD, uri))
+
+    write_tables(uri, [NEW], mode="overwrite", send=send)
+
+    assert rows(uri).equals(NEW)
+    assert lance.dataset(uri, version=1).to_table().equals(OLD)
+    assert orphans(uri) == []
+
+
+@pytest.mark.parametrize("mode", ["ignore", "merge"])
+def test_rows_are_never_replaced_by_a_mode_that_does_not_say_so(uri, mode):
+    prepare(uri, "append")
+
+    with pytest.raises(DatasetExistsError, match="its rows are not replaced"):
+        write_tables(uri, [NEW], mode=mode, on="id" if mode == "merge" else ())
+
+    assert rows(uri).equals(OLD)
+    assert orphans(uri) == []
+
+
 def test_of_many_creators_one_wins(uri):
     contenders = [sample_table(10, 100 * number) for number in range(4)]
 

@@ -56,5 +56,6 @@ def test_memory_does_not_grow_with_the_file(tmp_path, row_bytes):
     small = growth(tmp_path / "small", row_bytes, 64 * MIB)
     large = growth(tmp_path / "large", row_bytes, 512 * MIB)
 
-    assert large <= 1.3 * small + 8 * MIB
-    assert large < 128 * MIB
+    # How many batches and pages are on their way at once depends on how busy the machine is, not on the file.
+    assert large <= small + 64 * MIB
+    assert large <= 128 * MIB

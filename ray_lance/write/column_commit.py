@@ -1,0 +1,262 @@
+"""Commits of new columns: claim the work, publish finished fragments in groups, release, clean up.
+
+A job claims the columns by writing its id into their field metadata, and checks before each commit that the id is
+still there. A job that takes over from one that did not come to its end also commits a fence: an operation that
+changes nothing and that Lance lets no column file pass whose job read an earlier version. So a job that only seemed
+dead cannot commit a file that its successor removes.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+
+import lance
+import pyarrow as pa
+from lance.commit import CommitConflictError
+
+from ray_lance.errors import CommitError
+from ray_lance.retry import is_transient
+from ray_lance.write.column_files import WrittenColumn
+from ray_lance.write.columns import RECORD_KEY, ColumnJob, ColumnRecord, column_fields, field_ids, record_of
+from ray_lance.write.commit import JOB_PROPERTY, Send, find_commit
+from ray_lance.write.job import WriteJob
+
+__all__ = ["GroupCommit", "claim", "commit_group", "drop_blank", "finish", "remove_leftovers", "renewed"]
+
+logger = logging.getLogger(__name__)
+
+_Build = Callable[[lance.LanceDataset], lance.LanceOperation.BaseOperation | None]
+
+
+@dataclass(frozen=True)
+class GroupCommit:
+    """What the commit of a group did.
+
+    Attributes:
+        version: The version that holds the result.
+        committed: What it holds.
+        lost: What fits the dataset no more, because others changed or removed the fragments.
+    """
+
+    version: int
+    committed: tuple[WrittenColumn, ...]
+    lost: tuple[WrittenColumn, ...]
+
+
+def claim(
+    target: WriteJob, record: ColumnRecord, columns: pa.Schema, send: Send = lance.LanceDataset.commit
+) -> ColumnJob:
+    """Begin a job: add those of the columns that are missing, without values, and write down who works on them.
+
+    Args:
+        target: The dataset, pinned to the version that the arguments were checked against.
+        record: The computation to begin or go on with.
+        columns: The columns.
+        send: Makes new versions.
+
+    Raises:
+        CommitError: Another writer added a column of that name in the meantime, or the faults outlasted every retry.
+    """
+    record = record.claimed(target.version_before or 0)
+    _add_missing(target, record, columns)
+
+    def note(dataset: lance.LanceDataset) -> lance.LanceOperation.BaseOperation | None:
+        return None if _record(dataset, record) == record else _note(dataset, record)
+
+    _commit(target, record.owner, note, send)
+    if record.unfinished:
+        _commit(target, record.owner, _fence, send)
+    return renewed(ColumnJob(target, record, columns))
+
+
+def renewed(job: ColumnJob) -> ColumnJob:
+    """The same job pinned to the latest version.
+
+    Raises:
+        CommitError: Another job has taken over.
+    """
+    table = job.target.table.latest().pin()
+    _check_owner(table.open(), job)
+    fields = column_fields(table.open().schema, job.schema.names)
+    return replace(job, target=replace(job.target, table=table), schema=fields)
+
+
+def commit_group(
+    job: ColumnJob, written: Sequence[WrittenColumn], send: Send = lance.LanceDataset.commit
+) -> GroupCommit:
+    """Make the files of a group of fragments part of the dataset, in one version.
+
+    Fragments that others changed since they were read are left out: appended rows and deletions do no harm, but files
+    that are gone (compaction) or changed mean that the values would not belong to the rows.
+
+    Raises:
+        CommitError: Another job has taken over, or conflicts and faults outlasted every retry.
+    """
+    columns = job.field_ids()
+    fitting: list[WrittenColumn] = []
+
+    def build(dataset: lance.LanceDataset) -> lance.LanceOperation.BaseOperation | None:
+        _check_owner(dataset, job)
+        fragments = {fragment.fragment_id: fragment.metadata for fragment in dataset.get_fragments()}
+        fitting[:] = [
+            each
+            for each in written
+            if (found := fragments.get(each.work.fragment_id)) is not None and each.work.fits(found, columns)
+        ]
+        if not fitting:
+            return None
+        groups = [
+            lance.LanceOperation.DataReplacementGroup(each.work.fragment_id, each.data_file()) for each in fitting
+        ]
+        return lance.LanceOperation.DataReplacement(groups)
+
+    version = _commit(job.target, job.record.owner, build, send)
+    lost = tuple(each for each in written if each not in fitting)
+    return GroupCommit(version, tuple(fitting), lost)
+
+
+def finish(job: ColumnJob, send: Send = lance.LanceDataset.commit) -> int:
+    """Write down that the job came to its end; returns the version."""
+
+    def build(dataset: lance.LanceDataset) -> lance.LanceOperation.BaseOperation:
+        _check_owner(dataset, job)
+        return _note(dataset, job.record.finished())
+
+    return _commit(job.target, job.record.owner, build, send)
+
+
+def drop_blank(job: ColumnJob) -> None:
+    """Take back columns that the job added and gave no value to."""
+    dataset = job.target.table.latest().open()
+    _check_owner(dataset, job)
+    dataset.drop_columns(job.schema.names)
+
+
+def remove_leftovers(job: ColumnJob, committed: Collection[str]) -> None:
+    """Remove the files of this job and of unfinished ones before it that no version refers to.
+
+    Args:
+        job: The job; none of its tasks may be running any more.
+        committed: Names of the files that it committed.
+    """
+    storage, record = job.target.storage(), job.record
+    owners = (record.owner, *record.unfinished)
+    prefixes = tuple(f"data/{record.generation}-{owner}" for owner in owners)
+    transactions = tuple(str(uuid.UUID(owner.ljust(32, "0")))[:18] for owner in owners)
+    try:
+        left = {path for path in storage.list("data") if path.startswith(prefixes)}
+        left -= {f"data/{name}" for name in committed}
+        left |= {path for path in storage.list("_transactions") if path.partition("-")[2].startswith(transactions)}
+        for path in left - _referred(job) if left else ():
+            job.target.options.retry.call(lambda path=path: storage.remove(path), f"removing {path}")  # type: ignore[misc]
+        for owner in owners:
+            storage.finish(f"{record.generation}-{owner}")
+    except Exception as error:
+        logger.warning("files of job %s at %s may be left behind: %s", record.owner, job.target.shown_uri, error)
+
+
+def _referred(job: ColumnJob) -> set[str]:
+    """Paths of the data and transaction files of all versions since the first unfinished job began."""
+    table = job.target.table.latest()
+    paths: set[str] = set()
+    for entry in table.open().versions():
+        version = int(entry["version"])
+        if version < job.record.since:
+            continue
+        dataset = replace(table, version=version).open()
+        paths.update(f"data/{file.path}" for fragment in dataset.get_fragments() for file in fragment.metadata.files)
+        transaction = dataset.read_transaction(version)
+        if transaction is not None:
+            paths.add(f"_transactions/{transaction.read_version}-{transaction.uuid}.txn")
+    return paths
+
+
+def _add_missing(target: WriteJob, record: ColumnRecord, columns: pa.Schema) -> None:
+    missing = [name for name in columns.names if name not in target.table.open().schema.names]
+    fields = [columns.field(name) for name in missing]
+    noted = [each.with_metadata({**(each.metadata or {}), RECORD_KEY: record.to_json()}) for each in fields]
+    attempt = 0
+    while missing:
+        dataset = target.table.latest().open()
+        present = [name for name in missing if name in dataset.schema.names]
+        if present and record_of(dataset.schema, present[0]) == record:
+            return
+        if present:
+            raise CommitError(f"another writer added the column {present[0]!r} in the meantime: run the call again")
+        try:
+            dataset.add_columns(pa.schema(noted))
+        except Exception as error:
+            attempt += 1
+            _policy(target).pause(attempt, f"adding columns to {target.shown_uri}", error)
+
+
+def _record(dataset: lance.LanceDataset, record: ColumnRecord) -> ColumnRecord | None:
+    """The record that all of the columns share."""
+    found = {record_of(dataset.schema, name) for name in record.columns}
+    return found.pop() if len(found) == 1 else None
+
+
+def _note(dataset: lance.LanceDataset, record: ColumnRecord) -> lance.LanceOperation.BaseOperation:
+    update = lance.LanceOperation.UpdateMap({RECORD_KEY: record.to_json()})
+    return lance.LanceOperation.UpdateConfig(
+        field_metadata_updates={field_ids(dataset, [name])[0]: update for name in record.columns}
+    )
+
+
+def _fence(dataset: lance.LanceDataset) -> lance.LanceOperation.BaseOperation:
+    fragments = [fragment.metadata for fragment in dataset.get_fragments()]
+    return lance.LanceOperation.Merge(fragments, dataset.lance_schema, preserves_nullability=True)
+
+
+def _check_owner(dataset: lance.LanceDataset, job: ColumnJob) -> None:
+    record = _record(dataset, job.record)
+    if record is None or record.owner != job.record.owner:
+        raise CommitError(
+            f"uri={job.target.shown_uri!r}: the columns {job.schema.names} were taken over by another call, or dropped"
+        )
+
+
+def _policy(target: WriteJob):  # type: ignore[no-untyped-def]
+    return replace(
+        target.options.retry, should_retry=lambda error: isinstance(error, CommitConflictError) or is_transient(error)
+    )
+
+
+def _commit(target: WriteJob, owner: str, build: _Build, send: Send) -> int:
+    """Commit what ``build`` makes of the latest version, once; builds anew after a conflict."""
+    attempt = 0
+    while True:
+        table = target.table.latest().pin()
+        operation = build(table.open())
+        if operation is None:
+            return int(table.open().version)
+        # A job of its own for each commit: its id, which begins with the owner's, is looked for after a failure.
+        job = replace(target, table=table, job_id=owner + uuid.uuid4().hex[:16])
+        transaction = lance.Transaction(
+            table.version,
+            operation,
+            uuid=job.transaction_uuid,
+            transaction_properties={JOB_PROPERTY: job.job_id},
+        )
+        try:
+            dataset = send(
+                job.uri,
+                transaction,
+                storage_options=dict(job.storage_options) or None,
+                namespace_client_managed_versioning=job.managed,
+                **table.namespace_arguments(),
+            )
+            return int(dataset.version)
+        except Exception as error:
+            attempt += 1
+            if (landed := find_commit(job)) is not None:
+                return landed
+            try:
+                _policy(target).pause(attempt, f"commit to {job.shown_uri}", error)
+            except Exception:
+                raise CommitError(
+                    f"uri={job.shown_uri!r}: nothing was committed after {attempt} attempts: {error}"
+                ) from error

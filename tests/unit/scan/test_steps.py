@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ray_lance.order import BatchSchedule
+from ray_lance.scan.plan import TaskSizing
+from ray_lance.scan.steps import StepRange, plan_steps
+
+
+@st.composite
+def schedules(draw):
+    lanes, world_size = draw(st.sampled_from([1, 2, 3, 6])), draw(st.sampled_from([1, 2, 3, 6]))
+    return BatchSchedule(
+        rows=draw(st.integers(0, 300)),
+        lanes=lanes,
+        global_batch=6 * draw(st.integers(1, 4)),
+        world_size=world_size,
+        rank=draw(st.integers(0, world_size - 1)),
+        tail=draw(st.sampled_from(["drop", "pad", "uneven"])),
+        consumed=lanes * draw(st.integers(0, 20)),
+    )
+
+
+sizings = st.builds(
+    TaskSizing, row_bytes=st.just(8.0), target_bytes=st.integers(1, 2000), num_tasks=st.none() | st.integers(1, 40)
+)
+
+
+@given(schedule=schedules(), sizing=sizings)
+def test_tasks_give_every_batch_of_the_rank_in_order_whatever_their_size(schedule, sizing):
+    tasks = plan_steps(schedule, sizing)
+    read = np.concatenate([np.empty(0, np.int64), *(task.positions() for task in tasks)])
+    batches = [
+        [position for start, stop in schedule.ranges(step) for position in range(start, stop)]
+        for step in range(schedule.rank_steps)
+    ]
+    assert read.tolist() == [position for batch in batches for position in batch]
+    assert all(len(batch) == schedule.batch_size for batch in batches[:-1])
+    assert all(task.num_rows == len(task.positions()) > 0 for task in tasks)
+
+
+@pytest.mark.parametrize(
+    ("target_bytes", "num_tasks", "steps_of_tasks"),
+    [
+        (1, None, [1] * 10),
+        (160, None, [2] * 5),
+        (250, None, [2, 2, 3, 3]),
+        (10**9, None, [10]),
+        (1, 2, [10]),
+        (1, 6, [3, 3, 4]),
+        (1, 99, [1] * 10),
+    ],
+)
+def test_tasks_are_whole_steps_of_about_the_wanted_size(target_bytes, num_tasks, steps_of_tasks):
+    schedule = BatchSchedule(rows=200, lanes=2, global_batch=20, world_size=2)
+    tasks = plan_steps(schedule, TaskSizing(8.0, target_bytes, num_tasks))
+    assert sorted(task.end - task.first for task in tasks) == steps_of_tasks
+
+
+def test_no_steps_no_rows():
+    task = StepRange(BatchSchedule(100, 1, 10), 3, 3)
+    assert task.num_rows == len(task.positions()) == 0
