@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ray_lance.api import add_columns, explain, read_lance, write_lance
-    from ray_lance.data.backfill import AddColumnsSummary
     from ray_lance.blob import blob
+    from ray_lance.data.backfill import AddColumnsSummary
     from ray_lance.data.collate import TensorCollate
     from ray_lance.errors import (
         CommitError,

@@ -17,7 +17,7 @@ KEPT_BYTES = 256 * 2**20
 
 @cache
 def keep_freed_memory() -> bool:
-    """Let glibc keep up to 256 MiB of freed memory for the next allocation; once per process, for read workers.
+    """Let glibc keep up to 256 MiB of freed memory for the next allocation. For read and write workers, once each.
 
     A read task allocates buffers of its size and frees them when its block has been handed over. By default glibc gets
     such buffers from the kernel each time and returns them each time, and every page of a new buffer costs a page

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeAlias
 
@@ -11,26 +11,133 @@ import lance
 import pyarrow as pa
 from ray.data import Dataset, SaveMode
 
+from ray_lance.data.backfill import AddColumnsSummary, BackfillOptions, backfill
+from ray_lance.data.compute import Compute
 from ray_lance.data.datasink import write
 from ray_lance.data.explain import explain_dataset
 from ray_lance.data.read import Namespace, ReadOptions, read, read_permutation, table_refs, write_target
 from ray_lance.errors import InvalidArgumentError
 from ray_lance.permutation import Permutation
-from ray_lance.scan.pushdown import Columns
+from ray_lance.scan.pushdown import Columns, Filter
 from ray_lance.scan.reader import Fill
 from ray_lance.table import TableRef
 from ray_lance.write.options import DEFAULT_TARGET_BYTES, WriteOptions, WriteSummary
 
-__all__ = ["explain", "read_lance", "write_lance"]
+__all__ = ["add_columns", "explain", "read_lance", "write_lance"]
 
 Source: TypeAlias = str | os.PathLike[str] | TableRef | lance.LanceDataset | Permutation
+
+
+def add_columns(
+    uri: str | os.PathLike[str] | TableRef | None = None,
+    fn: Callable[..., Any] | None = None,
+    *,
+    input_columns: str | Sequence[str],
+    schema: pa.Schema | None = None,
+    where: str | None = None,
+    batch_size: int = 1024,
+    batch_format: str = "numpy",
+    overwrite: bool = False,
+    on_error: str = "raise",
+    fragments_per_commit: int | None = None,
+    fn_args: Sequence[Any] = (),
+    fn_kwargs: Mapping[str, Any] | None = None,
+    fn_constructor_args: Sequence[Any] = (),
+    fn_constructor_kwargs: Mapping[str, Any] | None = None,
+    num_cpus: float | None = None,
+    num_gpus: float | None = None,
+    memory: float | None = None,
+    concurrency: int | tuple[int, int] | None = None,
+    ray_remote_args: Mapping[str, Any] | None = None,
+    storage_options: Mapping[str, str] | None = None,
+    table_id: Sequence[str] | None = None,
+    namespace_impl: str | None = None,
+    namespace_properties: Mapping[str, str] | None = None,
+) -> AddColumnsSummary:
+    """Compute something for every row and keep it beside the data, as new columns of the dataset.
+
+    Only ``input_columns`` are read and only the new columns are written, one file per fragment. Finished fragments are
+    committed in groups: readers see them early, and calling again after a crash goes on with the others. Calling again
+    later computes what is missing: rows appended since, for instance. Appends and deletions by others meanwhile do no
+    harm; fragments that others rewrite meanwhile are computed again.
+
+    A call goes on with an earlier one that had the same input columns, ``where``, name of ``fn`` and arguments of
+    ``fn``. A call that differs in one of them, or whose ``fn`` has new code, needs ``overwrite=True``; if such a call
+    is interrupted, the same call without ``overwrite`` goes on with it. Rows that others update later keep the value
+    computed before: compute them again with ``overwrite=True`` and a ``where`` that selects them.
+
+    Args:
+        uri: Path or URI of the Lance dataset, or a reference to it.
+        fn: Function, or callable class that is constructed once per actor. Called with a dict of arrays by input
+            column, of shape ``(rows, *shape)`` (see ``batch_format``); returns a dict of tensors, arrays or lists of
+            as many rows by new column (or an Arrow table, or a pandas DataFrame). Without ``schema`` it is called once
+            more at the start, on the first batch, to learn the types.
+        input_columns: Columns that ``fn`` is given (``"a.b"`` for a struct's field).
+        schema: The new columns; values are converted where nothing is lost. Default: the types of the first batch.
+        where: SQL condition; rows for which it is not true are left out. They are null, or with ``overwrite`` keep
+            the value they have.
+        batch_size: Rows per call.
+        batch_format: What ``fn`` is given: ``"numpy"`` arrays, ``"torch"`` tensors, a ``"pandas"`` DataFrame or a
+            ``"pyarrow"`` table.
+        overwrite: Compute columns that exist anew.
+        on_error: When ``fn`` raises an error: ``"raise"`` stops (what is finished is committed); ``"null"`` leaves the
+            rows of the batch null and reports them in the summary. They count as done; ``overwrite=True`` with
+            ``where="column IS NULL"`` tries them again.
+        fragments_per_commit: Fragments that become visible together. Default: what is finished, every ten seconds.
+        fn_args: Further positional arguments of each call.
+        fn_kwargs: Further keyword arguments of each call.
+        fn_constructor_args: Positional arguments of the class.
+        fn_constructor_kwargs: Keyword arguments of the class.
+        num_cpus: CPUs to reserve for each task or actor.
+        num_gpus: GPUs to reserve for each task or actor.
+        memory: Heap memory in bytes to reserve for each task or actor.
+        concurrency: Most tasks at one time, or actors: a number, or the least and the most.
+        ray_remote_args: Further arguments of ``ray.remote`` for the tasks or actors.
+        storage_options: Options of the object store, such as credentials and endpoint.
+        table_id: Identifier of the table in a namespace, instead of ``uri``.
+        namespace_impl: Implementation of the namespace, such as ``"dir"`` or ``"rest"``.
+        namespace_properties: Properties of the connection to the namespace.
+
+    Returns:
+        What was done. ``lance.dataset(uri, version=summary.version_before).restore()`` takes it back.
+
+    Raises:
+        DatasetNotFoundError: There is no such dataset.
+        UnknownColumnError: ``input_columns`` or ``where`` names a column that does not exist.
+        InvalidArgumentError: An argument breaks its rule, a column exists and ``overwrite`` is not given, or ``fn``
+            cannot be pickled.
+        SchemaMismatchError: ``fn`` returned the wrong number of rows, or types that differ from the first batch's or
+            the schema's; the message names the batch's first row address.
+        RayLanceError: ``fn`` raised an error; the message names the batch's first row address.
+        CommitError: Nothing more could be committed.
+    """
+    if fn is None:
+        raise InvalidArgumentError("fn=None must be a function or a callable class")
+    if on_error not in ("raise", "null"):
+        raise InvalidArgumentError(f"on_error={on_error!r} must be 'raise' or 'null'")
+    compute = Compute(
+        fn,
+        (input_columns,) if isinstance(input_columns, str) else tuple(input_columns),
+        batch_size=batch_size,
+        batch_format=batch_format,
+        null_on_error=on_error == "null",
+        arguments=tuple(fn_args),
+        keywords=dict(fn_kwargs or {}),
+        constructor_arguments=tuple(fn_constructor_args),
+        constructor_keywords=dict(fn_constructor_kwargs or {}),
+        concurrency=concurrency,
+        ray_arguments={"num_cpus": num_cpus, "num_gpus": num_gpus, "memory": memory, **(ray_remote_args or {})},
+    )
+    options = BackfillOptions(schema, where, overwrite, fragments_per_commit)
+    table = write_target(uri, Namespace(table_id, namespace_impl, namespace_properties), storage_options)
+    return backfill(table, compute, options)
 
 
 def read_lance(
     uri: Source | Sequence[Source] | None = None,
     *,
     columns: Columns = None,
-    filter: str | None = None,
+    filter: Filter | None = None,
     version: int | str | None = None,
     shuffle: int | None = None,
     storage_options: Mapping[str, str] | None = None,
@@ -71,7 +178,8 @@ def read_lance(
             a column that one of them lacks is null there.
         columns: Names of the columns to read (``"a.b"`` for a struct's field), or names mapped to SQL expressions.
             Default: all.
-        filter: SQL condition; only rows for which it is true are read. ``Dataset.filter(expr=...)`` is pushed down too.
+        filter: SQL condition, or pyarrow expression; only rows for which it is true are read.
+            ``Dataset.filter(expr=...)`` is pushed down too.
         version: Version number or tag. Default: the latest.
         shuffle: Seed of a shuffle: the same as reading ``Permutation(uri, filter).shuffle(shuffle)``.
         storage_options: Options of the object store, such as credentials and endpoint.
@@ -119,7 +227,7 @@ def read_lance(
         with_metadata,
         override_num_blocks,
         fill,
-        scanner_options or {},
+        {} if scanner_options is None else scanner_options,
     )
     ray_arguments = {
         "num_cpus": num_cpus,
@@ -144,18 +252,20 @@ def read_lance(
         _refuse_for_permutation({**given, "namespace_properties": namespace_properties})
         permutation = uri if shuffle is None else uri.shuffle(shuffle)
         return read_permutation(permutation, options, ray_arguments)
-    store_params = {"base_store_params": base_store_params} if base_store_params else {}
     refs = table_refs(
         uri,
         Namespace(table_id, namespace_impl, namespace_properties),
         version=version,
         storage_options=storage_options,
-        dataset_options={**(dataset_options or {}), **store_params},
+        dataset_options=dataset_options,
+        base_store_params=base_store_params,
     )
     if shuffle is None:
         return read(refs, options, ray_arguments)
     if len(refs) > 1:
         raise InvalidArgumentError(f"shuffle={shuffle!r}: one dataset can be shuffled, and uri names {len(refs)}")
+    if filter is not None and not isinstance(filter, str):
+        raise InvalidArgumentError(f"filter={filter}: with shuffle= it must be SQL, whose text identifies the order")
     permutation = Permutation(refs[0], filter).shuffle(shuffle)
     return read_permutation(permutation, replace(options, filter=None), ray_arguments)
 

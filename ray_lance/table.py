@@ -22,8 +22,9 @@ from ray_lance.errors import DatasetNotFoundError, InvalidArgumentError
 __all__ = ["TableRef", "mask_uri"]
 
 _MAX_HANDLES = 64
-_OPTIONS_WITH_OWN_ARGUMENT = ("uri", "version", "storage_options", "namespace_client", "table_id", "asof", "session")
-_NOT_FOUND = re.compile(r"not found|does not exist|no such file", re.IGNORECASE)
+_OPTIONS_WITH_OWN_ARGUMENT = ("uri", "version", "storage_options", "namespace_client", "table_id")
+_NOT_FOUND = re.compile(r"not found|does not exist|no such file|not a directory", re.IGNORECASE)
+_NO_SUCH_SCHEME = re.compile(r"no object store provider found", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,8 @@ class TableRef:
         table_id: Table identifier inside the namespace.
         namespace_impl: Lance namespace implementation, such as ``"dir"`` or ``"rest"``.
         namespace_properties: Properties of the namespace connection. Masked in the repr.
-        dataset_options: Further keyword arguments of ``lance.dataset``, such as ``block_size``.
+        dataset_options: Further keyword arguments of ``lance.dataset``, such as ``block_size``; with ``asof`` and no
+            version, the version that was the latest at that time.
         manifest: The serialized manifest of the pinned version: opening with it reads no listing.
     """
 
@@ -62,9 +64,7 @@ class TableRef:
             raise InvalidArgumentError(
                 f"namespace_impl={self.namespace_impl!r}, table_id={self.table_id!r}: one needs the other"
             )
-        for name in _OPTIONS_WITH_OWN_ARGUMENT:
-            if name in self.dataset_options:
-                raise InvalidArgumentError(f"dataset_options: {name!r} is set by an argument of its own")
+        _check_dataset_options(self.dataset_options, self.version)
         if isinstance(self.version, bool) or not isinstance(self.version, (int, str, type(None))):
             raise InvalidArgumentError(f"version={self.version!r} must be a version number, a tag name, or None")
         if isinstance(self.version, int) and self.version < 1:
@@ -101,7 +101,12 @@ class TableRef:
         uri = os.fspath(source)
         if not isinstance(uri, str) or not uri:
             raise InvalidArgumentError(f"uri={uri!r} must be a path or URI that is not empty")
-        return cls(uri, version, dict(storage_options or {}), dataset_options=dict(dataset_options or {}))
+        return cls(
+            _absolute(uri),
+            version,
+            _as_dict("storage_options", storage_options),
+            dataset_options=_as_dict("dataset_options", dataset_options),
+        )
 
     def open(self) -> lance.LanceDataset:
         """The open dataset, from this process's cache where it has been opened before.
@@ -116,7 +121,13 @@ class TableRef:
         if self.manifest is not None:
             return self
         dataset = _open(self)
-        pinned = replace(self, uri=dataset.uri, version=dataset.version, manifest=dataset._ds.serialized_manifest())
+        pinned = replace(
+            self,
+            uri=_absolute(dataset.uri),
+            version=dataset.version,
+            manifest=dataset._ds.serialized_manifest(),
+            dataset_options={name: value for name, value in self.dataset_options.items() if name != "asof"},
+        )
         _handles.put(pinned, dataset)
         return pinned
 
@@ -178,10 +189,33 @@ class TableRef:
         if version is not None and self.version is None:
             changes["version"] = version
         if storage_options is not None:
-            changes["storage_options"] = dict(storage_options)
+            changes["storage_options"] = _as_dict("storage_options", storage_options)
         if dataset_options:
-            changes["dataset_options"] = {**self.dataset_options, **dataset_options}
+            changes["dataset_options"] = {**self.dataset_options, **_as_dict("dataset_options", dataset_options)}
         return replace(self, **changes) if changes else self
+
+
+def _absolute(uri: str) -> str:
+    """A relative local path as an absolute one: workers have another working directory."""
+    return uri if "://" in uri or uri.startswith("~") else os.path.abspath(uri)  # noqa: PTH100  Path would resolve ".."
+
+
+def _as_dict(name: str, value: Any) -> dict[str, Any]:
+    if value is not None and not isinstance(value, Mapping):
+        raise InvalidArgumentError(f"{name}={type(value).__name__} must be a mapping of names to values")
+    return dict(value or {})
+
+
+def _check_dataset_options(options: Mapping[str, Any], version: int | str | None) -> None:
+    for name in _OPTIONS_WITH_OWN_ARGUMENT:
+        if name in options:
+            raise InvalidArgumentError(f"dataset_options: {name!r} is set by an argument of its own")
+    if "default_scan_options" in options:
+        raise InvalidArgumentError("dataset_options: give 'default_scan_options' as scanner_options of the read")
+    if "session" in options:
+        raise InvalidArgumentError("dataset_options: a 'session' belongs to one process and cannot travel to workers")
+    if "asof" in options and version is not None:
+        raise InvalidArgumentError(f"dataset_options: 'asof' contradicts version={version!r}: give one of them")
 
 
 def mask_uri(uri: str) -> str:
@@ -245,7 +279,13 @@ def _open(ref: TableRef) -> lance.LanceDataset:
             )
         location = ref.namespace_arguments() or {"uri": ref.uri}
         return lance.dataset(version=ref.version, storage_options=storage_options, **location, **ref.dataset_options)
+    except (TypeError, OverflowError) as error:  # Python's own words about an argument of lance.dataset
+        raise InvalidArgumentError(f"dataset_options, storage_options: {error}") from error
     except (ValueError, OSError, LanceNamespaceError) as error:
+        if _NO_SUCH_SCHEME.search(str(error)):
+            raise InvalidArgumentError(f"uri={ref._shown_uri()!r}: Lance knows no storage of this scheme") from error
+        if "asof" in ref.dataset_options and "earlier than the first version" in str(error):
+            raise DatasetNotFoundError(f"dataset_options['asof']: {error}") from error
         if _NOT_FOUND.search(str(error)) is None:
             raise
         raise _not_found(ref) from error
@@ -267,7 +307,7 @@ def _not_found(ref: TableRef) -> DatasetNotFoundError:
 
 def _ref_of_open_dataset(dataset: lance.LanceDataset) -> TableRef:
     return TableRef(
-        uri=dataset.uri,
+        uri=_absolute(dataset.uri),
         version=dataset.version,
         storage_options=dict(dataset._storage_options or {}),
         manifest=dataset._ds.serialized_manifest(),

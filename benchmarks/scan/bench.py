@@ -6,13 +6,10 @@ Usage: python benchmarks/scan/bench.py [--rows 1000000] [--rounds 5]
 from __future__ import annotations
 
 import argparse
-import logging
-import os
 import shutil
 import sys
 from pathlib import Path
 
-os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import lance
@@ -24,7 +21,7 @@ from lance.fragment import write_fragments
 from lance.torch.data import LanceDataset as LanceTorchDataset
 
 import ray_lance
-from harness import DATA, compare, save
+from harness import DATA, compare, save, start_ray
 
 BATCH = 1024
 NOTE = "warm page cache, warm workers (one unmeasured round); ratios are paired within a round"
@@ -98,12 +95,7 @@ def main() -> None:
     rows, rounds = arguments.rows, arguments.rounds
     DATA.mkdir(exist_ok=True)
     several, one, tiny = generate(rows, 20), generate(rows, 1), generate(1024, 1024)
-    ray.init(
-        num_cpus=4, include_dashboard=False, logging_level="ERROR", log_to_driver=False, object_store_memory=4 * 2**30
-    )
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
+    start_ray()
     results = [
         compare("20 fragments, all columns, iter_torch_batches(1024)", full_read(several), rows=rows, rounds=rounds),
         compare("1 fragment, all columns, iter_torch_batches(1024)", full_read(one), rows=rows, rounds=rounds),

@@ -6,8 +6,6 @@ Usage: python benchmarks/shuffle/bench.py [--rows 1000000] [--rounds 3]
 from __future__ import annotations
 
 import argparse
-import logging
-import os
 import pickle
 import statistics
 import sys
@@ -15,7 +13,6 @@ import time
 import tracemalloc
 from pathlib import Path
 
-os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import lancedb
@@ -25,7 +22,7 @@ from lancedb.permutation import permutation_builder
 from scan.bench import generate
 
 import ray_lance
-from harness import DATA, compare, save
+from harness import DATA, compare, save, start_ray
 from ray_lance.order import DenseRows, RowPermutation, measure_quality
 from ray_lance.scan.plan import TaskSizing
 from ray_lance.scan.take import plan_positions
@@ -169,11 +166,7 @@ def main() -> None:
     results = [compare("in process, shuffled, arrow", in_process_contenders(uri), rows=rows, rounds=rounds, warm_ups=0)]
     points, plans = trade_off(uri), planning()
     plot(points)
-    ray.init(
-        num_cpus=4, include_dashboard=False, logging_level="ERROR", log_to_driver=False, object_store_memory=4 * 2**30
-    )
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    ray.data.DataContext.get_current().enable_progress_bars = False
+    start_ray()
     results += [
         compare("through Ray: shuffled epoch, batches of 1024", epoch_contenders(uri), rows=rows, rounds=rounds),
         compare("through Ray: first batch", first_batch_contenders(uri), rows=BATCH, rounds=rounds),

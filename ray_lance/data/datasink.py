@@ -14,6 +14,7 @@ from ray.data.block import BlockAccessor
 from ray.data.datasource.datasink import Datasink, WriteResult
 from ray.exceptions import RayTaskError
 
+from ray_lance.allocator import keep_freed_memory
 from ray_lance.errors import (
     CommitError,
     DatasetExistsError,
@@ -130,6 +131,7 @@ class LanceDatasink(Datasink[TaskResult]):
 
     def write(self, blocks: Iterable[Any], ctx: TaskContext) -> TaskResult:  # noqa: ARG002
         """Write the blocks of one task as files."""
+        keep_freed_memory()
         job = self.start()
         rows = [block for block in self.rows(blocks) if block.num_rows]
         if not rows:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -54,8 +55,8 @@ class FragmentDatasource(LanceDatasource):
 
     def apply_predicate(self, predicate_expr: Expr) -> LanceDatasource:
         """A datasource that filters in Lance; this one itself where Lance cannot, which leaves the filter to Ray."""
-        _check_columns(predicate_expr, self._scan.schema())
-        if self._scan.is_whole or isinstance(self._scan.filter, str):
+        names = _checked_columns(predicate_expr, self._scan.schema())
+        if self._scan.is_whole or isinstance(self._scan.filter, str) or not self._scan.delivers_stored(names):
             return self
         try:
             expression = predicate_expr.to_pyarrow()
@@ -73,6 +74,8 @@ class FragmentDatasource(LanceDatasource):
 
 
 def _live_fragments(scan: Scan, fragment_ids: Sequence[int] | None) -> list[list[FragmentRows]]:
+    if fragment_ids is not None:
+        fragment_ids = _checked_ids(fragment_ids)
     tables = [
         [FragmentRows(fragment.fragment_id, fragment.count_rows()) for fragment in table.open().get_fragments()]
         for table in scan.tables
@@ -98,15 +101,24 @@ def _live_fragments(scan: Scan, fragment_ids: Sequence[int] | None) -> list[list
     return [[fragment for fragment in tables[0] if fragment.fragment_id in chosen]]
 
 
+def _checked_ids(fragment_ids: Sequence[int]) -> list[int]:
+    try:
+        return [operator.index(fragment_id) for fragment_id in fragment_ids]
+    except TypeError as error:
+        raise InvalidArgumentError(f"fragment_ids={fragment_ids!r} must be a list of whole numbers") from error
+
+
 def _shortened(ids: Sequence[int]) -> str:
     return str(list(ids)) if len(ids) <= 10 else f"[{', '.join(map(str, ids[:5]))}, ..., {ids[-1]}]"
 
 
-def _check_columns(predicate: Expr, schema: pa.Schema) -> None:
+def _checked_columns(predicate: Expr, schema: pa.Schema) -> list[str]:
     from ray.data._internal.planner.plan_expression.expression_visitors import _ColumnReferenceCollector
 
     collector = _ColumnReferenceCollector()
     collector.visit(predicate)
-    for name in collector.get_column_refs():
+    names = list(collector.get_column_refs())
+    for name in names:
         if name not in schema.names:
             raise UnknownColumnError("filter(expr=)", name, schema.names)
+    return names

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
 import ray
 
 from ray_lance.data.datasource import LanceDatasource, PlannedRead
-from ray_lance.order import ExplicitRows, RowPermutation
+from ray_lance.errors import InvalidArgumentError
+from ray_lance.order import BatchSchedule, ExplicitRows, RowPermutation
+from ray_lance.permutation import Permutation
+from ray_lance.scan.plan import TaskSizing
 from ray_lance.scan.reader import Fill
 from ray_lance.scan.scan import Scan
+from ray_lance.scan.steps import StepRange, plan_steps
 from ray_lance.scan.take import PermutationPlan, PermutationRange, plan_positions
 
 __all__ = ["PermutationDatasource"]
@@ -23,6 +32,7 @@ class PermutationDatasource(LanceDatasource):
             epoch after it.
         num_tasks: Wanted number of read tasks; None sizes them by bytes.
         fill: What replaces nulls where a tensor cannot hold them: one value, or one by column.
+        description: What the permutation tells of itself; see :meth:`ray_lance.Permutation.describe`.
     """
 
     _empty_task = PermutationRange(0, 0)
@@ -35,6 +45,7 @@ class PermutationDatasource(LanceDatasource):
         fixed_epoch: bool = False,
         num_tasks: int | None = None,
         fill: Fill = None,
+        description: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(scan, num_tasks=num_tasks, fill=fill)
         base = order.base
@@ -44,11 +55,68 @@ class PermutationDatasource(LanceDatasource):
         self._order = order
         self._fixed_epoch = fixed_epoch
         self._planned_epoch = -1
+        self._description = dict(description or order.describe())
+        self._schedule: BatchSchedule | None = None
+
+    @classmethod
+    def of(cls, source: LanceDatasource) -> PermutationDatasource:
+        """The rows of a scan, in scan order, as a permutation. Rows that pass its filter are found here.
+
+        Args:
+            source: Reads all of one table through its scanner, with an SQL filter or none.
+
+        Raises:
+            InvalidArgumentError: It reads several tables or some fragments only, or has options of the scanner.
+        """
+        scan = source._scan
+        if len(scan.tables) > 1:
+            raise InvalidArgumentError(f"uri names {len(scan.tables)} datasets, and rows can be numbered in one only")
+        if scan.options:
+            raise InvalidArgumentError(
+                f"scanner_options={sorted(scan.options)} do not apply where rows are read by number: leave them out"
+            )
+        if sum(task.num_rows for task in source.planned().tasks) != scan.tables[0].open().count_rows():
+            raise InvalidArgumentError(
+                "fragment_ids do not apply where rows are read by number: choose rows with "
+                "Permutation(source, filter=...)"
+            )
+        permutation = Permutation(scan.tables[0], scan.filter)
+        return cls(
+            replace(scan, filter=None),
+            permutation.order,
+            num_tasks=source._num_tasks,
+            fill=source._fill,
+            description=permutation.describe(),
+        )
 
     @property
     def order(self) -> RowPermutation:
         """The order of the first execution, without its row addresses."""
         return self._order
+
+    @property
+    def fixed_epoch(self) -> bool:
+        """Whether every execution reads the epoch of ``order``."""
+        return self._fixed_epoch
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """What makes the order what it is, except the epoch, in plain JSON types."""
+        return dict(self._description)
+
+    def scheduled(self, schedule: BatchSchedule, epoch: int) -> PermutationDatasource:
+        """A datasource that reads one rank's batches of one epoch, one after another.
+
+        Args:
+            schedule: The rank's steps; its batches are cut from what is read in ``batch_size`` rows each.
+            epoch: Epochs after that of ``order``; without effect where the epoch is fixed.
+        """
+        clone = copy.copy(self)
+        clone._order = self._order.epoch(self._order.epoch_number + (0 if self._fixed_epoch else epoch))
+        clone._fixed_epoch = True
+        clone._schedule = schedule
+        clone._planned = None
+        return clone
 
     def planned(self, execution: int = 0) -> PlannedRead:
         """The plan of an execution, made once.
@@ -58,8 +126,18 @@ class PermutationDatasource(LanceDatasource):
         """
         epoch = self._order.epoch_number + (0 if self._fixed_epoch else execution)
         if self._planned is None or self._planned_epoch != epoch:
-            scan, order, sizing = self._scan, self._order.epoch(epoch), self._sizing(len(self._order))
+            scan, order = self._scan, self._order.epoch(epoch)
+            tasks, sizing = self._tasks(order)
             plan = PermutationPlan(scan, order, scan.schema(), sizing.row_bytes, self._fill_of_columns())
-            self._planned = PlannedRead(plan, tuple(plan_positions(order, sizing)), sizing)
+            self._planned = PlannedRead(plan, tasks, sizing)
             self._planned_epoch = epoch
         return self._planned
+
+    def _tasks(self, order: RowPermutation) -> tuple[tuple[PermutationRange, ...] | tuple[StepRange, ...], TaskSizing]:
+        if self._schedule is None:
+            sizing = self._sizing(len(order))
+            return tuple(plan_positions(order, sizing)), sizing
+        schedule = self._schedule
+        # The other ranks read at the same time: all of them together are what the cluster has to do.
+        sizing = self._sizing(schedule.steps * schedule.global_batch)
+        return tuple(plan_steps(schedule, sizing)), sizing

@@ -14,10 +14,10 @@ from ray_lance.data.fragments import FragmentDatasource
 from ray_lance.data.permuted import PermutationDatasource
 from ray_lance.errors import InvalidArgumentError
 from ray_lance.permutation import Permutation
-from ray_lance.scan.pushdown import Columns, build_scan
+from ray_lance.scan.pushdown import Columns, Filter, build_scan
 from ray_lance.scan.reader import Fill
 from ray_lance.scan.scan import FRAGMENT_ID, ROW_ADDRESS, ROW_ID
-from ray_lance.table import TableRef
+from ray_lance.table import TableRef, mask_uri
 from ray_lance.tensors import check_fill
 
 __all__ = ["Namespace", "ReadOptions", "read", "read_permutation", "table_refs", "write_target"]
@@ -48,7 +48,7 @@ class ReadOptions:
     """Which columns and rows to read, and in how many tasks. See :func:`ray_lance.read_lance`."""
 
     columns: Columns = None
-    filter: str | None = None
+    filter: Filter | None = None
     fragment_ids: Sequence[int] | None = None
     with_row_id: bool = False
     with_row_address: bool = False
@@ -59,6 +59,11 @@ class ReadOptions:
 
     def __post_init__(self) -> None:
         _check_positive("override_num_blocks", self.num_blocks)
+        if not isinstance(self.scanner_options, Mapping):
+            raise InvalidArgumentError(
+                f"scanner_options={self.scanner_options!r} must be a mapping of names to values, the keyword arguments "
+                "of lance.LanceDataset.scanner"
+            )
         for name in ("batch_size", "batch_readahead", "fragment_readahead", "io_buffer_size", "batch_size_bytes"):
             _check_positive(f"scanner_options[{name!r}]", self.scanner_options.get(name))
 
@@ -71,8 +76,8 @@ class ReadOptions:
             columns=_one_of("columns", self.columns, rest.pop("columns", None)),
             filter=_one_of("filter", self.filter, rest.pop("filter", None)),
             fragment_ids=_one_of("fragment_ids", self.fragment_ids, fragment_ids),
-            with_row_id=self.with_row_id or bool(rest.pop("with_row_id", False)),
-            with_row_address=self.with_row_address or bool(rest.pop("with_row_address", False)),
+            with_row_id=bool(rest.pop("with_row_id", False)) or self.with_row_id,
+            with_row_address=bool(rest.pop("with_row_address", False)) or self.with_row_address,
             with_metadata=self.with_metadata,
             num_blocks=self.num_blocks,
             fill=self.fill,
@@ -96,7 +101,8 @@ def table_refs(
     *,
     version: int | str | None,
     storage_options: Mapping[str, str] | None,
-    dataset_options: Mapping[str, Any],
+    dataset_options: Mapping[str, Any] | None,
+    base_store_params: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> list[TableRef]:
     """Pinned references of everything that ``source`` or ``namespace`` names.
 
@@ -104,9 +110,9 @@ def table_refs(
         InvalidArgumentError: Neither or both are given, the list of uris is empty, or versions contradict each other.
         DatasetNotFoundError: There is no such dataset, version or tag.
     """
-    options = dict(dataset_options)
+    options = _without_conflicts(dataset_options, base_store_params)
     version = _one_of("version", version, options.pop("version", None))
-    storage_options = _one_of("storage_options", storage_options, options.pop("storage_options", None))
+    storage_options = _one_secret_of("storage_options", storage_options, options.pop("storage_options", None))
     sources = list(source) if isinstance(source, (list, tuple)) else [source]
     if not sources:
         raise InvalidArgumentError("uri=[] must name at least one dataset")
@@ -130,7 +136,8 @@ def write_target(source: Any, namespace: Namespace, storage_options: Mapping[str
             raise InvalidArgumentError("uri=None: give a uri, or namespace_impl with table_id")
         return TableRef.of(source, storage_options=storage_options)
     if source is not None:
-        raise InvalidArgumentError(f"uri={source!r}: give either a uri or a namespace with table_id, not both")
+        shown = mask_uri(source) if isinstance(source, str) else source
+        raise InvalidArgumentError(f"uri={shown!r}: give either a uri or a namespace with table_id, not both")
     return TableRef(
         None,
         storage_options=dict(storage_options or {}),
@@ -188,6 +195,7 @@ def read_permutation(permutation: Permutation, options: ReadOptions, ray_argumen
         fixed_epoch=permutation.fixed_epoch,
         num_tasks=options.num_blocks,
         fill=options.fill,
+        description=permutation.describe(),
     )
     return _read_datasource(datasource, ray_arguments)
 
@@ -210,6 +218,24 @@ def _check_resources(arguments: Mapping[str, Any]) -> None:
 def _check_positive(name: str, value: Any) -> None:
     if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
         raise InvalidArgumentError(f"{name}={value!r} must be a whole number of at least 1")
+
+
+def _without_conflicts(dataset_options: Any, base_store_params: Any) -> dict[str, Any]:
+    if dataset_options is not None and not isinstance(dataset_options, Mapping):
+        raise InvalidArgumentError(
+            f"dataset_options={type(dataset_options).__name__} must be a mapping of names to values, the keyword "
+            "arguments of lance.dataset"
+        )
+    options = dict(dataset_options or {})
+    store_params = _one_secret_of("base_store_params", base_store_params, options.pop("base_store_params", None))
+    return {**options, "base_store_params": store_params} if store_params else options
+
+
+def _one_secret_of(name: str, argument: Any, option: Any) -> Any:
+    """As :func:`_one_of`, for options that may hold credentials: the values are not shown."""
+    if argument is not None and option is not None and argument != option:
+        raise InvalidArgumentError(f"{name} conflicts with dataset_options[{name!r}]: give one of them")
+    return option if argument is None else argument
 
 
 def _one_of(name: str, argument: Any, option: Any) -> Any:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import pyarrow as pa
 
@@ -13,12 +13,14 @@ from ray_lance.errors import InvalidArgumentError, UnknownColumnError
 from ray_lance.scan.scan import META_COLUMNS, Scan, has_column
 from ray_lance.table import TableRef
 
-__all__ = ["Columns", "build_scan", "check_filter", "takes_filter"]
+__all__ = ["Columns", "Filter", "build_scan", "check_filter", "takes_filter"]
 
 Columns = Sequence[str] | Mapping[str, str] | None
+Filter: TypeAlias = str | pa.compute.Expression
 
 # Columns that Lance adds to the result of a search.
 _SEARCH_COLUMNS = ("_distance", "_score", "query_index")
+_SEARCHES = {"nearest", "full_text_query"}
 _NO_FIELD = re.compile(r"No field named (.+?)\.(?=[ ,?]|$)")
 # Lance appends the place in its own source code to a message.
 _SOURCE_PLACE = re.compile(r",? ?/[^ ,]*\.rs:\d+:\d+")
@@ -27,7 +29,7 @@ _SOURCE_PLACE = re.compile(r",? ?/[^ ,]*\.rs:\d+:\d+")
 def build_scan(
     tables: Sequence[TableRef],
     columns: Columns,
-    filter: str | None,
+    filter: Filter | None,
     meta_columns: Sequence[str],
     options: Mapping[str, Any],
 ) -> Scan:
@@ -36,7 +38,7 @@ def build_scan(
     Args:
         tables: Pinned references.
         columns: Names, or names mapped to SQL expressions; None for every column of every table.
-        filter: SQL, or None.
+        filter: SQL, a pyarrow expression, or None.
         meta_columns: Those of ``_rowid``, ``_rowaddr`` and ``_fragid`` to deliver behind the others.
         options: Further scanner options.
 
@@ -45,7 +47,7 @@ def build_scan(
         InvalidArgumentError: Lance refuses the filter or an option.
     """
     schemas = [table.open().schema for table in tables]
-    wanted = _wanted_columns(columns, schemas)
+    wanted = _wanted_columns(columns, schemas, _SEARCH_COLUMNS if _SEARCHES & set(options) else ())
     if isinstance(wanted, Mapping):
         wanted = {**wanted, **{name: name for name in meta_columns}}
     else:
@@ -54,27 +56,28 @@ def build_scan(
     _check_options(scan)
     if scan.is_whole and not isinstance(wanted, Mapping):
         found = scan.scanner(0).projected_schema.names
-        scan = replace(scan, columns=(*wanted, *(name for name in _SEARCH_COLUMNS if name in found)))
+        added = (name for name in _SEARCH_COLUMNS if name in found)
+        scan = replace(scan, columns=tuple(dict.fromkeys((*wanted, *added))))
     if filter is not None:
         check_filter(scan, filter)
         scan = replace(scan, filter=filter)
     return scan
 
 
-def check_filter(scan: Scan, filter: str) -> None:
+def check_filter(scan: Scan, filter: Filter) -> None:
     """Let Lance plan the filter on every table.
 
     Raises:
         UnknownColumnError: The filter names a column that a table does not have.
         InvalidArgumentError: Lance cannot parse the filter, or its types do not fit.
     """
-    if not isinstance(filter, str) or not filter.strip():
+    if not isinstance(filter, pa.compute.Expression) and (not isinstance(filter, str) or not filter.strip()):
         raise InvalidArgumentError(f'filter={filter!r} must be a SQL condition that is not empty, such as "label = 2"')
     for table in scan.tables:
         dataset = table.open()
         try:
             dataset.scanner(filter=filter).explain_plan()
-        except (ValueError, OSError, NotImplementedError) as error:
+        except (KeyError, ValueError, OSError, NotImplementedError, pa.ArrowException) as error:
             if (missing := _NO_FIELD.search(str(error))) is not None:
                 raise UnknownColumnError(
                     f"filter={filter!r}", missing.group(1).strip('"`'), dataset.schema.names
@@ -92,7 +95,9 @@ def takes_filter(scan: Scan, expression: pa.compute.Expression) -> bool:
     return True
 
 
-def _wanted_columns(columns: Columns, schemas: Sequence[pa.Schema]) -> tuple[str, ...] | Mapping[str, str]:
+def _wanted_columns(
+    columns: Columns, schemas: Sequence[pa.Schema], added: Sequence[str]
+) -> tuple[str, ...] | Mapping[str, str]:
     stored = tuple(dict.fromkeys(name for schema in schemas for name in schema.names))
     if columns is None:
         return stored
@@ -100,8 +105,10 @@ def _wanted_columns(columns: Columns, schemas: Sequence[pa.Schema]) -> tuple[str
         return dict(columns)
     if isinstance(columns, str):
         raise InvalidArgumentError(f"columns={columns!r} must be a list of names, such as [{columns!r}]")
+    if not isinstance(columns, Iterable) or not all(isinstance(name, str) for name in columns):
+        raise InvalidArgumentError(f"columns={columns!r} must be a list of names, or names mapped to SQL expressions")
     for name in columns:
-        known = isinstance(name, str) and (name in META_COLUMNS or any(has_column(schema, name) for schema in schemas))
+        known = name in META_COLUMNS or name in added or any(has_column(schema, name) for schema in schemas)
         if not known:
             raise UnknownColumnError("columns", name, stored)
     if len(set(columns)) < len(columns):

@@ -60,6 +60,12 @@ class Scan:
         """Whether an option (such as ``nearest``) speaks of the dataset as a whole, so that one task must read it."""
         return not _WHOLE_SCAN_OPTIONS.isdisjoint(self.options)
 
+    def delivers_stored(self, names: Sequence[str]) -> bool:
+        """Whether each of ``names`` is delivered as it is stored, not computed by an SQL expression."""
+        if not isinstance(self.columns, Mapping):
+            return True
+        return all(self.columns.get(name) in (name, quoted_path(name)) for name in names)
+
     def select(self, names: Sequence[str]) -> Scan:
         """The same scan of some of its columns, in the order of ``names``.
 
@@ -121,7 +127,9 @@ class Scan:
 
     def _scanned_schema(self, table: int) -> pa.Schema:
         scanned = self.scanner(table).projected_schema
-        return pa.schema([field for field in scanned if field.name not in _META_FIELDS], metadata=scanned.metadata)
+        blobs = self.of_table(table).blob_columns()
+        fields = [_blob_bytes(field) if field.name in blobs else field for field in scanned]
+        return pa.schema([field for field in fields if field.name not in _META_FIELDS], metadata=scanned.metadata)
 
 
 def _projection(columns: tuple[str, ...] | Mapping[str, str]) -> dict[str, Any]:
@@ -157,6 +165,14 @@ def _is_blob(field: pa.Field) -> bool:
     if getattr(field.type, "extension_name", None) == "lance.blob.v2":
         return True
     return (field.metadata or {}).get(b"lance-encoding:blob") == b"true"
+
+
+def _blob_bytes(field: pa.Field) -> pa.Field:
+    """A blob column as it is scanned, marked so that a write stores its bytes as a blob again."""
+    if not pa.types.is_large_binary(field.type):  # descriptors were asked for
+        return field
+    kept = {key: text for key, text in (field.metadata or {}).items() if not key.startswith(b"ARROW:extension:")}
+    return field.with_metadata({**kept, b"lance-encoding:blob": b"true"})
 
 
 def _unify(schemas: Sequence[pa.Schema]) -> pa.Schema:

@@ -1,1 +1,8 @@
-"""Ray Train: data configuration and shards with state."""
+"""Ray Train: exact, elastic and resumable shards."""
+
+from __future__ import annotations
+
+from ray_lance.train.config import DatasetOptions, LanceDataConfig
+from ray_lance.train.shard import LanceShard
+
+__all__ = ["DatasetOptions", "LanceDataConfig", "LanceShard"]

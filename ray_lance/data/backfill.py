@@ -1,0 +1,262 @@
+"""Computes columns with Ray Data and writes them back, fragment by fragment.
+
+One streaming pipeline: read tasks deliver row ranges with their row addresses, the function runs on batches in
+tasks or actors, and the blocks come back in order, so that counting their rows tells which fragments are complete.
+Each complete fragment's column file is written by a task that gets references to the blocks; the driver sees
+references and row counts only, and commits the finished fragments in groups.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from dataclasses import dataclass, field
+
+import lance
+import pyarrow as pa
+import ray
+
+from ray_lance.data.blocks import iterate_blocks
+from ray_lance.data.column_writer import ColumnWriter, RowFailure
+from ray_lance.data.compute import Compute, count_rows
+from ray_lance.data.datasink import own_error
+from ray_lance.data.gather import Gatherer
+from ray_lance.errors import CommitError, InvalidArgumentError
+from ray_lance.retry import RetryPolicy
+from ray_lance.scan.pushdown import build_scan
+from ray_lance.table import TableRef
+from ray_lance.write.column_commit import claim, drop_blank, finish, remove_leftovers, renewed
+from ray_lance.write.columns import ColumnJob, ColumnRecord, Plan, check_columns, plan, recorded_columns
+from ray_lance.write.commit import Send
+from ray_lance.write.job import WriteJob, begin
+from ray_lance.write.options import WriteOptions
+from ray_lance.write.schema import refuse_null_types
+
+__all__ = ["AddColumnsSummary", "BackfillOptions", "backfill"]
+
+logger = logging.getLogger(__name__)
+
+# Rounds over fragments that others rewrote in the meantime.
+_MOST_ROUNDS = 5
+
+
+@dataclass(frozen=True)
+class BackfillOptions:
+    """Which values are computed, and what becomes of them.
+
+    Attributes:
+        schema: The new columns; None takes the types of the first batch.
+        where: SQL condition of the rows that get a value; None for all.
+        overwrite: Whether columns that exist are computed anew.
+        fragments_per_commit: Fragments that become visible together; None commits every ten seconds.
+        retry: How often to try again after storage faults and commit conflicts.
+    """
+
+    schema: pa.Schema | None = None
+    where: str | None = None
+    overwrite: bool = False
+    fragments_per_commit: int | None = None
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+
+    def __post_init__(self) -> None:
+        size = self.fragments_per_commit
+        if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
+            raise InvalidArgumentError(f"fragments_per_commit={size!r} must be a whole number of at least 1")
+        if self.schema is None:
+            return
+        if not isinstance(self.schema, pa.Schema) or not self.schema.names:
+            raise InvalidArgumentError(f"schema={self.schema!r} must be a pyarrow.Schema of the new columns")
+        refuse_null_types(self.schema)
+        required = [column.name for column in self.schema if not column.nullable]
+        if required:
+            raise InvalidArgumentError(
+                f"schema: columns {required} are not nullable, but rows have no value until they are computed: leave "
+                "nullable=False out"
+            )
+
+
+@dataclass(frozen=True)
+class AddColumnsSummary:
+    """What ``add_columns`` did.
+
+    Attributes:
+        uri: Location of the dataset, without credentials.
+        version_before: Version before the call: ``lance.dataset(uri, version=...).restore()`` goes back to it.
+        version: Version that holds the result; equal to ``version_before`` where nothing was to be done.
+        fragments_done: Fragments that got values.
+        fragments_skipped: Fragments that had their values already, or no row to compute.
+        rows: Rows computed.
+        rows_failed: Rows that are null because the function raised an error on their batch.
+        failures: Which rows failed, and why.
+        bytes: Bytes of the files written.
+        seconds: Wall-clock time in seconds.
+    """
+
+    uri: str
+    version_before: int
+    version: int
+    fragments_done: int
+    fragments_skipped: int
+    rows: int
+    rows_failed: int
+    failures: tuple[RowFailure, ...] = field(repr=False)
+    bytes: int
+    seconds: float
+
+
+def backfill(
+    table: TableRef, compute: Compute, options: BackfillOptions, send: Send = lance.LanceDataset.commit
+) -> AddColumnsSummary:
+    """Compute columns and write them back. See :func:`ray_lance.add_columns`.
+
+    Args:
+        table: The dataset.
+        compute: What is called on which columns.
+        options: Which values are computed, and what becomes of them.
+        send: Makes new versions; for tests of what happens when that fails.
+    """
+    started = time.perf_counter()
+    table.latest().pin()  # says so where there is no dataset
+    target = begin(table, WriteOptions(mode="append", retry=options.retry))
+    schema, record = _prepare(target, compute, options)
+    exists = set(schema.names) <= set(target.table.open().schema.names)
+    todo = _count(target.table, plan(target.table.open(), record))
+    if exists and not todo.passes and not record.owner and not record.replaces:
+        version = int(target.table.version or 0)
+        return _summary(target, version, ColumnWriter(None, 0, send), todo.done, started)
+    job = claim(target, record, schema, send)
+    writer = ColumnWriter(options.fragments_per_commit, 0 if compute.is_class else 1, send)
+    try:
+        done = _run_rounds(job, compute, options, writer)
+        version = finish(job, send)
+    except BaseException as error:
+        _wind_up(job, writer, error, added=not set(schema.names) & set(target.table.open().schema.names))
+        own = own_error(error)
+        if own is None or own is error:
+            raise
+        raise own from error
+    remove_leftovers(job, _names(writer))
+    return _summary(target, version, writer, done, started)
+
+
+def _prepare(target: WriteJob, compute: Compute, options: BackfillOptions) -> tuple[pa.Schema, ColumnRecord]:
+    """Check everything that can be checked before the work starts; returns the new columns and their record."""
+    dataset = target.table.open()
+    compute.check_against(dataset.schema)
+    build_scan([target.table], list(compute.input_columns), options.where, [], {})  # checks the condition
+    recipe = compute.recipe(options.where)
+    schema = options.schema or recorded_columns(dataset.schema, recipe)
+    if schema is None:
+        try:
+            schema = compute.first_schema(target.table, options.where)
+        except Exception as error:
+            own = own_error(error)
+            if own is None:
+                raise
+            raise own from error
+    return schema, check_columns(dataset.schema, schema, recipe, overwrite=options.overwrite)
+
+
+def _run_rounds(job: ColumnJob, compute: Compute, options: BackfillOptions, writer: ColumnWriter) -> int:
+    """Compute until every fragment has its values; returns how many had them before."""
+    done = 0
+    for number in range(_MOST_ROUNDS):
+        todo = _count(job.target.table, plan(job.target.table.open(), job.record))
+        done = done if number else todo.done
+        writer.begin(job)
+        progress = _Progress(sum(len(each.fragments) for each in todo.passes), done)
+        for each in todo.passes:
+            rows = compute.dataset(
+                job.target.table,
+                each,
+                job.schema,
+                exact=options.schema is None,
+                fragments_per_task=options.fragments_per_commit,
+            )
+            gatherer: Gatherer[ray.ObjectRef] = Gatherer(each.fragments)
+            for found in iterate_blocks(rows):
+                writer.submit([] if found is None else gatherer.add(found.block, found.start, found.stop))
+                progress.show(writer)
+            gatherer.finish()
+        writer.finish()
+        progress.end(writer)
+        if not writer.lost:
+            return done
+        logger.info("%d fragments were rewritten by others and are computed again", len(writer.lost))
+        writer.lost = []
+        job = renewed(job)
+    raise CommitError(
+        f"uri={job.target.shown_uri!r}: others kept rewriting fragments during {_MOST_ROUNDS} rounds; "
+        "what is finished is committed, and calling again computes the rest"
+    )
+
+
+def _count(table: TableRef, todo: Plan) -> Plan:
+    counted = [count_rows(table, each) for each in todo.passes]
+    before, after = (sum(len(each.fragments) for each in passes) for passes in (todo.passes, counted))
+    return Plan(tuple(each for each in counted if each.fragments), todo.done + before - after)
+
+
+def _wind_up(job: ColumnJob, writer: ColumnWriter, error: BaseException, *, added: bool) -> None:
+    """After a failure: commit what is finished, remove the other files, and columns that got no value at all."""
+    try:
+        if isinstance(error, Exception):
+            writer.salvage()
+        else:
+            writer.abandon()
+        if added and not writer.committed:
+            drop_blank(job)
+    except Exception as second:
+        logger.warning("after %s: %s", type(error).__name__, second)
+    remove_leftovers(job, _names(writer))
+
+
+def _names(writer: ColumnWriter) -> list[str]:
+    return [written.file["path"] for written in writer.committed]
+
+
+def _summary(target: WriteJob, version: int, writer: ColumnWriter, done: int, started: float) -> AddColumnsSummary:
+    return AddColumnsSummary(
+        uri=target.shown_uri,
+        version_before=int(target.table.version or 0),
+        version=version,
+        fragments_done=len(writer.committed),
+        fragments_skipped=done,
+        rows=sum(written.work.rows for written in writer.committed),
+        rows_failed=sum(len(failure.row_addresses) for failure in writer.failures),
+        failures=tuple(writer.failures),
+        bytes=sum(written.num_bytes for written in writer.committed),
+        seconds=time.perf_counter() - started,
+    )
+
+
+class _Progress:
+    """A line on the terminal, where there is one, and in the log at the end."""
+
+    def __init__(self, fragments: int, done: int) -> None:
+        self._left = fragments
+        self._done = done
+        self._started = self._shown = time.monotonic()
+
+    def show(self, writer: ColumnWriter) -> None:
+        """Show how far the work is, at most twice a second."""
+        if sys.stderr.isatty() and time.monotonic() - self._shown > 0.5:
+            self._shown = time.monotonic()
+            sys.stderr.write(f"\r{self._text(writer)}".ljust(100))
+
+    def end(self, writer: ColumnWriter) -> None:
+        """Show the end."""
+        if sys.stderr.isatty():
+            sys.stderr.write("\r" + " " * 100 + "\r")
+        logger.info("%s", self._text(writer))
+
+    def _text(self, writer: ColumnWriter) -> str:
+        rows = sum(written.work.rows for written in writer.committed)
+        speed = rows / max(1e-3, time.monotonic() - self._started)
+        failed = sum(len(failure.row_addresses) for failure in writer.failures)
+        done = len(writer.committed)
+        return (
+            f"add_columns: {done + self._done} fragments done, {max(0, self._left - done)} left, {speed:,.0f} rows/s, "
+            f"{failed} rows failed"
+        )

@@ -1,0 +1,199 @@
+"""Calling a user's function on batches of rows that know their addresses, and checking what it returns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from ray.data.block import BlockAccessor
+
+from ray_lance.errors import InvalidArgumentError, RayLanceError, SchemaMismatchError, TensorConversionError
+from ray_lance.scan.scan import ROW_ADDRESS
+from ray_lance.tensors import conform, from_tensors, storable, to_tensors
+from ray_lance.write.schema import refuse_null_types
+
+__all__ = ["BATCH_FORMATS", "FAILURE", "BatchCall", "ClassOnBatches", "call_on_batch", "first_schema", "rebatched"]
+
+FAILURE = "_ray_lance_failure"
+
+BATCH_FORMATS: Mapping[str, Callable[[pa.Table], Any]] = {
+    "numpy": lambda table: BlockAccessor.for_block(table).to_batch_format("numpy"),
+    "torch": to_tensors,
+    "pandas": lambda table: BlockAccessor.for_block(table).to_pandas(),
+    "pyarrow": lambda table: table,
+}
+
+
+@dataclass(frozen=True)
+class BatchCall:
+    """How a function is called, and what it must return.
+
+    Attributes:
+        batch_format: What it is given: one of :data:`BATCH_FORMATS`.
+        schema: The columns it must return; None while that is not known.
+        exact: Whether the types of the values must be those of ``schema``. Otherwise they are cast to them where
+            nothing is lost.
+        null_on_error: Whether the rows of a batch on which the function raises an error become null.
+        arguments: Further positional arguments.
+        keywords: Further keyword arguments.
+    """
+
+    batch_format: str = "numpy"
+    schema: pa.Schema | None = None
+    exact: bool = False
+    null_on_error: bool = False
+    arguments: Sequence[Any] = ()
+    keywords: Mapping[str, Any] = field(default_factory=dict)
+
+
+class ClassOnBatches:
+    """A callable class, constructed once per actor, on batches of rows.
+
+    Args:
+        function: The class.
+        call: How its instance is called.
+        arguments: Positional arguments of its constructor.
+        keywords: Keyword arguments of its constructor.
+    """
+
+    def __init__(
+        self, function: type, call: BatchCall, arguments: Sequence[Any] = (), keywords: Mapping[str, Any] | None = None
+    ) -> None:
+        self._function = function(*arguments, **(keywords or {}))
+        self._call = call
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        """As :func:`call_on_batch`."""
+        return call_on_batch(rows, self._function, self._call)
+
+
+def call_on_batch(rows: pa.Table, function: Callable[..., Any], call: BatchCall) -> pa.Table:
+    """The new columns of a batch.
+
+    Args:
+        rows: The input columns and ``_rowaddr``.
+        function: Called with the input columns in the format asked for.
+        call: How, and what must come back; its schema must be known.
+
+    Returns:
+        ``_rowaddr``, the columns of ``call.schema`` and why rows failed (null where they did not).
+
+    Raises:
+        RayLanceError: The function raised an error and ``null_on_error`` is False.
+        SchemaMismatchError: It returned other columns, types or numbers of rows.
+    """
+    assert call.schema is not None
+    addresses = rows.column(ROW_ADDRESS)
+    inputs = _inputs(rows, call)
+    try:
+        result = function(inputs, *call.arguments, **call.keywords)
+    except Exception as error:
+        if not call.null_on_error:
+            raise RayLanceError(f"fn failed on {_place(rows)}: {type(error).__name__}: {error}") from error
+        return _failed(rows, call.schema, f"{type(error).__name__}: {error}")
+    columns = _checked(result, rows, call)
+    failure = pa.nulls(len(rows), pa.string())
+    return columns.add_column(0, ROW_ADDRESS, addresses).append_column(FAILURE, failure)
+
+
+def first_schema(rows: pa.Table, function: Callable[..., Any], call: BatchCall) -> pa.Schema:
+    """The columns that the function makes of a batch, for a call whose schema is not known.
+
+    Raises:
+        RayLanceError: The function raised an error.
+        InvalidArgumentError: There are no rows to call it on.
+        SchemaMismatchError: It returned something that cannot become columns.
+    """
+    if not len(rows):
+        raise InvalidArgumentError(
+            "schema=None: there is no row to call fn on, so the types of the new columns are unknown; give the schema"
+        )
+    try:
+        result = function(_inputs(rows, call), *call.arguments, **call.keywords)
+    except Exception as error:
+        raise RayLanceError(
+            f"fn failed on {_place(rows)}, which was to tell the types of the new columns (schema= tells them too): "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    schema = _checked(result, rows, call).schema
+    refuse_null_types(schema)
+    return schema
+
+
+def rebatched(tables: Iterable[pa.Table], batch_size: int) -> Iterator[pa.Table]:
+    """The rows of ``tables`` in tables of ``batch_size`` rows, the last one of the rest."""
+    waiting: list[pa.Table] = []
+    missing = batch_size
+    for table in tables:
+        start = 0
+        while len(table) - start >= missing:
+            yield pa.concat_tables([*waiting, table.slice(start, missing)])
+            start, waiting, missing = start + missing, [], batch_size
+        if start < len(table):
+            waiting.append(table.slice(start))
+            missing -= len(table) - start
+    if waiting:
+        yield pa.concat_tables(waiting)
+
+
+def _inputs(rows: pa.Table, call: BatchCall) -> Any:
+    return BATCH_FORMATS[call.batch_format](rows.drop_columns([ROW_ADDRESS]))
+
+
+def _checked(result: Any, rows: pa.Table, call: BatchCall) -> pa.Table:
+    try:
+        table = _as_table(result, call)
+        if len(table) != len(rows):
+            raise SchemaMismatchError(f"it returned {len(table)} rows for {len(rows)}")
+        if call.schema is None:
+            return table
+        missing = [name for name in call.schema.names if name not in table.column_names]
+        if missing:
+            raise SchemaMismatchError(f"it did not return the columns {missing}, but {table.column_names}")
+        if call.exact:
+            _check_types(table.schema, call.schema)
+        return conform(table, call.schema)
+    except (SchemaMismatchError, TensorConversionError, InvalidArgumentError) as error:
+        raise SchemaMismatchError(f"what fn returned for {_place(rows)} cannot be stored: {error}") from error
+
+
+def _as_table(result: Any, call: BatchCall) -> pa.Table:
+    if isinstance(result, pa.RecordBatch):
+        result = pa.Table.from_batches([result])
+    if isinstance(result, pa.Table):
+        return storable(result)
+    if isinstance(result, Mapping):
+        return from_tensors(result, None if call.exact else call.schema)
+    if hasattr(result, "to_dict") and hasattr(result, "columns"):
+        return pa.Table.from_pandas(result, preserve_index=False).replace_schema_metadata(None)
+    raise SchemaMismatchError(
+        f"it returned a {type(result).__name__}; it must return a dict of tensors, arrays or lists by column name, "
+        "an Arrow table or a pandas DataFrame"
+    )
+
+
+def _check_types(found: pa.Schema, expected: pa.Schema) -> None:
+    for column in expected:
+        dtype = found.field(column.name).type
+        if dtype != column.type and not pa.types.is_null(dtype):
+            raise SchemaMismatchError(
+                f"column {column.name!r} is {dtype}, and {column.type} in the first batch; return one type, or give "
+                "the schema to convert to"
+            )
+
+
+def _failed(rows: pa.Table, schema: pa.Schema, reason: str) -> pa.Table:
+    nulls = conform(pa.table({name: pa.nulls(len(rows)) for name in schema.names}), schema)
+    failure = pa.repeat(pa.scalar(reason, pa.string()), len(rows))
+    return nulls.add_column(0, ROW_ADDRESS, rows.column(ROW_ADDRESS)).append_column(FAILURE, failure)
+
+
+def _place(rows: pa.Table) -> str:
+    address = int(np.asarray(rows.column(ROW_ADDRESS)[0].as_py(), np.uint64))
+    return (
+        f"the batch of {len(rows)} rows whose first row address is {address} "
+        f"(fragment {address >> 32}, offset {address & 0xFFFFFFFF})"
+    )

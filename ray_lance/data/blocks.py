@@ -1,0 +1,87 @@
+"""The blocks of a Ray dataset as they are computed, with pauses in which the caller can do something else."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.data import Dataset
+
+__all__ = ["BlockRows", "iterate_blocks"]
+
+# Blocks that may wait while the caller is busy; more make Ray slow down.
+_MOST_WAITING = 4
+# A function at work cannot be interrupted; its thread ends with the batch, and keeps nobody waiting until then.
+_LONGEST_JOIN_S = 5.0
+
+
+@dataclass(frozen=True)
+class BlockRows:
+    """Rows of a block.
+
+    Attributes:
+        block: Reference to the block.
+        start: First row.
+        stop: Behind the last row.
+    """
+
+    block: ray.ObjectRef
+    start: int
+    stop: int
+
+
+def iterate_blocks(dataset: Dataset, pause_s: float = 0.5) -> Iterator[BlockRows | None]:
+    """References to the blocks of ``dataset``, and None whenever none has come for ``pause_s`` seconds.
+
+    The dataset runs in a thread, which ends with the iterator.
+
+    Args:
+        dataset: What to run.
+        pause_s: Longest wait in seconds.
+    """
+    waiting: queue.Queue[BlockRows | BaseException | None] = queue.Queue(_MOST_WAITING)
+    stopped = threading.Event()
+    thread = threading.Thread(target=_run, args=(dataset, waiting, stopped), daemon=True)
+    thread.start()
+    try:
+        while True:
+            try:
+                item = waiting.get(timeout=pause_s)
+            except queue.Empty:
+                yield None
+                continue
+            if isinstance(item, BaseException):
+                raise item
+            if item is None:
+                return
+            yield item
+    finally:
+        stopped.set()
+        thread.join(timeout=_LONGEST_JOIN_S)
+
+
+def _run(dataset: Dataset, waiting: queue.Queue[Any], stopped: threading.Event) -> None:
+    end: BaseException | None = None
+    try:
+        for bundle in dataset.iter_internal_ref_bundles():
+            for entry, part in zip(bundle.blocks, bundle.slices, strict=True):
+                start, stop = (0, entry.metadata.num_rows) if part is None else (part.start_offset, part.end_offset)
+                if not _put(BlockRows(entry.ref, start, stop), waiting, stopped):
+                    return
+    except BaseException as error:
+        end = error
+    _put(end, waiting, stopped)
+
+
+def _put(item: Any, waiting: queue.Queue[Any], stopped: threading.Event) -> bool:
+    while not stopped.is_set():
+        try:
+            waiting.put(item, timeout=0.1)
+        except queue.Full:
+            continue
+        return True
+    return False

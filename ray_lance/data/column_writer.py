@@ -1,0 +1,185 @@
+"""Writes complete fragments in tasks while others are computed, and commits them in groups."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+
+from ray_lance.data.batches import FAILURE
+from ray_lance.data.gather import Gathered, Piece
+from ray_lance.scan.scan import ROW_ADDRESS
+from ray_lance.write.column_commit import commit_group
+from ray_lance.write.column_files import WrittenColumn, write_column_file
+from ray_lance.write.columns import ColumnJob, FragmentWork
+from ray_lance.write.commit import Send
+
+__all__ = ["ColumnWriter", "RowFailure"]
+
+# Without a number of fragments per commit, what is finished is committed this often.
+_SECONDS_PER_COMMIT = 10.0
+# A task costs about as much as a few small files.
+_FILES_PER_TASK = 32
+
+
+@dataclass(frozen=True)
+class RowFailure:
+    """Rows of one fragment that have no value because the function raised an error on their batch.
+
+    Attributes:
+        reason: Type and text of the error.
+        row_addresses: The rows: fragment id in the upper, offset in the lower 32 bits.
+    """
+
+    reason: str
+    row_addresses: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    written: WrittenColumn
+    failures: tuple[RowFailure, ...]
+
+
+class ColumnWriter:
+    """Takes complete fragments, and sees to it that they are written and committed.
+
+    Args:
+        fragments_per_commit: Fragments of a group; None commits what is finished every ten seconds.
+        num_cpus: CPUs to reserve for a write task. 0 where actors may hold all of them: the fragments that they wait
+            to get rid of could never be written. Otherwise 1, as Ray starts further processes for tasks of 0.
+        send: Makes new versions.
+
+    Attributes:
+        committed: What has been committed.
+        failures: Rows without a value, in committed fragments.
+        lost: Fragments that others changed before their commit.
+        version: The version of the last commit; None before.
+    """
+
+    def __init__(self, fragments_per_commit: int | None, num_cpus: int, send: Send) -> None:
+        self._per_commit = fragments_per_commit
+        self._write = ray.remote(_write_fragments).options(num_cpus=num_cpus, max_retries=3)
+        self._send = send
+        self._tasks: list[ray.ObjectRef] = []
+        self._most_tasks = max(2, int(ray.cluster_resources().get("CPU", 2)))
+        self._finished: list[_Outcome] = []
+        self._last_commit = time.monotonic()
+        self.committed: list[WrittenColumn] = []
+        self.failures: list[RowFailure] = []
+        self.lost: list[FragmentWork] = []
+        self.version: int | None = None
+
+    def begin(self, job: ColumnJob) -> None:
+        """Take fragments of ``job`` from now on."""
+        self._job = job
+        self._shared = ray.put(job)
+
+    def submit(self, fragments: Sequence[Gathered[ray.ObjectRef]]) -> None:
+        """Write fragments in tasks; waits while too many are running. Commits what is due."""
+        for first in range(0, len(fragments), _FILES_PER_TASK):
+            self._start(fragments[first : first + _FILES_PER_TASK])
+        self._collect(wait=False)
+        while len(self._tasks) > self._most_tasks:
+            self._collect(wait=True)
+        self._commit_due()
+
+    def finish(self) -> None:
+        """Wait for the tasks and commit everything."""
+        while self._tasks:
+            self._collect(wait=True)
+            self._commit_due()
+        self._commit(len(self._finished))
+
+    def salvage(self) -> None:
+        """After a failure: commit what can still be written, whatever happens to single tasks."""
+        while self._tasks:
+            try:
+                self._collect(wait=True)
+            except Exception:
+                continue  # the task is off the list; its fragment is the next call's work
+        self._commit(len(self._finished))
+
+    def abandon(self) -> None:
+        """After an interrupt: stop the tasks."""
+        for task in self._tasks:
+            ray.cancel(task)
+        ray.wait(self._tasks, num_returns=len(self._tasks), timeout=60) if self._tasks else None
+        self._tasks = []
+
+    def _start(self, fragments: Sequence[Gathered[ray.ObjectRef]]) -> None:
+        """Start a task. References travel inside a list, so that the task fetches one block after the other."""
+        blocks: dict[ray.ObjectRef, int] = {}
+        numbered = [
+            Gathered(
+                fragment.work,
+                tuple(replace(piece, block=blocks.setdefault(piece.block, len(blocks))) for piece in fragment.pieces),
+            )
+            for fragment in fragments
+        ]
+        self._tasks.append(self._write.remote(self._shared, numbered, list(blocks)))
+
+    def _collect(self, *, wait: bool) -> None:
+        if not self._tasks:
+            return
+        ready, self._tasks = ray.wait(
+            self._tasks, num_returns=1 if wait else len(self._tasks), timeout=None if wait else 0
+        )
+        for task in ready:
+            self._finished += ray.get(task)
+
+    def _commit_due(self) -> None:
+        if self._per_commit is not None:
+            while len(self._finished) >= self._per_commit:
+                self._commit(self._per_commit)
+        elif time.monotonic() - self._last_commit >= _SECONDS_PER_COMMIT:
+            self._commit(len(self._finished))
+
+    def _commit(self, fragments: int) -> None:
+        self._last_commit = time.monotonic()
+        group, self._finished = self._finished[:fragments], self._finished[fragments:]
+        if not group:
+            return
+        done = commit_group(self._job, [outcome.written for outcome in group], self._send)
+        if done.committed:
+            self.version = done.version
+        self.committed += done.committed
+        self.lost += [written.work for written in done.lost]
+        lost = {written.work.fragment_id for written in done.lost}
+        self.failures += [
+            failure for outcome in group if outcome.written.work.fragment_id not in lost for failure in outcome.failures
+        ]
+
+
+def _write_fragments(
+    job: ColumnJob, fragments: Sequence[Gathered[int]], blocks: Sequence[ray.ObjectRef]
+) -> list[_Outcome]:
+    return [_write_fragment(job, fragment, blocks) for fragment in fragments]
+
+
+def _write_fragment(job: ColumnJob, fragment: Gathered[int], blocks: Sequence[ray.ObjectRef]) -> _Outcome:
+    failures: dict[str, list[int]] = {}
+    written = write_column_file(job, fragment.work, partial(_tables, fragment.pieces, blocks, failures))
+    return _Outcome(written, tuple(RowFailure(reason, tuple(sorted(set(rows)))) for reason, rows in failures.items()))
+
+
+def _tables(
+    pieces: Sequence[Piece[int]], blocks: Sequence[ray.ObjectRef], failures: dict[str, list[int]]
+) -> Iterator[pa.Table]:
+    """The rows of ``pieces``; notes in ``failures`` which failed."""
+    for piece in pieces:
+        table: Any = ray.get(blocks[piece.block]).slice(piece.start, piece.stop - piece.start)
+        reasons = table.column(FAILURE)
+        if reasons.null_count < len(reasons):
+            failed = np.flatnonzero(reasons.is_valid())
+            for reason, address in zip(
+                reasons.take(failed).to_pylist(), table.column(ROW_ADDRESS).take(failed).to_pylist(), strict=True
+            ):
+                failures.setdefault(reason, []).append(address)
+        yield table.drop_columns([FAILURE])

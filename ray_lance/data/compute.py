@@ -1,0 +1,265 @@
+"""Running a user's function over the rows of fragments: what is read, how batches are made, in tasks or actors."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+import ray
+from ray import cloudpickle
+from ray.data import DataContext, Dataset
+from ray.data.datasource import Datasource, ReadTask
+
+from ray_lance.data.batches import BATCH_FORMATS, BatchCall, ClassOnBatches, call_on_batch, first_schema, rebatched
+from ray_lance.data.fragments import FragmentDatasource
+from ray_lance.errors import InvalidArgumentError, UnknownColumnError
+from ray_lance.scan.plan import FragmentRange
+from ray_lance.scan.pushdown import build_scan
+from ray_lance.scan.reader import ReadPlan
+from ray_lance.scan.scan import ROW_ADDRESS, Scan, has_column
+from ray_lance.scan.size import row_bytes
+from ray_lance.table import TableRef
+from ray_lance.write.columns import Pass, Recipe, count_selected
+
+__all__ = ["Compute", "count_rows"]
+
+# What a task has computed is handed on when there is this much of it, or this long after the last time: so that
+# slow functions lose little when they are killed.
+_BLOCK_BYTES = 32 * 2**20
+_BLOCK_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class Compute:
+    """What is called on which columns, and on which resources.
+
+    Attributes:
+        function: A function, or a class that is constructed once per actor.
+        input_columns: The columns it is given.
+        batch_size: Rows per call.
+        batch_format: What it is given: ``"numpy"``, ``"torch"``, ``"pandas"`` or ``"pyarrow"``.
+        null_on_error: Whether rows on which it raises an error become null.
+        arguments: Further positional arguments of each call.
+        keywords: Further keyword arguments of each call.
+        constructor_arguments: Positional arguments of the class.
+        constructor_keywords: Keyword arguments of the class.
+        concurrency: As ``map_batches`` takes it.
+        ray_arguments: Arguments of ``ray.remote``, ``num_gpus`` and such; None values are left out.
+
+    Raises:
+        InvalidArgumentError: A value breaks its rule.
+    """
+
+    function: Callable[..., Any]
+    input_columns: tuple[str, ...]
+    batch_size: int = 1024
+    batch_format: str = "numpy"
+    null_on_error: bool = False
+    arguments: Sequence[Any] = ()
+    keywords: Mapping[str, Any] = field(default_factory=dict)
+    constructor_arguments: Sequence[Any] = ()
+    constructor_keywords: Mapping[str, Any] = field(default_factory=dict)
+    concurrency: int | tuple[int, int] | None = None
+    ray_arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not callable(self.function):
+            raise InvalidArgumentError(f"fn={self.function!r} must be a function or a callable class")
+        if isinstance(self.batch_size, bool) or not isinstance(self.batch_size, int) or self.batch_size < 1:
+            raise InvalidArgumentError(f"batch_size={self.batch_size!r} must be a whole number of at least 1")
+        if self.batch_format not in BATCH_FORMATS:
+            raise InvalidArgumentError(f"batch_format={self.batch_format!r} must be one of {list(BATCH_FORMATS)}")
+        if not self.input_columns:
+            raise InvalidArgumentError('input_columns=[] must name the columns that fn is given, such as ["text"]')
+        if not self.is_class and (self.constructor_arguments or self.constructor_keywords):
+            raise InvalidArgumentError(
+                "fn_constructor_args and fn_constructor_kwargs are for callable classes, and fn is a function: "
+                "pass fn_args or fn_kwargs"
+            )
+        self._check_picklable()
+
+    @property
+    def is_class(self) -> bool:
+        """Whether the function is a class, which runs in actors."""
+        return inspect.isclass(self.function)
+
+    def recipe(self, where: str | None) -> Recipe:
+        """What the dataset keeps of this computation, to tell it from others."""
+        function = self.function.func if isinstance(self.function, partial) else self.function
+        name = getattr(function, "__qualname__", None) or type(function).__qualname__
+        given = [list(self.arguments), dict(self.keywords)]
+        given += [list(self.constructor_arguments), dict(self.constructor_keywords)]
+        if isinstance(self.function, partial):
+            given += [list(self.function.args), dict(self.function.keywords)]
+        text = json.dumps(given, sort_keys=True, default=lambda value: type(value).__qualname__)
+        return Recipe(self.input_columns, where, name, text)
+
+    def check_against(self, schema: pa.Schema) -> None:
+        """Check that the input columns exist.
+
+        Raises:
+            UnknownColumnError: One does not.
+        """
+        for name in self.input_columns:
+            if not has_column(schema, name):
+                raise UnknownColumnError("input_columns", name, schema.names)
+
+    def first_schema(self, table: TableRef, where: str | None) -> pa.Schema:
+        """The columns that the function makes of the first batch, in a task with the resources of the others."""
+        task = ray.remote(_first_schema).options(**self._ray_arguments())
+        schema: pa.Schema = ray.get(task.remote(table, where, self))
+        return schema
+
+    def dataset(
+        self, table: TableRef, todo: Pass, schema: pa.Schema, *, exact: bool, fragments_per_task: int | None = None
+    ) -> Dataset:
+        """A Ray dataset of the new columns of the rows of ``todo``, in scan order, with their row addresses.
+
+        Args:
+            table: The pinned dataset.
+            todo: The rows.
+            schema: The new columns.
+            exact: Whether the function must return these very types.
+            fragments_per_task: About the most fragments to read in one task, whose results arrive together.
+        """
+        scan = build_scan([table], list(self.input_columns), todo.filter, [ROW_ADDRESS], {})
+        call = replace(self._call(), schema=schema, exact=exact)
+        source = _datasource(scan, todo, fragments_per_task)
+        computed = self._in_actors(source, call) if self.is_class else self._in_tasks(source, call)
+        # Only in order do counts of rows tell which rows a block holds.
+        computed.context.execution_options.preserve_order = True
+        computed.context.enable_progress_bars = False
+        return computed
+
+    def _in_actors(self, source: FragmentDatasource, call: BatchCall) -> Dataset:
+        return ray.data.read_datasource(source, override_num_blocks=1).map_batches(
+            ClassOnBatches,
+            fn_constructor_args=(self.function, call, self.constructor_arguments, self.constructor_keywords),
+            batch_size=self.batch_size,
+            batch_format="pyarrow",
+            zero_copy_batch=True,
+            concurrency=self.concurrency,
+            **self._ray_arguments(),
+        )
+
+    def _in_tasks(self, source: FragmentDatasource, call: BatchCall) -> Dataset:
+        compute = partial(call_on_batch, function=self.function, call=call)
+        computed = ray.data.read_datasource(
+            _ComputingDatasource(source, compute, self.batch_size),
+            override_num_blocks=1,
+            concurrency=self.concurrency,
+            ray_remote_args=self._ray_arguments(),
+        )
+        computed.context.target_max_block_size = None  # the tasks size their blocks by time, too
+        return computed
+
+    def _call(self) -> BatchCall:
+        return BatchCall(
+            self.batch_format, null_on_error=self.null_on_error, arguments=self.arguments, keywords=self.keywords
+        )
+
+    def _ray_arguments(self) -> dict[str, Any]:
+        return {name: value for name, value in self.ray_arguments.items() if value is not None}
+
+    def _check_picklable(self) -> None:
+        given = (self.arguments, self.keywords, self.constructor_arguments, self.constructor_keywords)
+        for name, value in (("fn", self.function), ("arguments of fn", given)):
+            try:
+                cloudpickle.dumps(value)
+            except Exception as error:
+                raise InvalidArgumentError(
+                    f"{name}: cannot be pickled and sent to the workers ({error}); open files, locks, connections and "
+                    "models in the constructor of a callable class instead"
+                ) from error
+
+
+class _ComputingDatasource(Datasource):
+    """Reads rows and computes their columns in the same task, so that the inputs never enter the object store.
+
+    Ray fuses no read with a ``map_batches`` that has a batch size.
+    """
+
+    def __init__(self, source: FragmentDatasource, compute: Callable[[pa.Table], pa.Table], batch_size: int) -> None:
+        super().__init__()
+        self._source = source
+        self._compute = compute
+        self._batch_size = batch_size
+
+    def get_name(self) -> str:
+        """Name of the operator."""
+        return "LanceAndCompute"
+
+    def estimate_inmemory_data_size(self) -> int | None:
+        """Unknown: it depends on what is computed."""
+        return None
+
+    def get_read_tasks(
+        self, parallelism: int, per_task_row_limit: int | None = None, data_context: DataContext | None = None
+    ) -> list[ReadTask]:
+        """The read tasks, which deliver what is computed."""
+        compute = ray.put(self._compute)
+        return [
+            ReadTask(partial(_computed_blocks, task.read_fn, compute, self._batch_size), task.metadata)
+            for task in self._source.get_read_tasks(parallelism, per_task_row_limit, data_context)
+        ]
+
+
+def _computed_blocks(
+    read: Callable[[], Iterable[pa.Table]], shared: ray.ObjectRef, batch_size: int
+) -> Iterator[pa.Table]:
+    """What is computed, in blocks of bounded bytes that take bounded time."""
+    compute = ray.get(shared)
+    waiting: list[pa.Table] = []
+    size, started = 0, time.monotonic()
+    for rows in rebatched(read(), batch_size):
+        waiting.append(compute(rows))
+        size += waiting[-1].nbytes
+        if size >= _BLOCK_BYTES or time.monotonic() - started >= _BLOCK_SECONDS:
+            yield pa.concat_tables(waiting)
+            waiting, size, started = [], 0, time.monotonic()
+    if waiting:
+        yield pa.concat_tables(waiting)
+
+
+def _datasource(scan: Scan, todo: Pass, fragments_per_task: int | None) -> FragmentDatasource:
+    fragment_ids = [work.fragment_id for work in todo.fragments]
+    source = FragmentDatasource(scan, fragment_ids=fragment_ids)
+    tasks = -(-len(fragment_ids) // fragments_per_task) if fragments_per_task else 1
+    if len(source.planned().tasks) >= tasks:
+        return source
+    return FragmentDatasource(scan, fragment_ids=fragment_ids, num_tasks=tasks)
+
+
+def count_rows(table: TableRef, todo: Pass) -> Pass:
+    """``todo`` with the number of rows that pass its filter, without fragments of none; counted in tasks."""
+    if todo.filter is None:
+        return todo
+    ids = [work.fragment_id for work in todo.fragments]
+    parts = max(1, min(len(ids), 2 * int(ray.cluster_resources().get("CPU", 1))))
+    count = ray.remote(_count_rows)
+    shared = ray.put(table)
+    counts: dict[int, int] = {}
+    for found in ray.get([count.remote(shared, ids[part::parts], todo.filter) for part in range(parts)]):
+        counts.update(found)
+    return todo.counted(counts)
+
+
+def _count_rows(table: TableRef, fragment_ids: Sequence[int], filter: str) -> dict[int, int]:
+    return count_selected(table.open(), fragment_ids, filter)
+
+
+def _first_schema(table: TableRef, where: str | None, compute: Compute) -> pa.Schema:
+    scan = build_scan([table], list(compute.input_columns), where, [ROW_ADDRESS], {})
+    plan = ReadPlan(scan, scan.schema(), row_bytes(scan))
+    everything = FragmentRange(0, None, 0, table.open().count_rows())
+    rows = pa.concat_tables(plan.read(everything, limit=compute.batch_size))
+    function = compute.function
+    if compute.is_class:
+        function = function(*compute.constructor_arguments, **compute.constructor_keywords)
+    return first_schema(rows, function, compute._call())

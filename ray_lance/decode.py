@@ -1,0 +1,303 @@
+"""Encoded images to uint8 tensors, in Arrow: one decoded column for each encoded one, row for row.
+
+Pure: needs pyarrow, numpy, torch and Pillow (the extra ``images``), and neither Ray nor Lance.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias, get_args
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+
+from ray_lance.errors import InvalidArgumentError, TensorConversionError, UnknownColumnError
+from ray_lance.tensors import FillValue, Ragged, Tensors, to_tensors
+from ray_lance.tensors.kinds import variable_shape_field
+from ray_lance.tensors.ragged import make_shaped
+
+__all__ = [
+    "Decode",
+    "ImageDecode",
+    "decode_table",
+    "decoded_schema",
+    "find_decoders",
+    "to_image_tensors",
+]
+
+Image: TypeAlias = npt.NDArray[np.uint8]
+OnError = Literal["raise", "null", "fill"]
+
+_CHANNELS = {"L": 1, "RGB": 3, "RGBA": 4, "CMYK": 4, "YCbCr": 3, "HSV": 3, "LAB": 3}
+_ROW_ADDRESS = "_rowaddr"
+_HUGGING_FACE = b"huggingface"
+_BYTES = "bytes"
+
+
+@dataclass(frozen=True)
+class ImageDecode:
+    """How a column of encoded images (JPEG, PNG and whatever else Pillow reads) becomes uint8 tensors.
+
+    Attributes:
+        size: ``(height, width)`` that every image is resized to; None keeps each image's own size.
+        mode: Pillow's name for the channels: ``"L"`` (1), ``"RGB"``, ``"YCbCr"``, ``"HSV"``, ``"LAB"`` (3), ``"RGBA"``
+            or ``"CMYK"`` (4).
+        on_error: What becomes of a row whose image is missing or cannot be decoded. ``"raise"``: an error with the
+            row's address. ``"null"``: a null row, None in a list of tensors. ``"fill"``: an image of ``fill``, which
+            needs ``size``. The number of rows is the same in each case.
+        fill: Value of every pixel of a filler, 0 to 255.
+
+    Example:
+        >>> ImageDecode(size=(224, 224), on_error="fill")
+        ImageDecode(size=(224, 224), mode='RGB', on_error='fill', fill=0)
+    """
+
+    size: tuple[int, int] | None = None
+    mode: str = "RGB"
+    on_error: OnError = "raise"
+    fill: int = 0
+
+    def __post_init__(self) -> None:
+        if self.size is not None:
+            size = tuple(self.size)
+            if len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
+                raise InvalidArgumentError(f"size={self.size!r} must be (height, width) in pixels, both positive")
+            object.__setattr__(self, "size", size)
+        if self.mode not in _CHANNELS:
+            raise InvalidArgumentError(f"mode={self.mode!r} must be one of {list(_CHANNELS)}")
+        if self.on_error not in get_args(OnError):
+            raise InvalidArgumentError(f"on_error={self.on_error!r} must be one of {list(get_args(OnError))}")
+        if self.on_error == "fill" and self.size is None:
+            raise InvalidArgumentError("on_error='fill' needs size=(height, width): a filler must have a size")
+        if not isinstance(self.fill, int) or not 0 <= self.fill <= 255:
+            raise InvalidArgumentError(f"fill={self.fill!r} must be a pixel value from 0 to 255")
+
+    @property
+    def shape(self) -> tuple[int, int, int] | None:
+        """``(height, width, channels)`` of every image, where ``size`` fixes it."""
+        return None if self.size is None else (*self.size, _CHANNELS[self.mode])
+
+    def __call__(self, data: bytes) -> Image:
+        """Decode one image.
+
+        Returns:
+            uint8 array of shape ``(height, width, channels)``.
+
+        Raises:
+            InvalidArgumentError: Pillow is not installed.
+            Exception: Whatever Pillow raises for data that it cannot read.
+        """
+        image = _pillow().open(io.BytesIO(data))
+        if image.mode != self.mode:
+            image = image.convert(self.mode)
+        if self.size is not None and image.size != self.size[::-1]:
+            image = image.resize(self.size[::-1])
+        pixels: Image = np.asarray(image)
+        return pixels[:, :, None] if pixels.ndim == 2 else pixels
+
+
+Decode: TypeAlias = Mapping[str, ImageDecode | Literal["image", True]] | Literal[False] | None
+"""By column; ``"image"`` and True are ``ImageDecode()``. None: what HuggingFace ``datasets`` marked. False: nothing."""
+
+
+def find_decoders(decode: Decode, schema: pa.Schema) -> dict[str, ImageDecode]:
+    """What to decode in tables of ``schema``, checked before anything is read.
+
+    Args:
+        decode: By column; None takes the columns that the schema's metadata call images in the way of HuggingFace
+            ``datasets``; False takes none.
+        schema: As Lance stores it.
+
+    Raises:
+        UnknownColumnError: ``decode`` names a column that ``schema`` does not have.
+        InvalidArgumentError: The column holds no bytes, the value is no decoder, or Pillow is not installed.
+    """
+    if decode is None:
+        decode = dict.fromkeys(_hugging_face_images(schema), "image")
+    elif decode is False:
+        decode = {}
+    if not isinstance(decode, Mapping):
+        raise InvalidArgumentError(f"decode={decode!r} must map columns to decoders, such as {{'image': 'image'}}")
+    decoders = {name: _decoder(name, value) for name, value in decode.items()}
+    for name in decoders:
+        if name not in schema.names:
+            raise UnknownColumnError("decode", name, schema.names)
+        if not _holds_bytes(schema.field(name).type):
+            raise InvalidArgumentError(
+                f"decode: column {name!r} is {schema.field(name).type}, which holds no encoded images: binary, a blob, "
+                "or a struct with a binary field 'bytes' does"
+            )
+    if decoders:
+        _pillow()
+    return decoders
+
+
+def decoded_schema(schema: pa.Schema, decoders: Mapping[str, ImageDecode]) -> pa.Schema:
+    """The schema of :func:`decode_table`'s results: it depends on no data.
+
+    Images of one ``size`` are ``arrow.fixed_shape_tensor`` of ``(h, w, c)``, others ``arrow.variable_shape_tensor``.
+    """
+    fields = [_decoded_field(field, decoders[field.name]) if field.name in decoders else field for field in schema]
+    return pa.schema(fields, metadata=schema.metadata)
+
+
+def decode_table(table: pa.Table, decoders: Mapping[str, ImageDecode]) -> pa.Table:
+    """``table`` with its encoded columns decoded; other columns, the order and the number of rows stay.
+
+    Args:
+        table: Columns as stored. A column ``_rowaddr`` serves to name a row in an error.
+        decoders: As :func:`find_decoders` gives them.
+
+    Raises:
+        TensorConversionError: An image is missing or cannot be decoded, and its decoder says ``on_error="raise"``.
+    """
+    addresses = table[_ROW_ADDRESS] if _ROW_ADDRESS in table.column_names else None
+    for index, field in enumerate(table.schema):
+        if (decoder := decoders.get(field.name)) is not None:
+            decoded = _decoded_field(field, decoder)
+            place = functools.partial(_place, field.name, addresses)
+            encoded = _encoded(table.column(index))
+            images = [_decode_row(decoder, data, functools.partial(place, row)) for row, data in enumerate(encoded)]
+            table = table.set_column(index, decoded, _image_array(images, decoder, decoded))
+    return table
+
+
+def to_image_tensors(
+    table: pa.Table,
+    decoders: Mapping[str, ImageDecode],
+    *,
+    ragged: Ragged = "nested",
+    fill: FillValue | Mapping[str, FillValue] | None = None,
+) -> Tensors:
+    """:func:`ray_lance.tensors.to_tensors` for what :func:`decode_table` returned.
+
+    A decoded column becomes a uint8 tensor ``(n, h, w, c)`` where its images have one size, else a list of tensors
+    ``(h, w, c)``; a list with None where there are null images and no ``fill`` for them.
+    """
+    unfilled = [
+        name
+        for name in decoders
+        if table[name].null_count and (fill is None or (isinstance(fill, Mapping) and name not in fill))
+    ]
+    fills = {**fill, **dict.fromkeys(unfilled, 0)} if isinstance(fill, Mapping) else fill
+    if unfilled and fill is None:
+        fills = dict.fromkeys(unfilled, 0)
+    batch = to_tensors(table, ragged=ragged, fill=fills)
+    for name in decoders:
+        images = batch[name]
+        if name in unfilled:
+            present = table[name].is_valid().to_pylist()
+            batch[name] = [image if is_there else None for image, is_there in zip(images, present, strict=True)]
+        elif isinstance(images, list):
+            batch[name] = _stacked(images)
+    return batch
+
+
+def _decoder(name: str, value: Any) -> ImageDecode:
+    if isinstance(value, ImageDecode):
+        return value
+    if value is True or value == "image":
+        return ImageDecode()
+    raise InvalidArgumentError(f"decode[{name!r}]={value!r} must be 'image', True or an ImageDecode(...)")
+
+
+def _decode_row(decoder: ImageDecode, data: bytes | None, place: Callable[[], str]) -> Image | None:
+    """One image, or what the decoder's policy puts in its place; None stands for a null."""
+    reason: Exception
+    if data is None:
+        reason = ValueError("there are no bytes")
+    else:
+        try:
+            return decoder(data)
+        except (InvalidArgumentError, MemoryError):
+            raise
+        except Exception as error:  # Pillow's plugins raise errors of every class for damaged data
+            reason = error
+    if decoder.on_error == "raise":
+        raise TensorConversionError(
+            f"{place()}: the image cannot be decoded ({reason}). Repair the row or leave it out with filter=, or use "
+            "ImageDecode(on_error='null') or 'fill'"
+        ) from reason
+    if decoder.on_error == "null" or decoder.shape is None:
+        return None
+    return np.full(decoder.shape, decoder.fill, np.uint8)
+
+
+def _place(name: str, addresses: pa.ChunkedArray | None, row: int) -> str:
+    if addresses is None:
+        return f"column {name!r}, row {row} of the batch"
+    address = addresses[row].as_py()
+    return f"column {name!r}, row address {address} (fragment {address >> 32}, row {address & 0xFFFFFFFF})"
+
+
+def _encoded(column: pa.ChunkedArray) -> list[bytes | None]:
+    if pa.types.is_struct(column.type):
+        column = pa.compute.struct_field(column, _BYTES)
+    values: list[bytes | None] = column.to_pylist()
+    return values
+
+
+def _decoded_field(field: pa.Field, decoder: ImageDecode) -> pa.Field:
+    if decoder.shape is None:
+        return variable_shape_field(pa.field(field.name, field.type), pa.field("item", pa.uint8()), 3)
+    return pa.field(field.name, pa.fixed_shape_tensor(pa.uint8(), decoder.shape))
+
+
+def _image_array(images: list[Image | None], decoder: ImageDecode, field: pa.Field) -> pa.Array:
+    nulls = np.array([image is None for image in images], np.bool_)
+    if decoder.shape is None:
+        shapes = np.array([(0, 0, 0) if image is None else image.shape for image in images], np.int64).reshape(-1, 3)
+        flat = [image.reshape(-1) for image in images if image is not None]
+        pixels = np.concatenate(flat) if flat else np.empty(0, np.uint8)
+        return make_shaped(field.type, pa.array(pixels), shapes, nulls)
+    stacked = np.zeros((len(images), *decoder.shape), np.uint8)
+    for row, image in enumerate(images):
+        if image is not None:
+            stacked[row] = image
+    mask = pa.array(nulls) if nulls.any() else None
+    width = int(np.prod(decoder.shape))
+    rows = pa.FixedSizeListArray.from_arrays(pa.array(stacked.reshape(-1)), width, mask=mask)
+    return pa.ExtensionArray.from_storage(field.type, rows)
+
+
+def _stacked(images: list[Any]) -> torch.Tensor | list[Any]:
+    shapes = {None if image is None else image.shape for image in images}
+    return torch.stack(images) if len(shapes) == 1 and None not in shapes else images
+
+
+def _hugging_face_images(schema: pa.Schema) -> list[str]:
+    """Columns of ``schema`` that HuggingFace ``datasets`` has described as images."""
+    text = (schema.metadata or {}).get(_HUGGING_FACE)
+    try:
+        features = json.loads(text)["info"]["features"] if text else {}
+    except (ValueError, KeyError, TypeError):  # not written by datasets after all
+        return []
+    return [
+        name
+        for name, feature in features.items()
+        if isinstance(feature, Mapping)
+        and feature.get("_type") == "Image"
+        and name in schema.names
+        and _holds_bytes(schema.field(name).type)
+    ]
+
+
+def _holds_bytes(dtype: pa.DataType) -> bool:
+    if pa.types.is_struct(dtype):
+        index = dtype.get_field_index(_BYTES)
+        return index >= 0 and _holds_bytes(dtype.field(index).type)
+    return bool(pa.types.is_binary(dtype) or pa.types.is_large_binary(dtype) or pa.types.is_binary_view(dtype))
+
+
+def _pillow() -> Any:
+    try:
+        import PIL.Image
+    except ImportError as error:
+        raise InvalidArgumentError("decode needs Pillow: pip install 'ray-lance[images]'") from error
+    return PIL.Image

@@ -1,0 +1,177 @@
+"""Reading ahead: which rows are read together, by how many threads, and how batches are cut from them."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+
+from ray_lance.order import BatchSchedule, LaneRange, RowPermutation
+from ray_lance.order.rows import RowArray
+from ray_lance.torch.batches import RowReader
+
+__all__ = ["LaneRead", "batches", "ordered_map", "plan_reads"]
+
+READ_BYTES = 32 * 2**20
+"""Bytes that one read is to have: as many as a take needs to be fast, few enough to hold several."""
+
+# A window is read whole where it can be: two reads of parts of one both touch all of its clumps.
+_MAX_WINDOW_BYTES = 4 * READ_BYTES
+_MAX_THREADS = 4
+_DECODED_AHEAD = 4
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class LaneRead:
+    """Positions that are read at once, for one lane: ranges in the order in which the lane's batches need them."""
+
+    lane: int
+    ranges: tuple[tuple[int, int], ...]
+
+    def rows(self, order: RowPermutation) -> RowArray:
+        """The rows at these positions."""
+        return order.take(np.concatenate([np.arange(start, stop, dtype=np.int64) for start, stop in self.ranges]))
+
+
+def plan_reads(
+    schedule: BatchSchedule, steps: Iterable[int], order: RowPermutation, row_bytes: float
+) -> Iterator[LaneRead]:
+    """Reads that cover the given steps of a rank, each lane's in order, all in about the order they are needed.
+
+    Cut where a window of the shuffle ends, if windows are of a size to be read whole. Lazy: planning a read takes time
+    in proportion to its own steps.
+
+    Args:
+        schedule: The rank's steps.
+        steps: Those to read, ascending.
+        order: Its order.
+        row_bytes: Mean bytes of a row.
+    """
+    lanes: dict[int, _LaneCutter] = {}
+    for step in steps:
+        for piece in schedule.pieces(step):
+            lane = lanes.get(piece.lane)
+            if lane is None:
+                lane = lanes[piece.lane] = _LaneCutter(piece.lane, order, row_bytes)
+            yield from lane.add(piece.start, piece.stop)
+    for lane in lanes.values():
+        yield from lane.flush()
+
+
+class _LaneCutter:
+    """Collects the ranges of a lane into reads."""
+
+    def __init__(self, lane: int, order: RowPermutation, row_bytes: float) -> None:
+        self._lane, self._order = lane, order
+        self._wanted = max(1, int(READ_BYTES / row_bytes))
+        window = order.clump_order.clumps_per_window * order.mixing.clump if order.mixing is not None else 1
+        self._window = window if 1 < window <= _MAX_WINDOW_BYTES / row_bytes else None
+        self._limit = self._wanted if self._window is None else max(self._window, 2 * self._wanted)
+        self._ranges: list[tuple[int, int]] = []
+        self._rows = 0
+        self._span, self._edge = (0, 0), 0
+
+    def add(self, start: int, stop: int) -> Iterator[LaneRead]:
+        while start < stop:
+            edge = self._next_edge(start)
+            end = min(stop, edge, start + self._limit - self._rows)
+            if self._ranges and self._ranges[-1][1] == start:
+                self._ranges[-1] = (self._ranges[-1][0], end)
+            else:
+                self._ranges.append((start, end))
+            self._rows += end - start
+            start = end
+            if self._rows == self._limit or (end == edge and 2 * self._rows >= self._wanted):
+                yield from self.flush()
+
+    def flush(self) -> Iterator[LaneRead]:
+        if self._ranges:
+            yield LaneRead(self._lane, tuple(self._ranges))
+        self._ranges, self._rows = [], 0
+
+    def _next_edge(self, position: int) -> int:
+        """The end of the window that ``position`` is in."""
+        if self._window is None:
+            return len(self._order)
+        if not self._span[0] <= position < self._edge:
+            stop = min(len(self._order), position + 2 * self._window)
+            self._span, self._edge = (position, stop), int(self._order.window_edges(position, stop)[1])
+        return self._edge
+
+
+def ordered_map(function: Callable[[T], R], items: Iterable[T], threads: int, ahead: int) -> Generator[R, None, None]:
+    """``map`` by threads: results in order, ``ahead`` of them begun before they are asked for; 0 threads use none.
+
+    An error is raised where its result would have come. Closing the generator drops what has not begun.
+    """
+    if threads == 0:
+        yield from map(function, items)
+        return
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="ray_lance")
+    pending: deque[Future[R]] = deque()
+    source = iter(items)
+    try:
+        while True:
+            while len(pending) <= ahead:
+                try:
+                    pending.append(pool.submit(function, next(source)))
+                except StopIteration:
+                    break
+            if not pending:
+                return
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def batches(
+    reader: RowReader, order: RowPermutation, schedule: BatchSchedule, steps: range, prefetch: int
+) -> Generator[Any, None, None]:
+    """The batches of the given steps.
+
+    Args:
+        reader: Reads rows and makes batches of them.
+        order: The epoch's order.
+        schedule: The rank's steps.
+        steps: Those to deliver.
+        prefetch: Reads begun before they are needed; 0 reads in the calling thread.
+    """
+
+    def read(task: LaneRead) -> tuple[int, pa.Table]:
+        return task.lane, reader.take(task.rows(order))
+
+    plan = plan_reads(schedule, steps, order, reader.row_bytes)
+    with closing(ordered_map(read, plan, min(prefetch, _MAX_THREADS), prefetch)) as reads:
+        tables = _cut(reads, (schedule.pieces(step) for step in steps))
+        threads = min(prefetch, _MAX_THREADS) if reader.decodes else 0
+        with closing(ordered_map(reader.finish, tables, threads, _DECODED_AHEAD)) as finished:
+            yield from finished
+
+
+def _cut(reads: Iterator[tuple[int, pa.Table]], steps: Iterable[list[LaneRange]]) -> Iterator[pa.Table]:
+    """The table of each step, cut from the lanes' tables without a copy where one read holds all of it."""
+    lanes: dict[int, deque[pa.Table]] = {}
+    for pieces in steps:
+        parts: list[pa.Table] = []
+        for piece in pieces:
+            needed = len(piece)
+            while needed:
+                lane = lanes.setdefault(piece.lane, deque())
+                while not lane:
+                    number, table = next(reads)
+                    lanes.setdefault(number, deque()).append(table)
+                table = lane.popleft()
+                parts.append(table.slice(0, needed))
+                if len(table) > needed:
+                    lane.appendleft(table.slice(needed))
+                needed -= len(parts[-1])
+        yield parts[0] if len(parts) == 1 else pa.concat_tables(parts)

@@ -1,0 +1,391 @@
+"""Shards of Ray Train: the laws of an order, for every rank that reads its own ranges."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+
+import lance
+import numpy as np
+import pytest
+import ray
+import ray.train
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ray.train.torch import TorchTrainer
+
+from ray_lance import CursorMismatchError, InvalidArgumentError, Permutation, read_lance
+from ray_lance.order import BatchSchedule
+from ray_lance.train import DatasetOptions, LanceDataConfig, LanceShard
+from tests.datasets import sample_table, write_fragments
+from tests.laws import (
+    Run,
+    check_coverage,
+    check_elasticity,
+    check_equal_steps,
+    check_one_order,
+    check_refusal,
+    check_resume,
+    check_same_batches,
+    check_undisturbed,
+    sequence,
+)
+
+ROWS = 300
+WORLD_SIZES = [1, 2, 4]
+TAILS = ["drop", "pad", "uneven"]
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory) -> str:
+    uri = str(tmp_path_factory.mktemp("train") / "table.lance")
+    write_fragments(uri, [100, 1, 139, 60], deleted="id % 11 = 4")
+    return uri
+
+
+def shards_of(dataset, world_size=1, name="train", **config) -> list[LanceShard]:
+    ranks = LanceDataConfig(**config).configure({name: dataset}, world_size, None, None)
+    return [rank[name] for rank in ranks]
+
+
+def ids(batches) -> list[np.ndarray]:
+    return [np.asarray(batch["id"]) for batch in batches]
+
+
+class ShardExecutor:
+    """Runs every rank of a config after the other, in this process."""
+
+    def __init__(self, dataset, prefetch_batches=1, **config) -> None:
+        self.dataset, self.prefetch_batches, self.config = dataset, prefetch_batches, config
+
+    def __call__(self, world_size, cursor=None, steps=None):
+        shards = shards_of(self.dataset, world_size, **self.config)
+        batches = [self.rank_batches(shard, cursor, steps) for shard in shards]
+        return Run(batches, max((shard.state_dict() for shard in shards), key=lambda state: state["rows"]))
+
+    def rank_batches(self, shard, cursor, steps):
+        if cursor is not None:
+            shard.load_state_dict(json.loads(json.dumps(cursor)))
+        if steps is None:
+            return ids(shard.iter_batches(prefetch_batches=self.prefetch_batches))
+        left = shard.schedule.resume(shard.state_dict()["rows"]).rank_steps
+        return ids(itertools.islice(shard.iter_batches(prefetch_batches=self.prefetch_batches), min(steps, left)))
+
+
+@st.composite
+def executors(draw, table):
+    source = Permutation(table, draw(st.sampled_from([None, "label < 6"])))
+    if draw(st.booleans()):
+        source = source.shuffle(draw(st.integers(0, 99)), 4, 4 * draw(st.integers(1, 20)))
+    return ShardExecutor(
+        read_lance(source, columns=["id"], override_num_blocks=draw(st.sampled_from([1, 5, 9]))),
+        global_batch_size=4 * draw(st.sampled_from([1, 4, 11])),
+        lanes=draw(st.sampled_from([1, 2, 4])),
+        tail=draw(st.sampled_from(TAILS)),
+    )
+
+
+class TestLaws:
+    @settings(max_examples=6)
+    @given(data=st.data())
+    def test_global_batches_do_not_depend_on_the_world_size(self, table, data):
+        check_elasticity(data.draw(executors(table)), WORLD_SIZES)
+
+    @settings(max_examples=6)
+    @given(data=st.data())
+    def test_any_chain_of_restarts_yields_exactly_the_rest(self, table, data):
+        legs = data.draw(st.lists(st.tuples(st.sampled_from(WORLD_SIZES), st.integers(0, 5)), max_size=3))
+        check_resume(data.draw(executors(table)), legs, data.draw(st.sampled_from(WORLD_SIZES)))
+
+    @settings(max_examples=6)
+    @given(data=st.data(), world_size=st.sampled_from(WORLD_SIZES))
+    def test_the_sequence_is_that_of_the_permutation(self, table, data, world_size):
+        permutation = Permutation(table).shuffle(data.draw(st.integers(0, 99)), 2, 16)
+        config = {"global_batch_size": 24, "lanes": 4, "tail": data.draw(st.sampled_from(TAILS))}
+        run = ShardExecutor(read_lance(permutation), **config)(world_size)
+        schedule = BatchSchedule(len(permutation), 4, 24, tail=config["tail"])
+        ranges = [span for step in range(schedule.steps) for span in schedule.ranges(step)]
+        by_rows = permutation.table.open().take(np.concatenate([permutation.rows(*span) for span in ranges]))["id"]
+        check_one_order({"rows()": by_rows.to_pylist(), "shards": sequence(run)})
+        if config["tail"] == "uneven":
+            check_coverage(sequence(run), [i for i in range(ROWS) if i % 11 != 4])
+        else:
+            check_equal_steps(run)
+
+    def test_prefetching_task_sizes_and_concurrency_change_nothing(self, table):
+        config = {"global_batch_size": 16, "lanes": 2}
+        reads = {"one task": {"override_num_blocks": 1}, "many": {"override_num_blocks": 20}, "by bytes": {}}
+        reads["one at a time"] = {"override_num_blocks": 20, "concurrency": 1}
+        runs = {
+            f"{name}, prefetch {prefetch}": ShardExecutor(read_lance(table, shuffle=3, **read), prefetch, **config)(2)
+            for (name, read), prefetch in zip(reads.items(), [0, 1, 4, 2], strict=True)
+        }
+        check_same_batches(runs)
+
+    def test_transformations_keep_order_and_resume(self, table):
+        def doubled(batch):
+            return {"id": batch["id"], "double": 2 * batch["id"]}
+
+        class Labelled:
+            def __call__(self, batch):
+                return {**batch, "ones": np.ones(len(batch["id"]))}
+
+        plain = read_lance(table, shuffle=3, columns=["id"], override_num_blocks=9)
+        chain = plain.map_batches(doubled, batch_size=7).select_columns(["id"]).map_batches(Labelled, concurrency=2)
+        config = {"global_batch_size": 16, "lanes": 2}
+        check_same_batches(
+            {"plain": ShardExecutor(plain, **config)(2), "transformed": ShardExecutor(chain, **config)(2)}
+        )
+        check_resume(ShardExecutor(chain, **config), [(2, 3), (1, 4)], 4)
+
+    def test_what_others_do_to_the_dataset_changes_nothing(self, uri):
+        write_fragments(uri, [100, 100])
+        executor = ShardExecutor(read_lance(uri, shuffle=3, override_num_blocks=8), global_batch_size=16)
+
+        def disturb():
+            lance.write_dataset(sample_table(50, 200), uri, mode="append")
+            changed = lance.dataset(uri)
+            changed.delete("id < 150")
+            changed.optimize.compact_files()
+
+        check_undisturbed(executor, disturb, world_size=2)
+
+    def test_states_of_other_orders_are_refused(self, table):
+        def state(source, **config):
+            return shards_of(read_lance(source), **{"batch_size": 16, "lanes": 2, **config})[0].state_dict()
+
+        base = Permutation(table)
+        mine = base.shuffle(1, 4, 32)
+        foreign = {
+            "seed": state(base.shuffle(2, 4, 32)),
+            "clump": state(base.shuffle(1, 8, 32)),
+            "window": state(base.shuffle(1, 4, 64)),
+            "no shuffle": state(base),
+            "filter": state(Permutation(table, "label = 1").shuffle(1, 4, 32)),
+            "version": state(Permutation(table, version=2).shuffle(1, 4, 32)),
+            "lanes": state(mine, lanes=4),
+        }
+        shard = shards_of(read_lance(mine), batch_size=16, lanes=2)[0]
+        check_refusal(shard.load_state_dict, foreign, state(mine))
+
+
+class TestShard:
+    @pytest.fixture
+    def shard(self, table):
+        return shards_of(read_lance(table, shuffle=3), global_batch_size=32, world_size=2)[0]
+
+    def test_tells_its_steps_before_the_first_batch(self, shard):
+        assert (shard.batch_size, shard.steps_per_epoch) == (16, 8)
+        assert (shard.schedule.dropped, shard.schedule.padded) == (273 - 8 * 32, 0)
+        assert "rank=0, world_size=2, batch_size=16, steps_per_epoch=8, dropped=17" in repr(shard)
+
+    def test_counts_what_was_returned_and_not_what_was_prefetched(self, shard):
+        for step, _ in enumerate(shard.iter_torch_batches(prefetch_batches=4), 1):
+            assert shard.state_dict()["rows"] == step * 32
+        assert (shard.state_dict()["epoch"], shard.state_dict()["rows"]) == (1, 0)
+
+    def test_rows_are_counted_by_whole_steps(self, shard):
+        rows = iter(shard.iter_rows())
+        counted = [shard.state_dict()["rows"] for _ in zip(range(33), rows, strict=False)]
+        assert counted == [0] * 15 + [32] * 16 + [64] * 2
+        assert len(list(rows)) == 8 * 16 - 33
+
+    def test_each_pass_is_the_next_epoch(self, table):
+        permutation = Permutation(table).shuffle(3)
+        shard = shards_of(read_lance(permutation), global_batch_size=1, tail="uneven")[0]
+        for epoch in range(2):
+            expected = permutation.epoch(epoch).fetch(range(len(permutation)), ["id"], "python_col")["id"]
+            assert np.concatenate(ids(shard.iter_batches())).tolist() == expected
+        shard.set_epoch(0)
+        assert shard.state_dict()["epoch"] == 0
+
+    def test_a_fixed_epoch_is_read_by_every_pass(self, table):
+        shard = shards_of(read_lance(Permutation(table).shuffle(3).epoch(2)), global_batch_size=16)[0]
+        first, second = ids(shard.iter_batches()), ids(shard.iter_batches())
+        assert [batch.tolist() for batch in first] == [batch.tolist() for batch in second]
+
+    def test_a_pass_that_is_broken_off_is_continued(self, shard):
+        whole = [batch.tolist() for batch in ids(shard.iter_batches())]
+        shard.set_epoch(0)
+        for _ in zip(range(3), shard.iter_batches(), strict=False):
+            pass
+        assert [batch.tolist() for batch in ids(shard.iter_batches())] == whole[3:]
+
+    @pytest.mark.parametrize(("epoch", "rows"), [(4, 64), (5, 0), (0, 0)])
+    def test_set_epoch_keeps_a_loaded_position_in_that_epoch(self, shard, epoch, rows):
+        shard.load_state_dict({**shard.state_dict(), "epoch": 4, "rows": 64})
+        shard.set_epoch(epoch)
+        assert (shard.state_dict()["epoch"], shard.state_dict()["rows"]) == (epoch, rows)
+        next(iter(shard.iter_batches()))
+        shard.set_epoch(epoch)
+        assert shard.state_dict()["rows"] == 0
+
+    def test_a_state_at_the_end_of_an_epoch_has_nothing_left_but_the_next(self, shard):
+        shard.load_state_dict({**shard.state_dict(), "rows": 8 * 32})
+        assert list(shard.iter_batches()) == []
+        assert shard.state_dict()["epoch"] == 1
+
+    def test_lanes_come_from_the_state_unless_they_are_set(self, table):
+        dataset = read_lance(table, shuffle=3)
+        state = shards_of(dataset, 4, global_batch_size=16)[0].state_dict()
+        assert state["lanes"] == 4
+        shard = shards_of(dataset, 2, global_batch_size=16)[0]
+        shard.load_state_dict(state)
+        assert shard.state_dict() == state
+        with pytest.raises(CursorMismatchError, match="lanes: cursor 4, here 2"):
+            shards_of(dataset, 2, global_batch_size=16, lanes=2)[0].load_state_dict(state)
+
+    def test_materialize_is_a_pass_too(self, shard):
+        shard.load_state_dict({**shard.state_dict(), "rows": 64})
+        rest = shard.materialize()
+        assert rest.count() == (8 - 2) * 16
+        assert shard.state_dict()["epoch"] == 1
+        assert shard.schema().names == ["id", "label", "vec", "text"]
+        assert "ReadLance" in shard.stats()
+
+    def test_tensors_of_every_type(self, shard):
+        batch = next(iter(shard.iter_torch_batches(dtypes={"vec": torch.float64}, prefetch_batches=2)))
+        assert batch["vec"].shape == (16, 4)
+        assert batch["vec"].dtype == torch.float64
+        assert batch["text"] == [f"row {i}" for i in batch["id"].tolist()]
+
+    def test_a_collate_function_makes_the_batches(self, shard):
+        from ray.data.collate_fn import ArrowBatchCollateFn
+
+        class Ids(ArrowBatchCollateFn):
+            def __call__(self, batch):
+                return torch.tensor(batch["id"].to_pylist())
+
+        assert next(iter(shard.iter_torch_batches(collate_fn=Ids(), batch_size=16))).shape == (16,)
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ({"batch_size": 17}, "batch_size=17: this rank's batches have 16 rows"),
+            ({"local_shuffle_buffer_size": 100}, "local_shuffle_buffer_size=100.*the order is the permutation's"),
+            ({"local_shuffle_seed": 1}, "the order is the permutation's"),
+        ],
+    )
+    @pytest.mark.parametrize("method", ["iter_batches", "iter_torch_batches"])
+    def test_arguments_that_contradict_the_config_are_refused(self, shard, method, arguments, message):
+        with pytest.raises(InvalidArgumentError, match=message):
+            getattr(shard, method)(**arguments)
+
+    def test_drop_last_contradicts_an_uneven_tail(self, table, shard):
+        assert len(list(shard.iter_batches(drop_last=True))) == 8
+        with pytest.raises(InvalidArgumentError, match="drop_last=True contradicts tail='uneven'"):
+            shards_of(read_lance(table), batch_size=16, tail="uneven")[0].iter_batches(drop_last=True)
+
+
+class TestConfig:
+    def test_reads_in_scan_order_are_identity_permutations(self, table):
+        for filter in (None, "label < 6"):
+            scanned = shards_of(read_lance(table, filter=filter), batch_size=16, tail="uneven")[0]
+            permuted = shards_of(read_lance(Permutation(table, filter)), batch_size=16, tail="uneven")[0]
+            assert scanned.state_dict() == permuted.state_dict()
+            in_order = [row["id"] for row in lance.dataset(table).to_table(filter=filter).to_pylist()]
+            assert np.concatenate(ids(scanned.iter_batches())).tolist() == in_order
+
+    def test_states_name_the_order_as_the_permutation_does(self, table):
+        permutation = Permutation(table, "label < 6").shuffle(3)
+        state = shards_of(read_lance(permutation), batch_size=16)[0].state_dict()
+        assert state["fingerprint"] == permutation.fingerprint
+
+    def test_datasets_differ_in_their_options(self, table):
+        config = LanceDataConfig(global_batch_size=32, datasets={"val": DatasetOptions(batch_size=50, tail="uneven")})
+        datasets = {"train": read_lance(table, shuffle=1), "val": read_lance(table)}
+        ranks = config.configure(datasets, 2, None, None)
+        assert [(rank["train"].batch_size, rank["val"].batch_size) for rank in ranks] == [(16, 50)] * 2
+        assert sum(len(batch) for rank in ranks for batch in ids(rank["val"].iter_batches())) == 273
+
+    def test_the_users_datasets_stay_as_they_were(self, table):
+        dataset = read_lance(table, override_num_blocks=4)
+        shards_of(dataset, 2, batch_size=16)
+        assert dataset.name is None
+        assert not dataset.context.execution_options.preserve_order
+        assert dataset.count() == 273
+
+    @pytest.mark.parametrize(
+        ("make", "message"),
+        [
+            (lambda uri: ray.data.range(10), "dataset 'train' does not read a Lance table through ray_lance"),
+            (lambda uri: read_lance(uri).materialize(), "does not read a Lance table through ray_lance"),
+            (lambda uri: ray.data.read_lance(uri), "does not read a Lance table through ray_lance"),
+            (lambda uri: read_lance(uri).limit(5), "changes which rows there are or their order"),
+            (lambda uri: read_lance(uri).random_shuffle(), "RandomShuffle changes which rows there are"),
+            (lambda uri: read_lance(uri).filter(lambda row: True), "Filter.* changes which rows there are"),
+            (lambda uri: read_lance(uri).union(read_lance(uri)), "changes which rows|does not read"),
+            (lambda uri: read_lance([uri, uri]), "dataset 'train': uri names 2 datasets"),
+            (lambda uri: read_lance(uri, fragment_ids=[1]), "dataset 'train': fragment_ids do not apply"),
+            (
+                lambda uri: read_lance(uri, scanner_options={"limit": 5}),
+                r"dataset 'train': scanner_options=\['limit'\]",
+            ),
+        ],
+    )
+    def test_datasets_whose_rows_cannot_be_counted_are_refused(self, table, make, message):
+        with pytest.raises(InvalidArgumentError, match=message):
+            shards_of(make(table), batch_size=16)
+
+    @pytest.mark.parametrize(
+        ("function", "message"),
+        [
+            (lambda batch: {"id": batch["id"][1:]}, r"made 2\d\d rows of 256"),
+            (lambda batch: {"id": np.repeat(batch["id"], 2)}, "made more than 256 rows of 256"),
+        ],
+    )
+    def test_transformations_that_change_the_number_of_rows_are_noticed(self, table, function, message):
+        shard = shards_of(read_lance(table).map_batches(function), batch_size=32)[0]
+        with pytest.raises(InvalidArgumentError, match=message):
+            list(shard.iter_batches())
+
+    def test_trainers_that_leave_no_cpu_for_reading_are_refused(self, table):
+        group = ray.util.placement_group([{"CPU": 1}] * 4)
+        ray.get(group.ready())
+        try:
+            with pytest.raises(InvalidArgumentError, match="of the cluster's 4 CPUs 4 are reserved"):
+                shards_of(read_lance(table), batch_size=16)
+            assert shards_of(read_lance(table, num_cpus=0), batch_size=16)
+        finally:
+            ray.util.remove_placement_group(group)
+
+    @pytest.mark.parametrize(("tail", "steps"), [("drop", 0), ("pad", 1), ("uneven", 1)])
+    def test_fewer_rows_than_a_batch(self, table, tail, steps):
+        run = ShardExecutor(read_lance(table, filter="id < 3"), global_batch_size=8, lanes=2, tail=tail)(2)
+        assert max(len(batches) for batches in run.batches) == steps
+
+    @pytest.mark.parametrize("tail", TAILS)
+    def test_no_rows_at_all(self, table, tail):
+        run = ShardExecutor(read_lance(table, filter="id < 0"), global_batch_size=8, tail=tail)(2)
+        assert run.batches == [[], []]
+
+
+def train_and_log(config):
+    context = ray.train.get_context()
+    shard = ray.train.get_dataset_shard("train")
+    seen = [batch["id"].tolist() for batch in shard.iter_torch_batches()]
+    name = f"{context.get_world_size()}-{context.get_world_rank()}.json"
+    val = ray.train.get_dataset_shard("val")
+    evaluated = [i for batch in val.iter_torch_batches() for i in batch["id"].tolist()]
+    Path(config["log"], name).write_text(json.dumps({"train": seen, "val": evaluated, "state": shard.state_dict()}))
+    ray.train.report({"rows": len(evaluated)})
+
+
+def test_a_trainer_with_two_workers(table, tmp_path):
+    train = read_lance(table, shuffle=3, columns=["id", "vec"], override_num_blocks=8)
+    config = LanceDataConfig(global_batch_size=32, datasets={"val": DatasetOptions(tail="uneven")})
+    TorchTrainer(
+        train_and_log,
+        train_loop_config={"log": str(tmp_path)},
+        datasets={"train": train, "val": read_lance(table)},
+        dataset_config=config,
+        scaling_config=ray.train.ScalingConfig(num_workers=2),
+        run_config=ray.train.RunConfig(storage_path=str(tmp_path / "runs")),
+    ).fit()
+    logs = [json.loads((tmp_path / f"2-{rank}.json").read_text()) for rank in range(2)]
+    run = Run([[np.array(batch) for batch in log["train"]] for log in logs])
+    check_same_batches({"in process": ShardExecutor(train, global_batch_size=32)(2), "trainer": run})
+    check_coverage([row for log in logs for row in log["val"]], [i for i in range(ROWS) if i % 11 != 4])
+    assert logs[0]["state"] == logs[1]["state"]

@@ -1,0 +1,71 @@
+"""Streams of blocks cut at the borders of fragments, and streams of tables cut into batches."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ray_lance.data.batches import rebatched
+from ray_lance.data.gather import Gatherer
+from ray_lance.errors import RayLanceError
+from ray_lance.write.columns import FragmentWork
+
+
+def fragments(rows: list[int]) -> list[FragmentWork]:
+    return [FragmentWork(number, count, count, keeps=False, sources=()) for number, count in enumerate(rows)]
+
+
+def cut(total: int, sizes: list[int]) -> list[list[int]]:
+    """Row numbers in blocks of the given sizes, the last block of the rest."""
+    blocks, start = [], 0
+    for size in [*sizes, total]:
+        blocks.append(list(range(start, min(total, start + size))))
+        start = min(total, start + size)
+    return blocks
+
+
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=10), st.lists(st.integers(0, 40), max_size=20))
+def test_each_fragment_gets_its_rows_in_order_as_soon_as_they_are_there(rows, sizes):
+    gatherer = Gatherer(fragments(rows))
+    seen, found = 0, []
+    ends = [sum(rows[: number + 1]) for number in range(len(rows))]
+
+    for block in cut(sum(rows), sizes):
+        found += gatherer.add(block, 0, len(block))
+        seen += len(block)
+        assert len(found) == sum(end <= seen for end in ends)
+
+    gatherer.finish()
+    assert [each.work.fragment_id for each in found] == list(range(len(rows)))
+    for each, end, count in zip(found, ends, rows, strict=True):
+        got = [row for piece in each.pieces for row in piece.block[piece.start : piece.stop]]
+        assert got == list(range(end - count, end))
+
+
+def test_part_of_a_block_is_counted_as_that_part():
+    (found,) = Gatherer(fragments([3])).add("block", 5, 8)
+
+    assert [(piece.start, piece.stop) for piece in found.pieces] == [(5, 8)]
+
+
+def test_too_many_and_too_few_rows_are_noticed():
+    with pytest.raises(RayLanceError, match="2 rows more"):
+        Gatherer(fragments([3])).add("block", 0, 5)
+    gatherer = Gatherer(fragments([3, 4]))
+    gatherer.add("block", 0, 5)
+    with pytest.raises(RayLanceError, match="2 rows before the end of fragment 1"):
+        gatherer.finish()
+
+
+@given(st.lists(st.integers(0, 50), max_size=10), st.integers(1, 40))
+def test_batches_hold_the_rows_in_order_and_only_the_last_is_short(sizes, batch_size):
+    total = sum(sizes)
+    tables = [pa.table({"row": block}, schema=pa.schema([("row", pa.int64())])) for block in cut(total, sizes)]
+
+    batches = list(rebatched(tables, batch_size))
+
+    assert [row for batch in batches for row in batch["row"].to_pylist()] == list(range(total))
+    assert [len(batch) for batch in batches[:-1]] == [batch_size] * (len(batches) - 1)
+    assert all(0 < len(batch) <= batch_size for batch in batches)

@@ -1,0 +1,364 @@
+"""LanceIterableDataset: the laws of the order, ranks, state, epochs."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import pickle
+
+import lance
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import ray_lance
+from ray_lance import Permutation
+from ray_lance.order import BatchSchedule
+from ray_lance.torch import LanceIterableDataset
+from tests.datasets import sample_table, write_fragments
+from tests.laws import (
+    Run,
+    check_elasticity,
+    check_equal_steps,
+    check_one_order,
+    check_refusal,
+    check_resume,
+    check_same_batches,
+    check_undisturbed,
+    sequence,
+)
+
+GLOBAL_BATCH = 12
+WORLD_SIZES = [1, 2, 3, 4]
+TAILS = ["drop", "pad", "uneven"]
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory) -> str:
+    """100 rows in four fragments, of which 94 are left."""
+    uri = str(tmp_path_factory.mktemp("data") / "table.lance")
+    write_fragments(uri, [40, 1, 39, 20], deleted="id % 16 = 5")
+    return uri
+
+
+class DatasetExecutor:
+    """Every rank as a fresh dataset object: a cursor crosses only as JSON."""
+
+    def __init__(self, source, **options):
+        self.source, self.options = source, {"shuffle": 3, "columns": ["id"], "prefetch": 1, **options}
+
+    def __call__(self, world_size, cursor=None, steps=None):
+        ranks = [self.rank(world_size, rank, cursor) for rank in range(world_size)]
+        batches = [[batch["id"].numpy() for batch in itertools.islice(rank, steps)] for rank in ranks]
+        states = [rank.state_dict() for rank in ranks]
+        assert all(state == states[0] for state in states), "the ranks differ in where they stand"
+        return Run(batches, json.loads(json.dumps(states[0])))
+
+    def rank(self, world_size, rank, cursor):
+        batch_size = GLOBAL_BATCH // world_size
+        dataset = LanceIterableDataset(
+            self.source, batch_size=batch_size, rank=rank, world_size=world_size, **self.options
+        )
+        if cursor is not None:
+            dataset.load_state_dict(cursor)
+        return dataset
+
+
+class TestLaws:
+    @pytest.mark.parametrize("tail", TAILS)
+    @pytest.mark.parametrize("lanes", [1, 4])
+    def test_2_global_batches_do_not_depend_on_the_world_size(self, table, tail, lanes):
+        check_elasticity(DatasetExecutor(table, tail=tail, lanes=lanes), WORLD_SIZES)
+
+    @pytest.mark.parametrize("prefetch", [0, 1, 3])
+    def test_2_nor_on_threads_and_reads(self, table, monkeypatch, prefetch):
+        reference = DatasetExecutor(table, tail="uneven", lanes=3, prefetch=0)(1)
+        monkeypatch.setattr("ray_lance.torch.prefetch.READ_BYTES", 100)
+        run = DatasetExecutor(table, tail="uneven", lanes=3, prefetch=prefetch)(3)
+        check_same_batches({"one read": reference, "many reads": run})
+
+    @settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(
+        legs=st.lists(st.tuples(st.sampled_from(WORLD_SIZES), st.integers(0, 5)), max_size=4),
+        last=st.sampled_from(WORLD_SIZES),
+        tail=st.sampled_from(TAILS),
+        lanes=st.sampled_from([1, 2, 4]),
+        shuffle=st.sampled_from([None, 3]),
+    )
+    def test_3_any_chain_of_restarts_yields_exactly_the_rest(self, table, legs, last, tail, lanes, shuffle):
+        check_resume(DatasetExecutor(table, tail=tail, lanes=lanes, shuffle=shuffle), legs, last)
+
+    def test_3_lanes_of_the_first_start_travel_in_the_state(self, table):
+        execute = DatasetExecutor(table)
+        whole = execute(4)
+        first = execute(4, steps=2)
+        rest = execute(2, cursor=first.cursor)
+        joined = [*zip(*first.batches, strict=True), *zip(*rest.batches, strict=True)]
+        check_same_batches({"whole": whole, "joined": Run([[np.concatenate(batch) for batch in joined]])})
+
+    @pytest.mark.parametrize("clump", [1, 4])
+    def test_4_the_sequence_is_that_of_the_permutation(self, table, clump):
+        shuffled = Permutation(table, filter="label != 7").shuffle(5, clump, clump * 4)
+        run = DatasetExecutor(shuffled, shuffle=None, tail="uneven", lanes=1)(1)
+        fetched = shuffled.fetch(range(len(shuffled)), columns=["id"], format="python_col")["id"]
+        check_one_order({"permutation": fetched, "iterable dataset": sequence(run)})
+
+    def test_5_what_others_write_changes_nothing(self, uri):
+        dataset = write_fragments(uri, [40, 1, 39, 20])
+        version = dataset.version
+
+        def disturb():
+            lance.write_dataset(sample_table(30, 100), uri, mode="append")
+            changed = lance.dataset(uri)
+            changed.delete("id < 50")
+            changed.optimize.compact_files()
+
+        check_undisturbed(DatasetExecutor(uri, version=version), disturb)
+
+    def test_7_a_state_of_another_order_is_refused(self, table, uri):
+        write_fragments(uri, [94])
+
+        def state(source=table, **options):
+            options = {"shuffle": 3, "lanes": 2, **options}
+            return LanceIterableDataset(source, batch_size=4, rank=0, world_size=1, **options).state_dict()
+
+        here = LanceIterableDataset(table, batch_size=4, shuffle=3, lanes=2, rank=0, world_size=1)
+        foreign = {
+            "seed": state(shuffle=4),
+            "no shuffle": state(shuffle=None),
+            "filter": state(filter="id < 50"),
+            "dataset": state(uri),
+            "clump": state(Permutation(table).shuffle(3, 4, 8), shuffle=None),
+            "lanes": state(lanes=4),
+        }
+        check_refusal(here.load_state_dict, foreign, here.state_dict())
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    below=st.integers(0, 100),
+    world_size=st.integers(1, 6),
+    batch_size=st.integers(1, 9),
+    tail=st.sampled_from(["drop", "pad"]),
+    shuffle=st.sampled_from([None, 1]),
+)
+def test_ranks_make_equal_steps(table, below, world_size, batch_size, tail, shuffle):
+    ranks = [
+        LanceIterableDataset(
+            table,
+            batch_size=batch_size,
+            filter=f"id < {below}",
+            shuffle=shuffle,
+            rank=rank,
+            world_size=world_size,
+            tail=tail,
+            columns=["id"],
+            prefetch=0,
+        )
+        for rank in range(world_size)
+    ]
+    run = Run([[batch["id"].numpy() for batch in rank] for rank in ranks])
+    check_equal_steps(run)
+    assert {len(rank) for rank in ranks} == {len(run.batches[0])}
+    assert all(len(batch) == batch_size for batch in run.batches[0])
+
+
+def ids(dataset) -> list[int]:
+    return [row for batch in dataset for row in batch["id"].tolist()]
+
+
+@pytest.fixture
+def dataset(table):
+    return LanceIterableDataset(table, batch_size=10, shuffle=1, columns=["id"])
+
+
+class TestEpochs:
+    def test_move_on_by_themselves(self, table, dataset):
+        passes = [ids(dataset) for _ in range(3)]
+        for number, found in enumerate(passes):
+            again = LanceIterableDataset(table, batch_size=10, shuffle=1, columns=["id"])
+            again.set_epoch(number)
+            assert ids(again) == found
+        assert passes[0] != passes[1] != passes[2]
+
+    def test_a_pass_that_was_left_early_counts(self, dataset):
+        reference = [ids(dataset), ids(dataset)]
+        dataset.set_epoch(0)
+        next(iter(dataset))
+        assert ids(dataset) == reference[1]
+
+    def test_set_epoch_can_go_back(self, dataset):
+        first = ids(dataset)
+        dataset.set_epoch(0)
+        assert ids(dataset) == first
+
+    def test_a_permutation_with_a_fixed_epoch_repeats_it(self, table):
+        fixed = Permutation(table).shuffle(1).epoch(2)
+        dataset = LanceIterableDataset(fixed, batch_size=10, columns=["id"])
+        assert ids(dataset) == ids(dataset)
+        assert dataset.state_dict()["epoch"] == 2
+
+    def test_after_a_resumed_one_comes_the_next(self, table, dataset):
+        ids(dataset)
+        whole = iter(dataset)
+        head = [batch["id"].tolist() for batch in itertools.islice(whole, 3)]
+        state = dataset.state_dict()
+        tail, following = [batch["id"].tolist() for batch in whole], ids(dataset)
+        resumed = LanceIterableDataset(table, batch_size=10, shuffle=1, columns=["id"])
+        resumed.load_state_dict(state)
+        resumed.set_epoch(state["epoch"])  # as training loops do
+        assert len(head) == 3
+        assert [batch["id"].tolist() for batch in resumed] == tail
+        assert ids(resumed) == following
+
+    def test_another_epoch_than_the_state_s_starts_at_its_beginning(self, dataset):
+        first = ids(dataset)
+        dataset.load_state_dict(dataset.state_after(2))
+        dataset.set_epoch(1)
+        second = ids(dataset)
+        dataset.set_epoch(0)
+        assert ids(dataset) == first
+        assert len(second) == len(first)
+
+
+class TestState:
+    def test_counts_what_was_returned_not_what_was_read(self, table):
+        dataset = LanceIterableDataset(table, batch_size=10, shuffle=1, prefetch=4)
+        assert dataset.state_dict()["rows"] == 0
+        iterator = iter(dataset)
+        assert dataset.state_dict()["rows"] == 0
+        for returned in (10, 20, 30):
+            next(iterator)
+            assert dataset.state_dict()["rows"] == returned
+
+    def test_can_be_told_for_steps_that_the_caller_counts(self, dataset):
+        iterator = iter(dataset)
+        next(iterator), next(iterator)
+        assert dataset.state_after(2) == dataset.state_dict()
+        with pytest.raises(IndexError, match="9 steps"):
+            dataset.state_after(10)
+
+    def test_survives_pickling(self, dataset):
+        iterator = iter(dataset)
+        next(iterator)
+        copy = pickle.loads(pickle.dumps(dataset))
+        assert copy.state_dict() == dataset.state_dict()
+
+    @pytest.mark.parametrize("state", [{}, {"epoch": 1}, "text"])
+    def test_that_is_none(self, dataset, state):
+        with pytest.raises((ray_lance.InvalidArgumentError, ValueError)):
+            dataset.load_state_dict(state)
+
+    def test_of_lanes_that_do_not_divide_the_global_batch(self, table):
+        three = LanceIterableDataset(table, batch_size=3, lanes=3, rank=0, world_size=1)
+        four = LanceIterableDataset(table, batch_size=4, rank=0, world_size=1)
+        with pytest.raises(ray_lance.InvalidArgumentError, match="lanes=3 does not divide global_batch=4"):
+            four.load_state_dict(three.state_dict())
+
+
+class TestSteps:
+    def test_are_known_before_the_first_batch(self, table):
+        for tail, steps in (("drop", 9), ("pad", 10), ("uneven", 10)):
+            dataset = LanceIterableDataset(table, batch_size=10, tail=tail)
+            assert len(dataset) == steps == len(list(dataset))
+
+    def test_of_an_empty_selection(self, table):
+        dataset = LanceIterableDataset(table, batch_size=10, filter="id > 1000", tail="pad")
+        assert len(dataset) == 0
+        assert list(dataset) == []
+
+    def test_planning_is_lazy_whatever_the_size(self):
+        from ray_lance.order import DenseRows, RowPermutation
+        from ray_lance.torch.prefetch import plan_reads
+
+        order = RowPermutation(DenseRows(10**11)).shuffle(1, 64, 65536)
+        schedule = BatchSchedule(10**11, 8, 8192, world_size=8, rank=7, consumed=9 * 10**9 // 8192 * 8192)
+        reads = list(itertools.islice(plan_reads(schedule, range(schedule.rank_steps), order, 528.0), 3))
+        assert [read.ranges[-1][1] % 65536 for read in reads] == [reads[0].ranges[-1][1] % 65536] * 3
+        assert all(sum(stop - start for start, stop in read.ranges) <= 2 * 65536 for read in reads)
+
+
+class TestRanks:
+    def test_are_found_in_torch_distributed(self, table):
+        torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+        try:
+            assert len(LanceIterableDataset(table, batch_size=10)) == 9
+        finally:
+            torch.distributed.destroy_process_group()
+
+    def test_arguments_go_first(self, table):
+        dataset = LanceIterableDataset(table, batch_size=10, rank=1, world_size=3)
+        assert len(dataset) == 3
+
+
+class TestBatches:
+    def test_are_tensors_of_every_column(self, table):
+        batch = next(iter(LanceIterableDataset(table, batch_size=8, shuffle=2)))
+        assert batch["vec"].shape == (8, 4)
+        assert torch.equal(batch["vec"][:, 0], batch["id"].float())
+        assert batch["text"] == [f"row {i}" for i in batch["id"].tolist()]
+
+    @pytest.mark.parametrize(
+        ("format", "kind"), [("numpy", dict), ("python", list), ("arrow", object), ("pandas", object)]
+    )
+    def test_in_other_formats(self, table, format, kind):
+        batch = next(iter(LanceIterableDataset(table, batch_size=8, columns=["id"], format=format)))
+        assert isinstance(batch, kind)
+        assert len(batch["id"] if isinstance(batch, dict) else batch) == 8
+
+    def test_pass_through_a_transform(self, table):
+        dataset = LanceIterableDataset(table, batch_size=8, columns=["id"], transform=lambda batch: batch["id"] * 2)
+        assert torch.equal(next(iter(dataset)), torch.tensor([0, 2, 4, 6, 8, 12, 14, 16]))
+
+    def test_do_not_depend_on_the_other_rows_of_a_read(self, uri):
+        rows = [[1], [1, 2], [1, 2, 3], [1], [2], [3]]
+        lance.write_dataset(pa_table(rows), uri)
+        shapes = [tuple(batch["x"].shape) for batch in LanceIterableDataset(uri, batch_size=2, ragged="pad")]
+        assert shapes == [(2, 2), (2, 3), (2, 1)]
+
+    def test_of_nulls_name_the_column(self, uri):
+        lance.write_dataset(pa_table([1, None, 3]), uri)
+        with pytest.raises(ray_lance.TensorConversionError, match=r"'x'.*fill"):
+            list(LanceIterableDataset(uri, batch_size=3))
+        (batch,) = LanceIterableDataset(uri, batch_size=3, fill=-1)
+        assert batch["x"].tolist() == [1, -1, 3]
+
+
+def pa_table(values):
+    import pyarrow as pa
+
+    return pa.table({"x": pa.array(values)})
+
+
+class TestArguments:
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"batch_size": 0}, "batch_size=0"),
+            ({"batch_size": 4, "tail": "trim"}, "tail='trim' must be one of"),
+            ({"batch_size": 4, "rank": 1}, "give both"),
+            ({"batch_size": 4, "rank": 2, "world_size": 2}, "rank=2 must be from 0"),
+            ({"batch_size": 4, "lanes": 3, "rank": 0, "world_size": 2}, "lanes=3 does not divide global_batch=8"),
+            ({"batch_size": 4, "format": "jax"}, "format='jax' must be one of"),
+            ({"batch_size": 4, "ragged": "cut"}, "ragged='cut'"),
+            ({"batch_size": 4, "format": "numpy", "fill": 0}, "fill and ragged are for format='torch'"),
+            ({"batch_size": 4, "transform": 3}, "transform=3 must be callable"),
+            ({"batch_size": 4, "columns": ["idd"]}, "no column 'idd'"),
+            ({"batch_size": 4, "fill": {"idd": 0}}, "no column 'idd'"),
+            ({"batch_size": 4, "prefetch": -1}, "prefetch=-1"),
+        ],
+    )
+    def test_that_cannot_work(self, table, options, message):
+        with pytest.raises(ray_lance.InvalidArgumentError, match=message):
+            LanceIterableDataset(table, **options)
+
+    @pytest.mark.parametrize("options", [{"filter": "id > 3"}, {"version": 1}, {"storage_options": {}}])
+    def test_that_a_permutation_has_decided(self, table, options):
+        with pytest.raises(ray_lance.InvalidArgumentError, match="does not apply to a permutation"):
+            LanceIterableDataset(Permutation(table), batch_size=4, **options)
+
+    def test_names_the_epoch(self, dataset):
+        with pytest.raises(ray_lance.InvalidArgumentError, match="epoch=-1"):
+            dataset.set_epoch(-1)

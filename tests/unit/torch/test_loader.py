@@ -1,0 +1,154 @@
+"""make_loader, and both datasets under the workers of a DataLoader."""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+
+import pytest
+import torch
+from torch.utils.data import DataLoader
+from torchdata.stateful_dataloader import StatefulDataLoader
+
+import ray_lance
+from ray_lance.torch import LanceIterableDataset, LanceMapDataset, make_loader
+from ray_lance.torch.epochs import EpochCounter
+from ray_lance.torch.ranks import Worker
+from tests.datasets import write_fragments
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory) -> str:
+    uri = str(tmp_path_factory.mktemp("data") / "table.lance")
+    write_fragments(uri, [60, 40])
+    return uri
+
+
+@pytest.fixture
+def dataset(table):
+    return LanceIterableDataset(table, batch_size=6, shuffle=1, columns=["id"], tail="uneven")
+
+
+def rows(batches) -> list[list[int]]:
+    return [batch["id"].tolist() for batch in batches]
+
+
+@pytest.fixture(scope="module")
+def epochs(table) -> list[list[list[int]]]:
+    """The batches of four epochs, read in this process."""
+    alone = LanceIterableDataset(table, batch_size=6, shuffle=1, columns=["id"], tail="uneven")
+    return [rows(alone) for _ in range(4)]
+
+
+class TestWithoutWorkers:
+    def test_batches_pass_through_whole(self, dataset, epochs):
+        loader = make_loader(dataset)
+        assert [rows(loader) for _ in range(2)] == epochs[:2]
+        assert len(loader) == 17
+
+    def test_of_a_map_dataset(self, table):
+        loader = make_loader(LanceMapDataset(table, columns=["id", "vec"]), batch_size=30, shuffle=True)
+        batches = list(loader)
+        assert [batch["vec"].shape for batch in batches] == [(30, 4), (30, 4), (30, 4), (10, 4)]
+        assert sorted(torch.cat([batch["id"] for batch in batches]).tolist()) == list(range(100))
+
+    def test_stateful(self, dataset, table, epochs):
+        loader = make_loader(dataset, stateful=True)
+        assert isinstance(loader, StatefulDataLoader)
+        head = rows(itertools.islice(loader, 5))
+        state = loader.state_dict()
+        fresh = LanceIterableDataset(table, batch_size=6, shuffle=1, columns=["id"], tail="uneven")
+        resumed = make_loader(fresh, stateful=True)
+        resumed.load_state_dict(state)
+        assert head + rows(resumed) == epochs[0]
+        assert rows(resumed) == epochs[1]
+
+
+class TestWithWorkers:
+    def test_the_order_is_that_of_one_process_in_every_epoch(self, dataset, epochs):
+        loader = make_loader(dataset, num_workers=2)
+        assert [rows(loader) for _ in range(2)] == epochs[:2]
+        dataset.set_epoch(0)
+        assert rows(loader) == epochs[0]
+
+    def test_epochs_move_on_in_workers_that_are_started_anew(self, dataset, epochs):
+        loader = make_loader(dataset, num_workers=2, persistent_workers=False)
+        assert [rows(loader) for _ in range(2)] == epochs[:2]
+
+    def test_a_state_loaded_before_goes_on_once(self, dataset, epochs):
+        dataset.load_state_dict(dataset.state_after(4))
+        loader = make_loader(dataset, num_workers=2, persistent_workers=False)
+        assert [rows(loader) for _ in range(2)] == [epochs[0][4:], epochs[1]]
+
+    def test_stateful_saved_in_the_middle(self, dataset, table, epochs):
+        loader = make_loader(dataset, num_workers=2, stateful=True)
+        rows(loader)
+        head = rows(itertools.islice(loader, 5))
+        state = loader.state_dict()
+        fresh = LanceIterableDataset(table, batch_size=6, shuffle=1, columns=["id"], tail="uneven")
+        resumed = make_loader(fresh, num_workers=2, stateful=True)
+        resumed.load_state_dict(state)
+        assert head + rows(resumed) == epochs[1]
+        assert rows(resumed) == epochs[2]
+
+    def test_of_a_map_dataset(self, table):
+        loader = make_loader(LanceMapDataset(table, columns=["id", "vec"]), batch_size=30, shuffle=True, num_workers=2)
+        batches = list(loader)
+        assert sorted(torch.cat([batch["id"] for batch in batches]).tolist()) == list(range(100))
+        assert all(torch.equal(batch["vec"][:, 0], batch["id"].float()) for batch in batches)
+
+    def test_ranks_are_those_of_the_training_process(self, table, epochs):
+        dataset = LanceIterableDataset(
+            table, batch_size=3, shuffle=1, columns=["id"], tail="uneven", rank=1, world_size=2, lanes=1
+        )
+        loader = make_loader(dataset, num_workers=2)
+        assert rows(loader) == [batch[3:] for batch in epochs[0] if batch[3:]]
+
+    def test_a_state_of_one_worker_is_for_it_alone(self, dataset):
+        state = {**dataset.state_dict(), "worker": {"number": 1, "size": 2, "steps": 3}}
+        dataset.load_state_dict(state)
+        with pytest.raises(ray_lance.CursorMismatchError, match=r"worker 1 of 2.*worker 0 of 1"):
+            iter(dataset)
+
+
+class TestFork:
+    @pytest.mark.parametrize("context", ["fork", multiprocessing.get_context("fork")])
+    def test_is_refused(self, dataset, context):
+        with pytest.raises(ray_lance.InvalidArgumentError, match="do not survive a fork"):
+            make_loader(dataset, num_workers=2, multiprocessing_context=context)
+
+    @pytest.mark.parametrize("kind", [LanceIterableDataset, LanceMapDataset])
+    def test_is_refused_in_a_worker_of_any_loader(self, table, kind):
+        options = {"batch_size": 5} if kind is LanceIterableDataset else {}
+        batch_size = None if options else 5
+        loader = DataLoader(
+            kind(table, **options), batch_size=batch_size, num_workers=1, multiprocessing_context="fork"
+        )
+        with pytest.raises(ray_lance.InvalidArgumentError, match="multiprocessing_context='fork'"):
+            next(iter(loader))
+
+
+class TestArguments:
+    @pytest.mark.parametrize("options", [{"batch_size": 5}, {"shuffle": True}])
+    def test_that_the_iterable_dataset_has_decided(self, dataset, options):
+        with pytest.raises(ray_lance.InvalidArgumentError, match=r"pass .* to LanceIterableDataset"):
+            make_loader(dataset, **options)
+
+    def test_of_the_loader_go_through(self, table):
+        sampler = torch.utils.data.BatchSampler(range(10), 4, drop_last=False)
+        loader = make_loader(LanceMapDataset(table, columns=["id"]), batch_sampler=sampler)
+        assert rows(loader) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+
+
+class TestEpochCounter:
+    def test_refuses_a_state_that_workers_cannot_have(self):
+        counter = EpochCounter(0)
+        counter.set_next(3, is_loaded=True)
+        with pytest.raises(ray_lance.InvalidArgumentError, match="load the state first"):
+            counter.claim(Worker(0, 2), has_state=False)
+
+    def test_a_loaded_state_is_used_once(self):
+        counter = EpochCounter(0)
+        counter.set_next(3, is_loaded=True)
+        assert counter.claim(Worker(), has_state=True) == (3, True)
+        assert counter.claim(Worker(), has_state=True) == (4, False)

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import pytest
+
+from ray_lance.errors import InvalidArgumentError
+from ray_lance.train import DatasetOptions, LanceDataConfig
+from ray_lance.train.shard import ShardLayout
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"global_batch_size": 64, "batch_size": 32}, "global_batch_size=64 and batch_size=32: give one of them"),
+        ({"global_batch_size": 0}, "global_batch_size=0"),
+        ({"batch_size": -1}, "batch_size=-1"),
+        ({"batch_size": 1.5}, "batch_size=1.5"),
+        ({"lanes": 0}, "lanes=0"),
+        ({"tail": "trim"}, "tail='trim' must be one of"),
+        ({"global_batch_size": 64, "lanes": 3}, "lanes=3 does not divide global_batch_size=64"),
+    ],
+)
+@pytest.mark.parametrize("make", [DatasetOptions, LanceDataConfig])
+def test_options_that_cannot_work_are_refused_at_once(make, options, message):
+    with pytest.raises(InvalidArgumentError, match=message):
+        make(**options)
+
+
+def test_an_override_that_contradicts_the_default_is_refused_at_once():
+    with pytest.raises(InvalidArgumentError, match="lanes=7 does not divide global_batch_size=64"):
+        LanceDataConfig(global_batch_size=64, datasets={"val": DatasetOptions(lanes=7)})
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        (DatasetOptions(), DatasetOptions(64, None, 4, "drop")),
+        (DatasetOptions(tail="uneven"), DatasetOptions(64, None, 4, "uneven")),
+        (DatasetOptions(batch_size=10), DatasetOptions(None, 10, 4, "drop")),
+        (DatasetOptions(global_batch_size=8, lanes=1), DatasetOptions(8, None, 1, "drop")),
+    ],
+)
+def test_what_an_override_leaves_out_is_the_defaults(override, expected):
+    assert override.over(DatasetOptions(64, None, 4, "drop")) == expected
+
+
+@pytest.mark.parametrize(("options", "global_batch"), [(DatasetOptions(12), 12), (DatasetOptions(batch_size=12), 36)])
+def test_a_batch_is_over_all_ranks_or_per_rank(options, global_batch):
+    assert options.layouts("train", 3) == [ShardLayout(global_batch, 3, rank, None, "drop") for rank in range(3)]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (DatasetOptions(), "dataset 'train' has no batch size: give LanceDataConfig"),
+        (DatasetOptions(64), "global batch of 64 rows does not divide by world_size=3.*: 63 or 66"),
+        (DatasetOptions(2), "global batch of 2 rows does not divide by world_size=3.*: 3"),
+        (DatasetOptions(batch_size=5, lanes=2), "global batch of 15 rows does not divide by lanes=2.*: 14 or 16"),
+    ],
+)
+def test_a_batch_that_does_not_divide_is_refused(options, message):
+    with pytest.raises(InvalidArgumentError, match=message):
+        options.layouts("train", 3)
+
+
+def test_ray_adds_no_coordinator():
+    assert LanceDataConfig(batch_size=1)._datasets_to_split == []
