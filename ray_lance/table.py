@@ -286,6 +286,8 @@ def _open(ref: TableRef) -> lance.LanceDataset:
             raise InvalidArgumentError(f"uri={ref._shown_uri()!r}: Lance knows no storage of this scheme") from error
         if "asof" in ref.dataset_options and "earlier than the first version" in str(error):
             raise DatasetNotFoundError(f"dataset_options['asof']: {error}") from error
+        if "asof" in ref.dataset_options and "parse timestamp" in str(error):
+            raise InvalidArgumentError(f"dataset_options['asof']: {error}") from error
         if _NOT_FOUND.search(str(error)) is None:
             raise
         raise _not_found(ref) from error

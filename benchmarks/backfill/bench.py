@@ -9,7 +9,11 @@ import argparse
 import logging
 import os
 import shutil
+import signal
+import subprocess
 import sys
+import tempfile
+import time
 from pathlib import Path
 
 os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
@@ -167,26 +171,116 @@ def cluster(cpus: int = 4) -> None:
     ray.data.DataContext.get_current().enable_progress_bars = False
 
 
+class Sleeper:
+    """Stands in for a model on a GPU: busy for 50 ms per batch. Notes when."""
+
+    def __init__(self, log: str) -> None:
+        self.log = Path(log) / str(os.getpid())
+
+    def __call__(self, batch: dict) -> dict:
+        begin = time.monotonic()
+        time.sleep(0.05)
+        with self.log.open("a") as log:
+            log.write(f"{begin} {time.monotonic()}\n")
+        return {"value": batch["vec"][:, 0]}
+
+
+def busy_share(uri: str, rows: int) -> dict:
+    """Share of the time between its first and last call in which an actor was at work."""
+    with tempfile.TemporaryDirectory() as folder:
+        keywords = {"fn_constructor_kwargs": {"log": folder}, "batch_size": 4096, "concurrency": 2}
+        Undone(uri)(lambda: ray_lance.add_columns(uri, Sleeper, input_columns=["vec"], **keywords))
+        shares = []
+        for log in Path(folder).iterdir():
+            calls = np.loadtxt(log, ndmin=2)
+            if len(calls) > 1:  # not the process that looked at the first batch
+                shares.append(float((calls[:, 1] - calls[:, 0]).sum() / (calls[-1, 1] - calls[0, 0])))
+    print(f"actors that sleep 50 ms per batch were busy {', '.join(f'{share:.1%}' for share in shares)} of the time")
+    return {"question": "busy share of actors that sleep 50 ms per batch", "rows": rows, "shares": shares}
+
+
+JOB = """
+import sys
+sys.path[:0] = [{folder!r}, {root!r}, {benchmarks!r}]
+import bench, ray, ray_lance
+bench.cluster()
+ray.cloudpickle.register_pickle_by_value(bench)
+fn = bench.on_arrays(bench.slow)
+print(ray_lance.add_columns({uri!r}, fn, input_columns=["vec"], fragments_per_commit=2).seconds)
+"""
+
+
+def slow(vectors: np.ndarray) -> np.ndarray:
+    time.sleep(0.01)
+    return norms(vectors)
+
+
+def cost_of_a_kill(uri: str, rows: int) -> dict:
+    """Seconds of the job undisturbed, and of the same job killed at half of its fragments and started again."""
+    undone = Undone(uri)
+    here = Path(__file__).parent
+    code = JOB.format(uri=uri, folder=str(here), root=str(here.parents[1]), benchmarks=str(here.parent))
+
+    def start() -> subprocess.Popen:
+        return subprocess.Popen(
+            [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+
+    def seconds(job: subprocess.Popen) -> float:
+        return float(job.communicate()[0].split()[-1])
+
+    alone = seconds(start())
+    undone(lambda: None)
+    killed = start()
+    while done_fragments(uri) == 0:
+        time.sleep(0.05)
+    begin_of_work = time.perf_counter()
+    while done_fragments(uri) < FRAGMENTS // 2:
+        time.sleep(0.05)
+    at = time.perf_counter() - begin_of_work
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.communicate()
+    rest = seconds(start())
+    undone(lambda: None)
+    print(f"undisturbed {alone:.1f} s; killed {at:.1f} s after its first commit, at half; the rest took {rest:.1f} s")
+    return {
+        "question": "a kill at half of the fragments (10 ms of sleep per batch)",
+        "rows": rows,
+        "undisturbed_s": alone,
+        "rest_s": rest,
+    }
+
+
+def done_fragments(uri: str) -> int:
+    return sum(len(fragment.metadata.files) > 1 for fragment in lance.dataset(uri).get_fragments())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--without-peers", action="store_true", help="measure only this library, and save nothing")
     parser.add_argument("--without-slow", action="store_true", help="leave lance_ray.add_columns_from out")
     arguments = parser.parse_args()
     DATA.mkdir(exist_ok=True)
     uri = generate(arguments.rows)
     cluster()
     results = []
-    for question, function, ours in (
+    questions = (
         ("norm of a vector", norms, on_arrays(norms)),
         ("score by a torch model", scores, Scorer),
-    ):
+    )
+    for question, function, ours in () if arguments.without_peers else questions:
         running = contenders(uri, function, ours, cores=2)
         if arguments.without_slow:
             del running["lance_ray.add_columns_from"]
         results.append(compare(question, running, rows=arguments.rows, rounds=arguments.rounds))
+    busy_share(uri, arguments.rows)  # warms up
+    results.append(busy_share(uri, arguments.rows))
     ray.shutdown()
-    save(results, Path(__file__).parent, NOTE)
+    results.append(cost_of_a_kill(uri, arguments.rows))
+    if not arguments.without_peers:
+        save(results, Path(__file__).parent, NOTE)
 
 
 if __name__ == "__main__":

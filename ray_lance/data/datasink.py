@@ -137,8 +137,11 @@ class LanceDatasink(Datasink[TaskResult]):
         if not rows:
             return TaskResult((), None)
         if job.schema is None:
-            job = job.with_schema(_with_fields(rows[0].table(0, 1).schema, self._options))
-        return TaskResult(tuple(write_files(rows, job)), job.schema)
+            schema = _with_fields(rows[0].table(0, 1).schema, self._options)
+        else:
+            # Sent between processes, a column of tensors of varying shape arrives as Arrow's extension type.
+            schema = storable_schema(job.schema)
+        return TaskResult(tuple(write_files(rows, job.with_schema(schema))), schema)
 
     def rows(self, blocks: Iterable[Any]) -> list[Rows]:
         """The blocks of one task, to be read as often as its retries need."""
@@ -190,6 +193,7 @@ class LanceDatasink(Datasink[TaskResult]):
 
     def _agree_on_schema(self, schemas: list[pa.Schema]) -> WriteJob:
         job = self.start()
+        schemas = [storable_schema(schema) for schema in schemas]
         if job.schema is None:
             if not schemas:
                 raise InvalidArgumentError("schema=None: the Ray dataset is empty; give the schema to write")

@@ -140,4 +140,5 @@ class PermutationDatasource(LanceDatasource):
         schedule = self._schedule
         # The other ranks read at the same time: all of them together are what the cluster has to do.
         sizing = self._sizing(schedule.steps * schedule.global_batch)
-        return tuple(plan_steps(schedule, sizing)), sizing
+        window = 0 if order.mixing is None else order.mixing.window
+        return tuple(plan_steps(schedule, sizing, window)), sizing

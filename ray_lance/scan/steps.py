@@ -9,9 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from ray_lance.order import BatchSchedule
-from ray_lance.scan.plan import TaskSizing
+from ray_lance.scan.plan import MAX_TASK_BYTES, MIN_TASK_BYTES, TaskSizing
 
 __all__ = ["StepRange", "plan_steps"]
+
+MAX_WINDOWS_BYTES = 4 * MAX_TASK_BYTES
 
 
 @dataclass(frozen=True)
@@ -43,19 +45,31 @@ class StepRange:
         return np.concatenate(ranges) if ranges else np.empty(0, np.int64)
 
 
-def plan_steps(schedule: BatchSchedule, sizing: TaskSizing) -> list[StepRange]:
-    """Tasks of about the wanted size that cover every step of one rank.
+def plan_steps(schedule: BatchSchedule, sizing: TaskSizing, window: int = 0) -> list[StepRange]:
+    """Tasks of about the wanted size that cover every step of one rank; a small one first, for an early first batch.
 
     Args:
         schedule: The rank's schedule.
         sizing: Wanted size of the tasks; ``num_tasks`` counts those of all ranks together.
+        window: Positions within which the order mixes rows. A task that reads a whole window in each of its lanes finds
+            neighbouring rows together, so tasks grow up to that, within bounds.
     """
     steps = schedule.rank_steps
+    if steps == 0:
+        return []
     if sizing.num_tasks is not None:
-        tasks = -(-sizing.num_tasks // schedule.world_size)
-    else:
-        steps_per_task = max(1, int(sizing.target_bytes / (sizing.row_bytes * schedule.batch_size)))
-        tasks = -(-steps // steps_per_task)
-    tasks = min(tasks, steps)
-    bounds = [task * steps // tasks for task in range(tasks + 1)] if tasks else []
-    return [StepRange(schedule, first, end) for first, end in itertools.pairwise(bounds)]
+        return _even(schedule, 0, min(steps, -(-sizing.num_tasks // schedule.world_size)))
+    step_bytes = sizing.row_bytes * schedule.batch_size
+    lanes = len({piece.lane for piece in schedule.pieces(0)})
+    windows_bytes = min(lanes * window * sizing.row_bytes, MAX_WINDOWS_BYTES)
+    steps_per_task = max(1, int(max(sizing.target_bytes, windows_bytes) / step_bytes))
+    first = min(steps, max(1, int(MIN_TASK_BYTES / step_bytes)))
+    rest = -(-(steps - first) // steps_per_task)
+    return [StepRange(schedule, 0, first), *_even(schedule, first, rest)]
+
+
+def _even(schedule: BatchSchedule, first: int, tasks: int) -> list[StepRange]:
+    """The steps from ``first`` on as so many tasks of equal size."""
+    steps = schedule.rank_steps - first
+    bounds = [first + task * steps // tasks for task in range(tasks + 1)] if tasks else []
+    return [StepRange(schedule, start, end) for start, end in itertools.pairwise(bounds)]

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
 from ray.data import DataContext, DataIterator, Dataset
-from ray.data._internal.iterator.iterator_impl import DataIteratorImpl
 from ray.data.block import BlockAccessor
 
 from ray_lance.data.permuted import PermutationDatasource
 from ray_lance.errors import InvalidArgumentError
 from ray_lance.order import BatchSchedule, Cursor, Tail
 from ray_lance.order.rows import digest_of
-from ray_lance.scan.steps import StepRange
 from ray_lance.train.collate import torch_collate
+from ray_lance.train.passes import Pass, Restartable
 from ray_lance.train.source import with_source
 
 __all__ = ["LanceShard", "ShardLayout"]
@@ -210,7 +209,7 @@ class LanceShard(DataIterator):
 
     def iter_rows(self) -> Iterable[dict[str, Any]]:
         """The rest of the epoch row by row. The state moves with the last row of each batch, so by whole steps."""
-        return _Iterable(self._rows)
+        return Restartable(self._rows)
 
     def schema(self) -> Any:
         """The ``ray.data.Schema`` of the rows."""
@@ -257,7 +256,7 @@ class LanceShard(DataIterator):
                 f"local_shuffle_buffer_size={local_shuffle_buffer_size}, local_shuffle_seed={local_shuffle_seed}: the "
                 "order is the permutation's; shuffle with read_lance(..., shuffle=seed)"
             )
-        return _Iterable(lambda: self._batches(options))
+        return Restartable(lambda: self._batches(options))
 
     def _batches(self, options: Mapping[str, Any]) -> Iterator[Any]:
         for cursor, batch in self._steps(options):
@@ -276,7 +275,7 @@ class LanceShard(DataIterator):
         """Each batch of a pass with the cursor after it; moves on to the next epoch at the end."""
         schedule, start = self._begin()
         if schedule.rank_steps:
-            run = _Pass(self._pass_dataset(schedule, start), schedule)
+            run = Pass(self._pass_dataset(schedule, start), schedule)
             batches = run._iter_batches(batch_size=schedule.batch_size, drop_last=False, **options)
             with closing(iter(batches)) as steps:
                 for step, batch in enumerate(steps, 1):
@@ -285,7 +284,7 @@ class LanceShard(DataIterator):
 
     def _to_ref_bundle_iterator(self) -> tuple[Iterator[Any], Any, Any]:
         schedule, start = self._begin()
-        run = _Pass(self._pass_dataset(schedule, start), schedule)
+        run = Pass(self._pass_dataset(schedule, start), schedule)
         bundles, stats, executor = run._to_ref_bundle_iterator()
 
         def moving_on() -> Iterator[Any]:
@@ -311,40 +310,3 @@ class LanceShard(DataIterator):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_last_pass": None}
-
-
-class _Pass(DataIteratorImpl):
-    """One execution, which must deliver as many rows as were read."""
-
-    def __init__(self, dataset: Dataset, schedule: BatchSchedule) -> None:
-        super().__init__(dataset)
-        self._rows = StepRange(schedule, 0, schedule.rank_steps).num_rows
-
-    def _to_ref_bundle_iterator(self) -> tuple[Iterator[Any], Any, Any]:
-        bundles, stats, executor = super()._to_ref_bundle_iterator()
-        return _counted(bundles, self._rows), stats, executor
-
-
-class _Iterable:
-    """Makes a new iterator each time it is iterated over."""
-
-    def __init__(self, start: Callable[[], Iterator[Any]]) -> None:
-        self._start = start
-
-    def __iter__(self) -> Iterator[Any]:
-        return self._start()
-
-
-def _counted(bundles: Iterator[Any], rows: int) -> Iterator[Any]:
-    delivered = 0
-    for bundle in bundles:
-        delivered += bundle.num_rows()
-        if delivered > rows:
-            break
-        yield bundle
-    if delivered != rows:
-        raise InvalidArgumentError(
-            f"the transformations after the read made {'more than ' if delivered > rows else ''}"
-            f"{min(delivered, rows)} rows of {rows}: batches can only be counted where they keep the number of rows. "
-            "Choose rows with Permutation(source, filter=...) and let map_batches return as many as it gets"
-        )

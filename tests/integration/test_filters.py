@@ -6,6 +6,7 @@ import datetime
 
 import lance
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from ray.data.expressions import col, udf
 
@@ -117,6 +118,29 @@ def test_sql_and_expressions_together(table):
 def test_expressions_one_after_another(table):
     dataset = read_lance(table).filter(expr=col("sp ace") == 1).filter(expr=col("id") > 5)
     assert sorted(row["id"] for row in dataset.take_all()) == list(range(7, ROWS, 6))
+
+
+def test_expressions_see_what_columns_computes_not_what_is_stored_under_that_name(table):
+    dataset = read_lance(table, columns={"id": "id * 2", "day": "day"})
+    assert sorted(row["id"] for row in dataset.filter(expr=col("id") <= 6).take_all()) == [0, 2, 4, 6]
+    assert dataset.filter(expr=col("id") > 60).count() == ROWS - 31
+    stored = dataset.filter(expr=col("day") == DAY)
+    assert "(in Lance)" in ray_lance.explain(stored)
+    assert [row["id"] for row in stored.take_all()] == [0]
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"filter": pc.field("id") < 9}, {"scanner_options": {"filter": pc.field("id") < 9}}]
+)
+def test_a_pyarrow_expression_is_a_filter_too(table, arguments):
+    dataset = read_lance(table, **arguments)
+    assert dataset.count() == 9
+    assert sorted(row["id"] for row in dataset.filter(expr=col("sp ace") == 1).take_all()) == [1, 7]
+
+
+def test_a_pyarrow_expression_on_a_column_that_does_not_exist_is_refused(table):
+    with pytest.raises(ray_lance.InvalidArgumentError, match=r"filter=.*lable"):
+        read_lance(table, filter=pc.field("lable") == 1)
 
 
 def test_filters_on_columns_that_are_not_read(table):

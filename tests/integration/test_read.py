@@ -7,6 +7,7 @@ import copy
 import lance
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 import torch
 from ray.data.expressions import col
@@ -126,6 +127,19 @@ class TestPinning:
         lances.tags.create("tagged", 2)
         assert ids_of(read_lance(uri, version=version)) == list(range(10))
 
+    def test_a_path_relative_to_the_drivers_working_directory(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        write_fragments("table.lance", [10])
+        dataset, opened = read_lance("table.lance"), read_lance(lance.dataset("table.lance"))
+        monkeypatch.chdir("/")
+        assert ids_of(dataset) == ids_of(opened) == list(range(10))
+
+    def test_the_version_of_a_time(self, uri):
+        lances = write_fragments(uri, [10, 5])
+        written = lances.versions()[-1]["timestamp"]
+        dataset = read_lance(uri, dataset_options={"asof": written})
+        assert ids_of(dataset) == list(range(10))
+
     def test_an_open_dataset_and_a_reference(self, uri):
         write_fragments(uri, [10, 5])
         assert read_lance(lance.dataset(uri, version=2)).count() == 10
@@ -164,6 +178,12 @@ class TestColumns:
         assert dataset.schema().names == ["id", "_rowaddr", "_fragid"]
         assert {row["id"]: row["_fragid"] for row in dataset.take_all()} == {0: 0, 2: 0, 3: 1, 4: 1, 5: 1, 6: 1}
 
+    @pytest.mark.parametrize("name", ["with_row_id", "with_row_address"])
+    def test_of_metadata_asked_for_twice_come_once(self, uri, name):
+        write_fragments(uri, [3])
+        dataset = read_lance(uri, columns=["id"], **{name: True}, scanner_options={name: True})
+        assert len(dataset.take(1)[0]) == 2
+
     @pytest.mark.parametrize("filter", [None, "label < 5"])
     def test_schema_is_the_one_delivered(self, uri, filter):
         write_fragments(uri, [10, 10])
@@ -183,6 +203,13 @@ class TestWholeDatasetOptions:
         rows = rows_of(read_lance(uri, columns=["id"], scanner_options={"nearest": nearest}))
         assert [row["id"] for row in rows] == [16, 17, 18]
         assert rows[1]["_distance"] == 0.0
+
+    def test_the_columns_of_a_search_can_be_chosen(self, uri):
+        write_fragments(uri, [10, 10])
+        nearest = {"column": "vec", "q": np.full(4, 7.0, np.float32), "k": 2}
+        dataset = read_lance(uri, columns=["_distance", "id"], scanner_options={"nearest": nearest})
+        assert dataset.schema().names == ["_distance", "id"]
+        assert {"_distance": 0.0, "id": 7} in dataset.take_all()
 
     def test_limit_and_offset_count_over_the_whole_dataset(self, uri):
         write_fragments(uri, [10, 10, 10])
@@ -224,6 +251,16 @@ class TestArguments:
             ({"version": 1, "dataset_options": {"version": 2}}, "version=1 conflicts with 2"),
             ({"fragment_ids": [0], "scanner_options": {"limit": 3}}, r"fragment_ids=\[0\] conflicts with"),
             ({"table_id": ["t"], "namespace_impl": "dir"}, "give either a uri or a namespace"),
+            ({"fragment_ids": 0}, "fragment_ids=0 must be a list of whole numbers"),
+            ({"fragment_ids": ["a", 9]}, r"fragment_ids=\['a', 9\] must be a list of whole numbers"),
+            ({"columns": 3}, "columns=3 must be a list of names"),
+            ({"columns": ["id", 3]}, r"columns=\['id', 3\] must be a list of names"),
+            ({"columns": ["_distance"]}, "columns: there is no column '_distance'"),
+            ({"scanner_options": "id"}, "scanner_options='id' must be a mapping"),
+            ({"dataset_options": ["a"]}, "dataset_options=list must be a mapping"),
+            ({"dataset_options": {"no_such": 1}}, "dataset_options.*no_such"),
+            ({"storage_options": "a"}, "storage_options=str must be a mapping"),
+            ({"shuffle": 1, "filter": pc.field("id") > 3}, "filter=.*with shuffle= it must be SQL"),
         ],
     )
     def test_are_refused(self, table, arguments, message):
@@ -237,11 +274,25 @@ class TestArguments:
             (None, "uri=None: give a uri"),
             ("", "uri=''"),
             ("/no/such/dataset.lance", "uri: there is no Lance dataset at /no/such/dataset.lance"),
+            (__file__, "uri: there is no Lance dataset at "),
+            ("nope://bucket/table.lance", "uri='nope://bucket/table.lance': Lance knows no storage of this scheme"),
         ],
     )
     def test_no_dataset(self, source, message):
         with pytest.raises(ray_lance.RayLanceError, match=message):
             read_lance(source)
+
+    @pytest.mark.parametrize("name", ["storage_options", "base_store_params"])
+    def test_a_conflict_of_credentials_shows_none_of_them(self, table, name):
+        options = [{"base": {"key": secret}} for secret in ("hunter2", "hunter3")]
+        with pytest.raises(ray_lance.InvalidArgumentError, match=f"{name} conflicts with") as caught:
+            read_lance(table, **{name: options[0]}, dataset_options={name: options[1]})
+        assert "hunter" not in str(caught.value)
+
+    def test_a_uri_beside_a_namespace_is_shown_without_credentials(self):
+        with pytest.raises(ray_lance.InvalidArgumentError) as caught:
+            read_lance("s3://key:hunter2@bucket/a.lance", table_id=["t"], namespace_impl="dir")
+        assert "hunter2" not in str(caught.value)
 
     def test_columns_of_two_types_in_two_datasets(self, table, tmp_path):
         other = str(tmp_path / "other.lance")

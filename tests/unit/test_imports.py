@@ -19,6 +19,8 @@ FORBIDDEN = {
     "ray_lance.scan.pushdown": ("ray",),
     "ray_lance.write.commit": ("ray",),
     "ray_lance.write.fragments": ("ray",),
+    "ray_lance.decode": ("ray", "lance", "PIL"),
+    "ray_lance.torch": ("ray", "PIL"),
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import multiprocessing
 import os
 import pickle
@@ -48,6 +49,19 @@ class TestVersion:
     def test_must_be_a_number_or_tag(self, uri, version):
         with pytest.raises(InvalidArgumentError, match="version="):
             TableRef.of(uri, version=version)
+
+    def test_of_a_time_is_resolved_when_pinned(self, two_versions):
+        written = lance.dataset(two_versions).versions()[-1]["timestamp"]
+        pinned = TableRef.of(two_versions, dataset_options={"asof": written}).pin()
+        assert (pinned.version, dict(pinned.dataset_options)) == (1, {})
+
+    def test_of_a_time_before_the_first_is_not_found(self, two_versions):
+        with pytest.raises(DatasetNotFoundError, match=r"dataset_options\['asof'\]: .*earlier than the first"):
+            TableRef.of(two_versions, dataset_options={"asof": datetime.datetime(2001, 1, 1)}).pin()
+
+    def test_of_a_time_that_is_none_is_refused(self, two_versions):
+        with pytest.raises(InvalidArgumentError, match=r"dataset_options\['asof'\]: "):
+            TableRef.of(two_versions, dataset_options={"asof": "long ago"}).pin()
 
     @pytest.mark.parametrize("version", [99, "release"])
     def test_that_does_not_exist(self, two_versions, version):
@@ -127,6 +141,26 @@ class TestConstruction:
     def test_of_arguments_that_contradict_each_other(self, arguments):
         with pytest.raises(InvalidArgumentError):
             TableRef(**arguments)
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"default_scan_options": {"limit": 3}}, "scanner_options"),
+            ({"session": object()}, "'session' belongs to one process"),
+            ({"asof": "2024-01-01"}, "'asof' contradicts version=1"),
+        ],
+    )
+    def test_of_dataset_options_that_cannot_be_kept(self, options, message):
+        with pytest.raises(InvalidArgumentError, match=f"dataset_options: .*{message}"):
+            TableRef.of("x", version=1, dataset_options=options)
+
+    @pytest.mark.parametrize("uri", ["s3://bucket/a.lance", "file:///a.lance", "memory://a", "~/a.lance", "/a.lance"])
+    def test_keeps_what_is_no_relative_path(self, uri):
+        assert TableRef.of(uri).uri == uri
+
+    def test_makes_a_relative_path_absolute(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        assert TableRef.of("a.lance").uri == str(tmp_path / "a.lance")
 
     def test_leaves_the_callers_dicts_alone(self, uri):
         options = {"aws_region": "nowhere"}

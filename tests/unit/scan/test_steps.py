@@ -29,9 +29,9 @@ sizings = st.builds(
 )
 
 
-@given(schedule=schedules(), sizing=sizings)
-def test_tasks_give_every_batch_of_the_rank_in_order_whatever_their_size(schedule, sizing):
-    tasks = plan_steps(schedule, sizing)
+@given(schedule=schedules(), sizing=sizings, window=st.integers(0, 100))
+def test_tasks_give_every_batch_of_the_rank_in_order_whatever_their_size(schedule, sizing, window):
+    tasks = plan_steps(schedule, sizing, window)
     read = np.concatenate([np.empty(0, np.int64), *(task.positions() for task in tasks)])
     batches = [
         [position for start, stop in schedule.ranges(step) for position in range(start, stop)]
@@ -43,21 +43,30 @@ def test_tasks_give_every_batch_of_the_rank_in_order_whatever_their_size(schedul
 
 
 @pytest.mark.parametrize(
-    ("target_bytes", "num_tasks", "steps_of_tasks"),
+    ("num_tasks", "steps_of_tasks"), [(2, [10]), (6, [3, 3, 4]), (7, [2, 3, 2, 3]), (99, [1] * 10)]
+)
+def test_a_wanted_number_of_tasks_is_shared_by_the_ranks(num_tasks, steps_of_tasks):
+    schedule = BatchSchedule(rows=200, lanes=2, global_batch=20, world_size=2)
+    tasks = plan_steps(schedule, TaskSizing(8.0, 1, num_tasks))
+    assert [task.end - task.first for task in tasks] == steps_of_tasks
+
+
+@pytest.mark.parametrize(
+    ("target", "window", "world_size", "steps_of_tasks"),
     [
-        (1, None, [1] * 10),
-        (160, None, [2] * 5),
-        (250, None, [2, 2, 3, 3]),
-        (10**9, None, [10]),
-        (1, 2, [10]),
-        (1, 6, [3, 3, 4]),
-        (1, 99, [1] * 10),
+        (16, 0, 4, [4, 12, 12, 12]),
+        (64, 0, 4, [4, 36]),
+        (16, 8, 4, [4, 12, 12, 12]),
+        (16, 24, 4, [4, 18, 18]),
+        (16, 24, 1, [1, 19, 20]),
+        (16, 10**6, 1, [1, 19, 20]),
     ],
 )
-def test_tasks_are_whole_steps_of_about_the_wanted_size(target_bytes, num_tasks, steps_of_tasks):
-    schedule = BatchSchedule(rows=200, lanes=2, global_batch=20, world_size=2)
-    tasks = plan_steps(schedule, TaskSizing(8.0, target_bytes, num_tasks))
-    assert sorted(task.end - task.first for task in tasks) == steps_of_tasks
+def test_tasks_grow_to_a_window_of_each_lane_within_bounds(target, window, world_size, steps_of_tasks):
+    mebibyte = 2**20
+    schedule = BatchSchedule(rows=160, lanes=4, global_batch=4, world_size=world_size)
+    tasks = plan_steps(schedule, TaskSizing(mebibyte, target * mebibyte), window)
+    assert [task.end - task.first for task in tasks] == steps_of_tasks
 
 
 def test_no_steps_no_rows():

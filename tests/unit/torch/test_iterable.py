@@ -8,6 +8,7 @@ import pickle
 
 import lance
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -15,8 +16,9 @@ from hypothesis import strategies as st
 
 import ray_lance
 from ray_lance import Permutation
-from ray_lance.order import BatchSchedule
+from ray_lance.order import BatchSchedule, DenseRows, RowPermutation
 from ray_lance.torch import LanceIterableDataset
+from ray_lance.torch.prefetch import plan_reads
 from tests.datasets import sample_table, write_fragments
 from tests.laws import (
     Run,
@@ -270,9 +272,6 @@ class TestSteps:
         assert list(dataset) == []
 
     def test_planning_is_lazy_whatever_the_size(self):
-        from ray_lance.order import DenseRows, RowPermutation
-        from ray_lance.torch.prefetch import plan_reads
-
         order = RowPermutation(DenseRows(10**11)).shuffle(1, 64, 65536)
         schedule = BatchSchedule(10**11, 8, 8192, world_size=8, rank=7, consumed=9 * 10**9 // 8192 * 8192)
         reads = list(itertools.islice(plan_reads(schedule, range(schedule.rank_steps), order, 528.0), 3))
@@ -314,22 +313,16 @@ class TestBatches:
 
     def test_do_not_depend_on_the_other_rows_of_a_read(self, uri):
         rows = [[1], [1, 2], [1, 2, 3], [1], [2], [3]]
-        lance.write_dataset(pa_table(rows), uri)
+        lance.write_dataset(pa.table({"x": rows}), uri)
         shapes = [tuple(batch["x"].shape) for batch in LanceIterableDataset(uri, batch_size=2, ragged="pad")]
         assert shapes == [(2, 2), (2, 3), (2, 1)]
 
     def test_of_nulls_name_the_column(self, uri):
-        lance.write_dataset(pa_table([1, None, 3]), uri)
+        lance.write_dataset(pa.table({"x": [1, None, 3]}), uri)
         with pytest.raises(ray_lance.TensorConversionError, match=r"'x'.*fill"):
             list(LanceIterableDataset(uri, batch_size=3))
         (batch,) = LanceIterableDataset(uri, batch_size=3, fill=-1)
         assert batch["x"].tolist() == [1, -1, 3]
-
-
-def pa_table(values):
-    import pyarrow as pa
-
-    return pa.table({"x": pa.array(values)})
 
 
 class TestArguments:

@@ -29,6 +29,14 @@ def dataset(table):
     return LanceIterableDataset(table, batch_size=6, shuffle=1, columns=["id"], tail="uneven")
 
 
+@pytest.fixture(scope="module")
+def workers() -> dict[str, object]:
+    """Two worker processes that start fast: forked from a server that has torch loaded, and not Lance."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "pyarrow", "numpy"])
+    return {"num_workers": 2, "multiprocessing_context": context}
+
+
 def rows(batches) -> list[list[int]]:
     return [batch["id"].tolist() for batch in batches]
 
@@ -66,42 +74,43 @@ class TestWithoutWorkers:
 
 class TestWithWorkers:
     def test_the_order_is_that_of_one_process_in_every_epoch(self, dataset, epochs):
+        # The one test with make_loader's own way to start workers.
         loader = make_loader(dataset, num_workers=2)
         assert [rows(loader) for _ in range(2)] == epochs[:2]
         dataset.set_epoch(0)
         assert rows(loader) == epochs[0]
 
-    def test_epochs_move_on_in_workers_that_are_started_anew(self, dataset, epochs):
-        loader = make_loader(dataset, num_workers=2, persistent_workers=False)
+    def test_epochs_move_on_in_workers_that_are_started_anew(self, dataset, epochs, workers):
+        loader = make_loader(dataset, persistent_workers=False, **workers)
         assert [rows(loader) for _ in range(2)] == epochs[:2]
 
-    def test_a_state_loaded_before_goes_on_once(self, dataset, epochs):
+    def test_a_state_loaded_before_goes_on_once(self, dataset, epochs, workers):
         dataset.load_state_dict(dataset.state_after(4))
-        loader = make_loader(dataset, num_workers=2, persistent_workers=False)
+        loader = make_loader(dataset, persistent_workers=False, **workers)
         assert [rows(loader) for _ in range(2)] == [epochs[0][4:], epochs[1]]
 
-    def test_stateful_saved_in_the_middle(self, dataset, table, epochs):
-        loader = make_loader(dataset, num_workers=2, stateful=True)
+    def test_stateful_saved_in_the_middle(self, dataset, table, epochs, workers):
+        loader = make_loader(dataset, stateful=True, **workers)
         rows(loader)
         head = rows(itertools.islice(loader, 5))
         state = loader.state_dict()
         fresh = LanceIterableDataset(table, batch_size=6, shuffle=1, columns=["id"], tail="uneven")
-        resumed = make_loader(fresh, num_workers=2, stateful=True)
+        resumed = make_loader(fresh, stateful=True, **workers)
         resumed.load_state_dict(state)
         assert head + rows(resumed) == epochs[1]
         assert rows(resumed) == epochs[2]
 
-    def test_of_a_map_dataset(self, table):
-        loader = make_loader(LanceMapDataset(table, columns=["id", "vec"]), batch_size=30, shuffle=True, num_workers=2)
+    def test_of_a_map_dataset(self, table, workers):
+        loader = make_loader(LanceMapDataset(table, columns=["id", "vec"]), batch_size=30, shuffle=True, **workers)
         batches = list(loader)
         assert sorted(torch.cat([batch["id"] for batch in batches]).tolist()) == list(range(100))
         assert all(torch.equal(batch["vec"][:, 0], batch["id"].float()) for batch in batches)
 
-    def test_ranks_are_those_of_the_training_process(self, table, epochs):
+    def test_ranks_are_those_of_the_training_process(self, table, epochs, workers):
         dataset = LanceIterableDataset(
             table, batch_size=3, shuffle=1, columns=["id"], tail="uneven", rank=1, world_size=2, lanes=1
         )
-        loader = make_loader(dataset, num_workers=2)
+        loader = make_loader(dataset, **workers)
         assert rows(loader) == [batch[3:] for batch in epochs[0] if batch[3:]]
 
     def test_a_state_of_one_worker_is_for_it_alone(self, dataset):

@@ -1,0 +1,217 @@
+"""Encoded images as tensors: sizes, modes, policies for damaged ones, HuggingFace metadata."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+
+import datasets
+import lance
+import numpy as np
+import PIL.Image
+import pyarrow as pa
+import pytest
+import torch
+
+import ray_lance
+from ray_lance.decode import ImageDecode, decode_table, decoded_schema, find_decoders, to_image_tensors
+from ray_lance.torch import LanceIterableDataset, LanceMapDataset
+
+DAMAGED = [b"", b"no image", b"\x89PNG\r\n\x1a\n" + b"\0" * 40, None]
+
+
+def encoded(height: int, width: int, color=(10, 20, 30), format: str = "PNG", mode: str = "RGB") -> bytes:
+    buffer = io.BytesIO()
+    PIL.Image.new("RGB", (width, height), color).convert(mode).save(buffer, format=format)
+    return buffer.getvalue()
+
+
+def images(*values: bytes | None) -> pa.Table:
+    return pa.table({"id": pa.array(range(len(values))), "image": pa.array(values, pa.binary())})
+
+
+def decode(table: pa.Table, decoder, **options):
+    decoders = find_decoders({"image": decoder}, table.schema)
+    decoded = decode_table(table, decoders)
+    assert decoded.schema == decoded_schema(table.schema, decoders)
+    assert decoded.num_rows == table.num_rows
+    return to_image_tensors(decoded, decoders, **options)
+
+
+class TestTensors:
+    @pytest.mark.parametrize("format", ["PNG", "JPEG", "BMP"])
+    def test_of_one_size_are_one_tensor(self, format):
+        batch = decode(images(encoded(4, 6, format=format), encoded(4, 6, (1, 2, 3), format)), "image")
+        assert batch["image"].shape == (2, 4, 6, 3)
+        assert batch["image"].dtype == torch.uint8
+        assert (batch["image"][0, 0, 0].int() - torch.tensor([10, 20, 30])).abs().max() <= 2
+        assert batch["id"].tolist() == [0, 1]
+
+    def test_of_several_sizes_are_a_list(self):
+        batch = decode(images(encoded(4, 6), encoded(2, 3)), True)
+        assert [tuple(image.shape) for image in batch["image"]] == [(4, 6, 3), (2, 3, 3)]
+
+    def test_are_resized(self):
+        batch = decode(images(encoded(4, 6), encoded(20, 3)), ImageDecode(size=(5, 7)))
+        assert batch["image"].shape == (2, 5, 7, 3)
+        assert (batch["image"] == torch.tensor([10, 20, 30])).all()
+
+    @pytest.mark.parametrize(("mode", "channels"), [("L", 1), ("RGB", 3), ("RGBA", 4), ("CMYK", 4), ("YCbCr", 3)])
+    @pytest.mark.parametrize("stored", ["L", "RGB", "P"])
+    @pytest.mark.parametrize("size", [None, (3, 3)])
+    def test_have_the_channels_of_the_mode(self, mode, channels, stored, size):
+        batch = decode(images(encoded(3, 3, mode=stored)), ImageDecode(mode=mode, size=size))
+        assert batch["image"].shape == (1, 3, 3, channels)
+
+    @pytest.mark.parametrize("size", [None, (3, 3)])
+    def test_of_no_rows(self, size):
+        batch = decode(images(), ImageDecode(size=size))
+        assert len(batch["image"]) == 0
+
+    @pytest.mark.parametrize("kind", [pa.large_binary(), pa.binary_view()])
+    def test_from_other_types_of_bytes(self, kind):
+        table = pa.table({"image": pa.array([encoded(2, 2)]).cast(kind)})
+        assert decode(table, "image")["image"].shape == (1, 2, 2, 3)
+
+
+class TestDamagedImages:
+    @pytest.mark.parametrize("damaged", DAMAGED)
+    def test_raise_with_their_place(self, damaged):
+        table = images(encoded(2, 2), damaged)
+        with pytest.raises(
+            ray_lance.TensorConversionError, match=r"column 'image', row 1 of the batch.*on_error='null'"
+        ):
+            decode(table, "image")
+        addressed = table.append_column("_rowaddr", pa.array([7, (3 << 32) + 9], pa.uint64()))
+        with pytest.raises(ray_lance.TensorConversionError, match=r"row address 12884901897 \(fragment 3, row 9\)"):
+            decode(addressed, "image")
+
+    @pytest.mark.parametrize("damaged", DAMAGED)
+    @pytest.mark.parametrize("size", [None, (2, 2)])
+    def test_become_none(self, damaged, size):
+        decoder = ImageDecode(on_error="null", size=size)
+        batch = decode(images(damaged, encoded(2, 2)), decoder)
+        assert batch["image"][0] is None
+        assert batch["image"][1].shape == (2, 2, 3)
+
+    @pytest.mark.parametrize("damaged", DAMAGED)
+    def test_become_a_filler(self, damaged):
+        batch = decode(images(damaged, encoded(2, 2)), ImageDecode(on_error="fill", size=(2, 2), fill=9))
+        assert batch["image"].shape == (2, 2, 2, 3)
+        assert (batch["image"][0] == 9).all()
+
+    @pytest.mark.parametrize("fill", [7, {"image": 7}])
+    def test_nulls_can_be_filled_later(self, fill):
+        batch = decode(images(None, encoded(2, 2)), ImageDecode(on_error="null", size=(2, 2)), fill=fill)
+        assert (batch["image"][0] == 7).all()
+
+    def test_never_change_the_steps_of_a_rank(self, uri):
+        values = [DAMAGED[i % 4] if i % 3 == 0 else encoded(4, 4) for i in range(20)]
+        lance.write_dataset(images(*values), uri)
+        for on_error in ("null", "fill"):
+            dataset = LanceIterableDataset(
+                uri, batch_size=5, shuffle=1, decode={"image": ImageDecode(size=(4, 4), on_error=on_error)}
+            )
+            assert [len(batch["image"]) for batch in dataset] == [5, 5, 5, 5]
+
+    def test_are_named_by_their_row_address_in_a_dataset(self, uri):
+        lance.write_dataset(images(encoded(2, 2), encoded(2, 2), b"no image"), uri, max_rows_per_file=2)
+        for dataset in (LanceIterableDataset(uri, batch_size=3, decode={"image": "image"}),):
+            with pytest.raises(ray_lance.TensorConversionError, match=r"row address 4294967296 \(fragment 1, row 0\)"):
+                list(dataset)
+        with pytest.raises(ray_lance.TensorConversionError, match=r"fragment 1, row 0"):
+            LanceMapDataset(uri, decode={"image": "image"})[2]
+
+
+class TestHuggingFace:
+    @pytest.fixture
+    def table(self, uri) -> str:
+        features = datasets.Features(
+            {
+                "image": datasets.Image(),
+                "label": datasets.ClassLabel(names=["cat", "dog"]),
+                "text": datasets.Value("string"),
+            }
+        )
+        pictures = [PIL.Image.new("RGB", (5, 4), (i, 0, 0)) for i in range(3)]
+        source = {"image": pictures, "label": [0, 1, 1], "text": ["a", "b", "c"]}
+        lance.write_dataset(datasets.Dataset.from_dict(source, features=features), uri)
+        return uri
+
+    def test_reads_as_tensors(self, table):
+        (batch,) = LanceIterableDataset(table, batch_size=3)
+        assert batch["image"].shape == (3, 4, 5, 3)
+        assert batch["image"][:, 0, 0, 0].tolist() == [0, 1, 2]
+        assert batch["label"].dtype == torch.int64
+        assert batch["label"].tolist() == [0, 1, 1]
+        assert list(batch) == ["image", "label", "text"]
+
+    def test_as_rows_of_a_map_dataset(self, table):
+        row = LanceMapDataset(table, columns=["image"])[2]
+        assert list(row) == ["image"]
+        assert row["image"].shape == (4, 5, 3)
+
+    def test_without_decoding(self, table):
+        (batch,) = LanceIterableDataset(table, batch_size=3, decode=False, columns=["image"])
+        assert batch["image.bytes"][0].startswith(b"\x89PNG")
+
+    def test_with_a_decoder_of_ones_own(self, table):
+        (batch,) = LanceIterableDataset(table, batch_size=3, decode={"image": ImageDecode(size=(2, 2), mode="L")})
+        assert batch["image"].shape == (3, 2, 2, 1)
+
+    @pytest.mark.parametrize(
+        "metadata", [b"no json", b"{}", b'{"info": {"features": {"image": 3, "gone": {"_type": "Image"}}}}']
+    )
+    def test_metadata_of_another_kind_is_none_of_it(self, metadata):
+        schema = pa.schema([pa.field("image", pa.binary())], metadata={"huggingface": metadata})
+        assert find_decoders(None, schema) == {}
+
+
+class TestFormats:
+    def test_numpy(self, uri):
+        lance.write_dataset(images(encoded(2, 2), encoded(2, 2)), uri)
+        (batch,) = LanceIterableDataset(uri, batch_size=2, format="numpy", decode={"image": ImageDecode(size=(2, 2))})
+        assert isinstance(batch["image"], np.ndarray)
+        assert batch["image"].shape == (2, 2, 2, 3)
+
+
+class TestArguments:
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"size": (0, 3)}, r"size=\(0, 3\)"),
+            ({"size": (3,)}, "size="),
+            ({"mode": "RGBX"}, "mode='RGBX' must be one of"),
+            ({"on_error": "skip"}, "on_error='skip' must be one of"),
+            ({"on_error": "fill"}, "needs size="),
+            ({"fill": 256}, "fill=256"),
+        ],
+    )
+    def test_of_a_decoder(self, options, message):
+        with pytest.raises(ray_lance.InvalidArgumentError, match=message):
+            ImageDecode(**options)
+
+    @pytest.mark.parametrize(
+        ("decode", "message"),
+        [
+            ({"imgae": "image"}, "no column 'imgae'. Did you mean 'image'"),
+            ({"id": "image"}, "column 'id' is int64, which holds no encoded images"),
+            ({"image": "video"}, "decode\\['image'\\]='video' must be"),
+            ("image", "decode='image' must map columns"),
+        ],
+    )
+    def test_of_a_table(self, decode, message):
+        with pytest.raises(ray_lance.InvalidArgumentError, match=message):
+            find_decoders(decode, images(encoded(1, 1)).schema)
+
+    def test_pillow_that_is_missing_is_named(self):
+        code = (
+            "import sys; sys.modules['PIL'] = None\n"
+            "import pyarrow as pa\n"
+            "from ray_lance.decode import find_decoders\n"
+            "try: find_decoders({'image': True}, pa.schema([('image', pa.binary())]))\n"
+            "except ValueError as error: print(error)"
+        )
+        run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert "pip install 'ray-lance[images]'" in run.stdout
