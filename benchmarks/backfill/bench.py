@@ -232,10 +232,10 @@ def cost_of_a_kill(uri: str, rows: int) -> dict:
     alone = seconds(start())
     undone(lambda: None)
     killed = start()
-    while done_fragments(uri) == 0:
+    while done_fragments(uri) == 0 and killed.poll() is None:
         time.sleep(0.05)
     begin_of_work = time.perf_counter()
-    while done_fragments(uri) < FRAGMENTS // 2:
+    while done_fragments(uri) < FRAGMENTS // 2 and killed.poll() is None:
         time.sleep(0.05)
     at = time.perf_counter() - begin_of_work
     os.killpg(killed.pid, signal.SIGKILL)

@@ -12,7 +12,7 @@ from ray_lance.scan.scan import Scan
 __all__ = ["FragmentRange", "FragmentRows", "TaskSizing", "plan_fragments", "plan_scan"]
 
 MIN_TASK_BYTES = 4 * 2**20
-MAX_TASK_BYTES = 32 * 2**20
+MAX_TASK_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from ray_lance.tensors import deliver
 __all__ = ["PermutationPlan", "PermutationRange", "plan_positions", "take_rows"]
 
 # A window is read whole where it can be: a part of one touches all of its clumps. Larger ones are cut all the same.
-MAX_WINDOW_BYTES = 4 * MAX_TASK_BYTES
+MAX_WINDOW_BYTES = 2 * MAX_TASK_BYTES
 
 
 @dataclass(frozen=True)
