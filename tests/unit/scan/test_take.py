@@ -1,0 +1,46 @@
+"""Plans of a permutation: every position once, windows whole where they can be, at any scale."""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from ray_lance.order import DenseRows, RowPermutation
+from ray_lance.scan.plan import TaskSizing
+from ray_lance.scan.take import plan_positions
+
+
+@given(
+    rows=st.integers(0, 500),
+    clump=st.sampled_from([1, 2, 8]),
+    windows=st.integers(1, 20),
+    target=st.integers(1, 200),
+    num_tasks=st.none() | st.integers(1, 30),
+)
+def test_every_position_is_in_exactly_one_task(rows, clump, windows, target, num_tasks):
+    order = RowPermutation(DenseRows(rows)).shuffle(1, clump, clump * windows)
+    tasks = plan_positions(order, TaskSizing(1.0, target, num_tasks))
+    assert [p for task in tasks for p in range(task.start, task.stop)] == list(range(rows))
+    if num_tasks is not None:
+        assert len(tasks) == min(num_tasks, rows)
+
+
+@given(st.integers(1, 2000), st.integers(1, 200))
+def test_no_task_reads_a_part_of_a_clump_that_another_one_reads(rows, target):
+    order = RowPermutation(DenseRows(rows)).shuffle(1, 8, 64)
+    assume(len(order.window_edges()) > 2)  # a single window is cut anywhere, so that several workers read it
+    clumps = [set((order.rows(t.start, t.stop) // 8).tolist()) for t in plan_positions(order, TaskSizing(1.0, target))]
+    assert sum(len(part) for part in clumps) == len(set().union(*clumps))
+
+
+def test_one_rank_of_64_plans_its_share_of_1e11_rows_without_opening_anything():
+    order = RowPermutation(DenseRows(10**11)).shuffle(7, 64, 65536).epoch(3).shard(40, 64)
+    tasks = plan_positions(order, TaskSizing(528, 32 * 2**20))
+    assert sum(task.num_rows for task in tasks) == len(order)
+    assert len(tasks) < 30_000
+    assert len(pickle.dumps(tasks[0])) < 2048
+    last = order.rows(tasks[-1].start, tasks[-1].stop)
+    assert len(np.unique(last)) == tasks[-1].num_rows
