@@ -13,7 +13,7 @@ from ray_lance.scan.plan import MAX_TASK_BYTES, MIN_TASK_BYTES, TaskSizing
 
 __all__ = ["StepRange", "plan_steps"]
 
-MAX_WINDOWS_BYTES = 4 * MAX_TASK_BYTES
+MAX_WINDOWS_BYTES = 2 * MAX_TASK_BYTES
 
 
 @dataclass(frozen=True)
