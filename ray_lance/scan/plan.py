@@ -13,6 +13,8 @@ __all__ = ["FragmentRange", "FragmentRows", "TaskSizing", "plan_fragments", "pla
 
 MIN_TASK_BYTES = 4 * 2**20
 MAX_TASK_BYTES = 64 * 2**20
+# A window of a shuffle is read whole where it can be: a part of one touches all of its clumps.
+MAX_WINDOW_BYTES = 2 * MAX_TASK_BYTES
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ray_lance.order import BatchSchedule
-from ray_lance.scan.plan import MAX_TASK_BYTES, MIN_TASK_BYTES, TaskSizing
+from ray_lance.scan.plan import MAX_WINDOW_BYTES, MIN_TASK_BYTES, TaskSizing
 
 __all__ = ["StepRange", "plan_steps"]
-
-MAX_WINDOWS_BYTES = 2 * MAX_TASK_BYTES
 
 
 @dataclass(frozen=True)
@@ -61,7 +59,7 @@ def plan_steps(schedule: BatchSchedule, sizing: TaskSizing, window: int = 0) -> 
         return _even(schedule, 0, min(steps, -(-sizing.num_tasks // schedule.world_size)))
     step_bytes = sizing.row_bytes * schedule.batch_size
     lanes = len({piece.lane for piece in schedule.pieces(0)})
-    windows_bytes = min(lanes * window * sizing.row_bytes, MAX_WINDOWS_BYTES)
+    windows_bytes = min(lanes * window * sizing.row_bytes, MAX_WINDOW_BYTES)
     steps_per_task = max(1, int(max(sizing.target_bytes, windows_bytes) / step_bytes))
     first = min(steps, max(1, int(MIN_TASK_BYTES / step_bytes)))
     rest = -(-(steps - first) // steps_per_task)

@@ -16,16 +16,13 @@ import pyarrow.compute as pc
 from ray_lance.order import ExplicitRows, RowPermutation
 from ray_lance.order.rows import RowArray
 from ray_lance.retry import RetryPolicy
-from ray_lance.scan.plan import MAX_TASK_BYTES, TaskSizing
+from ray_lance.scan.plan import MAX_WINDOW_BYTES, TaskSizing
 from ray_lance.scan.reader import Fill
 from ray_lance.scan.scan import FRAGMENT_ID, META_COLUMNS, ROW_ADDRESS, Scan, quoted_path
 from ray_lance.scan.steps import StepRange
 from ray_lance.tensors import deliver
 
 __all__ = ["PermutationPlan", "PermutationRange", "plan_positions", "take_rows"]
-
-# A window is read whole where it can be: a part of one touches all of its clumps. Larger ones are cut all the same.
-MAX_WINDOW_BYTES = 2 * MAX_TASK_BYTES
 
 
 @dataclass(frozen=True)

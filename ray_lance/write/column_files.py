@@ -19,6 +19,7 @@ from lance.fragment import DataFile, write_fragments
 from ray_lance.errors import CommitError
 from ray_lance.tensors.casts import conform
 from ray_lance.write.columns import ROW_ADDRESS, ColumnJob, FragmentWork
+from ray_lance.write.fragments import WatchedBatches
 from ray_lance.write.storage import Storage
 
 __all__ = ["WrittenColumn", "place", "write_column_file"]
@@ -81,7 +82,7 @@ def write_column_file(
 
 def _stage(job: ColumnJob, work: FragmentWork, tables: Iterable[pa.Table], folder: Path) -> tuple[dict[str, Any], Path]:
     rows = place(_values(tables, job, work), _kept(job, work), work.physical_rows, job.schema)
-    source = _Watched(rows)
+    source = WatchedBatches(rows)
     try:
         fragments = write_fragments(
             pa.RecordBatchReader.from_batches(job.schema, source),
@@ -216,18 +217,3 @@ def _kept(job: ColumnJob, work: FragmentWork) -> Iterator[tuple[Offsets, pa.Tabl
         table = pa.Table.from_batches([batch])
         offsets = (table[ROW_ADDRESS].to_numpy() & np.uint64(0xFFFFFFFF)).astype(np.int64)
         yield offsets, conform(table.drop_columns([ROW_ADDRESS]), job.schema)
-
-
-class _Watched:
-    """Iterates over batches and keeps the error that ended it."""
-
-    def __init__(self, batches: Iterator[pa.RecordBatch]) -> None:
-        self._batches = batches
-        self.error: Exception | None = None
-
-    def __iter__(self) -> Iterator[pa.RecordBatch]:
-        try:
-            yield from self._batches
-        except Exception as error:
-            self.error = error
-            raise

@@ -29,7 +29,7 @@ from ray_lance.write.job import WriteJob
 from ray_lance.write.schema import fit
 from ray_lance.write.storage import Storage
 
-__all__ = ["Rows", "TableRows", "WrittenFile", "plan_files", "write_files"]
+__all__ = ["Rows", "TableRows", "WatchedBatches", "WrittenFile", "plan_files", "write_files"]
 
 # Lance holds several batches at a time, more on a busy machine; larger ones make it no faster.
 _BATCH_BYTES = 4 * 2**20
@@ -155,7 +155,7 @@ def _write_file(batches: Callable[[], Iterator[pa.RecordBatch]], job: WriteJob, 
 
 def _stage(batches: Iterator[pa.RecordBatch], folder: Path, job: WriteJob) -> tuple[FragmentMetadata, Path]:
     """Write ``batches`` as one data file below ``folder``; returns its metadata and the folder it lies in."""
-    source = _Watched(batches)
+    source = WatchedBatches(batches)
     reader = pa.RecordBatchReader.from_batches(job.schema, source)
     try:
         fragments = write_fragments(
@@ -201,7 +201,7 @@ def _publications(staged: Path, fragment: FragmentMetadata, name: str) -> Iterat
     yield data_file, f"data/{name}.lance"
 
 
-class _Watched:
+class WatchedBatches:
     """Iterates over batches and keeps the error that ended it."""
 
     def __init__(self, batches: Iterator[pa.RecordBatch]) -> None:

@@ -148,6 +148,15 @@ def test_create_refuses_a_dataset_that_appears_during_the_write(uri):
     assert orphans(uri) == []
 
 
+@pytest.fixture
+def interruptible():
+    """SIGINT raises KeyboardInterrupt, also where the tests were started in the background and would ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("mode", ["create", "append"])
 def test_an_interrupt_leaves_nothing_behind(uri, tmp_path, mode):
     if mode == "append":
