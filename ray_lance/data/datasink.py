@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import lance
 import pyarrow as pa
+from ray.data import Dataset
 from ray.data.block import BlockAccessor
 from ray.data.datasource.datasink import Datasink, WriteResult
 from ray.exceptions import RayTaskError
 
 from ray_lance.allocator import keep_freed_memory
+from ray_lance.data.reservation import await_reservation
 from ray_lance.errors import (
     CommitError,
     DatasetExistsError,
@@ -32,7 +34,6 @@ from ray_lance.write.options import WriteOptions, WriteSummary
 from ray_lance.write.schema import refuse_null_types, with_fields
 
 if TYPE_CHECKING:
-    import ray.data
     from ray.data._internal.execution.interfaces import TaskContext
 
 __all__ = ["LanceDatasink", "RayRows", "TaskResult", "own_error", "run", "write"]
@@ -212,7 +213,7 @@ class LanceDatasink(Datasink[TaskResult]):
 
 
 def write(
-    ds: ray.data.Dataset,
+    ds: Dataset,
     table: TableRef,
     options: WriteOptions,
     *,
@@ -247,7 +248,7 @@ def write(
 
 
 def run(
-    ds: ray.data.Dataset,
+    ds: Dataset,
     sink: LanceDatasink,
     ray_remote_args: dict[str, Any] | None = None,
     concurrency: int | None = None,
@@ -258,15 +259,17 @@ def run(
         return _nothing_done(job)
     remote_args = dict(ray_remote_args or {})
     try:
-        ds.write_datasink(sink, ray_remote_args=remote_args, concurrency=concurrency)
+        # A copy, since the caller's Ray dataset keeps the context that it has.
+        own = await_reservation(Dataset.copy(ds, _deep_copy=True))
+        own.write_datasink(sink, ray_remote_args=remote_args, concurrency=concurrency)
     except Exception as error:
         sink.abort()
-        own = own_error(error)
-        if isinstance(own, DatasetExistsError) and job.options.mode == "ignore":
+        cause = own_error(error)
+        if isinstance(cause, DatasetExistsError) and job.options.mode == "ignore":
             return _nothing_done(begin(job.table.latest(), job.options))
-        if own is None:
+        if cause is None:
             raise
-        raise own from error
+        raise cause from error
     except BaseException:
         sink.abort()
         raise

@@ -12,9 +12,9 @@ from ray_lance.scan.scan import Scan
 __all__ = ["FragmentRange", "FragmentRows", "TaskSizing", "plan_fragments", "plan_scan"]
 
 MIN_TASK_BYTES = 4 * 2**20
-MAX_TASK_BYTES = 64 * 2**20
+MAX_TASK_BYTES = 32 * 2**20
 # A window of a shuffle is read whole where it can be: a part of one touches all of its clumps.
-MAX_WINDOW_BYTES = 2 * MAX_TASK_BYTES
+MAX_WINDOW_BYTES = 4 * MAX_TASK_BYTES
 
 
 @dataclass(frozen=True)
