@@ -45,7 +45,7 @@ def start_ray() -> None:
 
 
 def compare(
-    question: str, contenders: Mapping[str, Callable[[], int]], *, rows: int, rounds: int = 5, warm_ups: int = 1
+    question: str, contenders: Mapping[str, Callable[[], int]], *, rows: int, rounds: int = 5, warm_ups: int = 3
 ) -> dict:
     """Time each contender once per round, in turn.
 
@@ -55,7 +55,7 @@ def compare(
             one is the subject: ratios say how often faster it is than each other one.
         rows: Rows that each contender must deliver; another number is an error, not a result.
         rounds: Measured rounds.
-        warm_ups: Rounds before, which start worker processes and fill the page cache.
+        warm_ups: Rounds before, which start worker processes, map the object store into them and fill the page cache.
     """
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for number in range(-warm_ups, rounds):

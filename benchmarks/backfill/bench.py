@@ -33,7 +33,7 @@ from harness import DATA, compare, save
 FRAGMENTS = 20
 HIDDEN = 256
 NOTE = (
-    "warm page cache, warm workers (one unmeasured round); ratios are paired within a round; every contender starts "
+    "warm page cache, warm workers (three unmeasured rounds); ratios are paired within a round; every contender starts "
     "from the same version of the same dataset and undoes its work inside the measured time"
 )
 

@@ -24,7 +24,7 @@ import ray_lance
 from harness import DATA, compare, save, start_ray
 
 BATCH = 1024
-NOTE = "warm page cache, warm workers (one unmeasured round); ratios are paired within a round"
+NOTE = "warm page cache, warm workers (three unmeasured rounds); ratios are paired within a round"
 
 
 def generate(rows: int, fragments: int) -> str:

@@ -29,7 +29,7 @@ from ray_lance.scan.take import plan_positions
 
 BATCH = 1024
 FOLDER = Path(__file__).parent
-NOTE = "warm page cache, warm workers (one unmeasured round); ratios are paired within a round"
+NOTE = "warm page cache, warm workers (three unmeasured rounds); ratios are paired within a round"
 
 
 def batches_of(dataset: ray.data.Dataset) -> int:

@@ -24,7 +24,7 @@ import ray_lance
 from harness import compare, save, start_ray
 
 BLOCKS = 200
-NOTE = "200 blocks in the object store, warm workers (one unmeasured round); ratios are paired within a round"
+NOTE = "200 blocks in the object store, warm workers (three unmeasured rounds); ratios are paired within a round"
 
 
 def embeddings(rows: int, seed: int) -> pa.Table:

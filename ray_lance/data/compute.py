@@ -17,8 +17,8 @@ from ray.data import DataContext, Dataset
 from ray.data.datasource import Datasource, ReadTask
 
 from ray_lance.data.batches import BATCH_FORMATS, BatchCall, ClassOnBatches, call_on_batch, first_schema, rebatched
+from ray_lance.data.execution import executed_promptly
 from ray_lance.data.fragments import FragmentDatasource
-from ray_lance.data.reservation import await_reservation
 from ray_lance.errors import InvalidArgumentError, UnknownColumnError
 from ray_lance.scan.plan import FragmentRange
 from ray_lance.scan.pushdown import build_scan
@@ -136,7 +136,7 @@ class Compute:
         # Only in order do counts of rows tell which rows a block holds.
         computed.context.execution_options.preserve_order = True
         computed.context.enable_progress_bars = False
-        return await_reservation(computed)
+        return executed_promptly(computed)
 
     def _in_actors(self, source: FragmentDatasource, call: BatchCall) -> Dataset:
         return ray.data.read_datasource(source, override_num_blocks=1).map_batches(

@@ -16,7 +16,7 @@ from ray.data.datasource.datasink import Datasink, WriteResult
 from ray.exceptions import RayTaskError
 
 from ray_lance.allocator import keep_freed_memory
-from ray_lance.data.reservation import await_reservation
+from ray_lance.data.execution import executed_promptly
 from ray_lance.errors import (
     CommitError,
     DatasetExistsError,
@@ -260,7 +260,7 @@ def run(
     remote_args = dict(ray_remote_args or {})
     try:
         # A copy, since the caller's Ray dataset keeps the context that it has.
-        own = await_reservation(Dataset.copy(ds, _deep_copy=True))
+        own = executed_promptly(Dataset.copy(ds, _deep_copy=True))
         own.write_datasink(sink, ray_remote_args=remote_args, concurrency=concurrency)
     except Exception as error:
         sink.abort()

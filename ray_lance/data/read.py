@@ -10,9 +10,9 @@ import ray
 from ray.data import Dataset
 
 from ray_lance.data.datasource import LanceDatasource
+from ray_lance.data.execution import executed_promptly
 from ray_lance.data.fragments import FragmentDatasource
 from ray_lance.data.permuted import PermutationDatasource
-from ray_lance.data.reservation import await_reservation
 from ray_lance.errors import InvalidArgumentError
 from ray_lance.permutation import Permutation
 from ray_lance.scan.pushdown import Columns, Filter, build_scan
@@ -205,7 +205,7 @@ def _read_datasource(datasource: LanceDatasource, ray_arguments: Mapping[str, An
     passed = {name: value for name, value in ray_arguments.items() if value is not None}
     # The datasource sizes its tasks itself. A larger number here would make Ray cut each task's output into as many
     # blocks as are missing, which costs more than the read and keeps Ray from fusing it with the next operator.
-    return await_reservation(ray.data.read_datasource(datasource, override_num_blocks=1, **passed))
+    return executed_promptly(ray.data.read_datasource(datasource, override_num_blocks=1, **passed))
 
 
 def _check_resources(arguments: Mapping[str, Any]) -> None:

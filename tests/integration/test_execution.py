@@ -1,6 +1,9 @@
-"""Executions begin with their share of the cluster, which Ray tells only a little later."""
+"""Executions begin with their share of the cluster, and leave their processes to the next one."""
 
 from __future__ import annotations
+
+import os
+import time
 
 import numpy as np
 import pytest
@@ -8,7 +11,7 @@ import ray
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 
 import ray_lance
-from ray_lance.data.reservation import AwaitReservation, await_reservation
+from ray_lance.data.execution import PromptExecution, executed_promptly
 from tests.datasets import sample_table
 
 LIMITS = []
@@ -50,11 +53,23 @@ def test_the_callers_context_stays_as_it_was(uri, tmp_path):
 
     ray_lance.write_lance(dataset, str(tmp_path / "copy.lance"))
 
-    assert AwaitReservation not in dataset.context.custom_execution_callback_classes
-    assert AwaitReservation not in ray.data.DataContext.get_current().custom_execution_callback_classes
+    assert PromptExecution not in dataset.context.custom_execution_callback_classes
+    assert PromptExecution not in ray.data.DataContext.get_current().custom_execution_callback_classes
 
 
-def test_waiting_twice_is_waiting_once(uri):
-    dataset = await_reservation(ray_lance.read_lance(uri))
+def test_it_is_asked_for_once(uri):
+    dataset = executed_promptly(ray_lance.read_lance(uri))
 
-    assert dataset.context.custom_execution_callback_classes.count(AwaitReservation) == 1
+    assert dataset.context.custom_execution_callback_classes.count(PromptExecution) == 1
+
+
+def slow(batch):
+    time.sleep(0.2)
+    return {"pid": np.full(len(batch["id"]), os.getpid())}
+
+
+def test_leaving_an_iteration_kills_no_process(uri):
+    dataset = ray_lance.read_lance(uri, override_num_blocks=20).map_batches(slow)
+    first = {int(pid) for pid in next(iter(dataset.iter_batches(batch_size=5)))["pid"]}
+
+    assert first <= {row["pid"] for row in dataset.take_all()}
