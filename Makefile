@@ -38,6 +38,7 @@ format: $(VENV)/.ready ## bring the code into style
 bench: $(VENV)/.ready ## compare with the peers; prints ratios and writes results beside each benchmark
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	@for bench in benchmarks/*/bench.py; do echo "== $$bench"; $(BIN)/python $$bench || exit 1; done
+	$(BIN)/python benchmarks/page.py
 
 clean: ## remove the set-up and everything that was built
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

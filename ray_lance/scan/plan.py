@@ -5,16 +5,22 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypeVar
 
 from ray_lance.scan.scan import Scan
 
-__all__ = ["FragmentRange", "FragmentRows", "TaskSizing", "plan_fragments", "plan_scan"]
+if TYPE_CHECKING:
+    from ray_lance.scan.take import PermutationRange
+
+__all__ = ["FragmentRange", "FragmentRows", "TaskSizing", "cut_first", "plan_fragments", "plan_scan"]
 
 MIN_TASK_BYTES = 4 * 2**20
 MAX_TASK_BYTES = 32 * 2**20
 # A window of a shuffle is read whole where it can be: a part of one touches all of its clumps.
 MAX_WINDOW_BYTES = 4 * MAX_TASK_BYTES
+
+Range = TypeVar("Range", "FragmentRange", "PermutationRange")
 
 
 @dataclass(frozen=True)
@@ -55,17 +61,20 @@ class TaskSizing:
         row_bytes: Mean bytes of a delivered row.
         target_bytes: Bytes that a task should deliver.
         num_tasks: Wanted number of tasks; goes before ``target_bytes``.
+        first_parts: Tasks to make of the first one, so that all processes begin with a small one. Ray looks for results
+            when every running task has one, or after 100 ms: the first batch comes as soon as the largest of them.
     """
 
     row_bytes: float
     target_bytes: float
     num_tasks: int | None = None
+    first_parts: int = 1
 
     @classmethod
     def for_cluster(cls, total_rows: int, row_bytes: float, cpus: float, num_tasks: int | None = None) -> TaskSizing:
         """Two tasks per CPU, within bounds: a task costs about 15 ms, and a large one holds up the first batch."""
         share = total_rows * row_bytes / max(1.0, 2 * cpus)
-        return cls(row_bytes, min(max(share, MIN_TASK_BYTES), MAX_TASK_BYTES), num_tasks)
+        return cls(row_bytes, min(max(share, MIN_TASK_BYTES), MAX_TASK_BYTES), num_tasks, max(1, int(cpus)))
 
     def rows_per_task(self, total_rows: int) -> float:
         """Rows that one task should read."""
@@ -97,7 +106,18 @@ def plan_scan(scan: Scan, fragments: Sequence[Sequence[FragmentRows]], sizing: T
             tasks += _equal_ranges(table, live, rows_per_task)
         else:
             tasks += plan_fragments(table, live, rows_per_task, divisible=scan.is_divisible)
-    return tasks
+    return cut_first(tasks, sizing) if scan.is_divisible else tasks
+
+
+def cut_first(tasks: list[Range], sizing: TaskSizing) -> list[Range]:
+    """``tasks`` with the first one cut into parts that are worth a task each; see :class:`TaskSizing`."""
+    if not tasks or sizing.num_tasks is not None:
+        return tasks
+    first, rows = tasks[0], tasks[0].num_rows
+    parts = max(1, min(sizing.first_parts, int(rows * sizing.row_bytes / MIN_TASK_BYTES)))
+    cuts: list[int] = [first.start + part * rows // parts for part in range(parts + 1)]
+    small: list[Range] = [replace(first, start=start, stop=stop) for start, stop in itertools.pairwise(cuts)]
+    return small + tasks[1:]
 
 
 def plan_fragments(

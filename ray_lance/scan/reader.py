@@ -10,9 +10,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ray_lance.retry import RetryPolicy
+from ray_lance.scan.delivery import delivered
 from ray_lance.scan.plan import FragmentRange
 from ray_lance.scan.scan import FRAGMENT_ID, ROW_ADDRESS, Scan
-from ray_lance.tensors import FillValue, deliver
+from ray_lance.tensors import FillValue
 
 __all__ = ["BatchReader", "Fill", "ReadPlan", "resume_batches"]
 
@@ -55,11 +56,11 @@ class ReadPlan:
             Tables of ``schema``, at least one, in scan order.
         """
         what = f"reading rows {task.start} to {task.stop} of {self.scan.tables[task.table]}"
-        delivered = False
+        is_empty = True
         for batch in resume_batches(lambda skip: self._open(task, limit, skip), self.retry, what):
-            delivered = True
-            yield self._deliver(batch)
-        if not delivered:
+            is_empty = False
+            yield from self._deliver(batch)
+        if is_empty:
             yield self.schema.empty_table()
 
     def _open(self, task: FragmentRange, limit: int | None, skip: int) -> Iterator[pa.RecordBatch]:
@@ -73,7 +74,8 @@ class ReadPlan:
             remaining = left if remaining is None else min(left, remaining)
             batch_bytes, start = MAX_BATCH_BYTES, task.start + skip
         else:
-            batch_bytes, start = STREAM_BATCH_BYTES, skip
+            # What Lance reads ahead are encoded images, which decoding multiplies.
+            batch_bytes, start = MAX_BATCH_BYTES if self.scan.decoders else STREAM_BATCH_BYTES, skip
         if remaining is not None and remaining <= 0:
             return iter(())
         options: dict[str, object] = {"batch_size": self._batch_rows(batch_bytes, task), "offset": start or None}
@@ -90,12 +92,11 @@ class ReadPlan:
     def _batch_rows(self, batch_bytes: int, task: FragmentRange) -> int:
         return max(1, min(task.num_rows, int(batch_bytes / self.row_bytes)))
 
-    def _deliver(self, batch: pa.RecordBatch) -> pa.Table:
+    def _deliver(self, batch: pa.RecordBatch) -> Iterator[pa.Table]:
         table = pa.Table.from_batches([batch])
         if FRAGMENT_ID in self.scan.names:
             table = table.append_column(FRAGMENT_ID, pc.shift_right(table[ROW_ADDRESS], pa.scalar(32, pa.uint64())))
-        table = table.select([name for name in self.scan.names if name in table.column_names])
-        return deliver(table, self.schema, fill=self.fill) if self.scan.names else table
+        return delivered(table, self.scan, self.schema, self.row_bytes, self.fill)
 
 
 def resume_batches(open_at: BatchReader, retry: RetryPolicy, what: str) -> Iterator[pa.RecordBatch]:

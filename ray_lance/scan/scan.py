@@ -9,6 +9,7 @@ from typing import Any
 import lance
 import pyarrow as pa
 
+from ray_lance.decode import Decode, ImageDecode, decoded_schema, find_decoders
 from ray_lance.errors import SchemaMismatchError, UnknownColumnError
 from ray_lance.table import TableRef
 from ray_lance.tensors import delivered_schema
@@ -38,17 +39,25 @@ class Scan:
             ``_rowaddr`` and ``_fragid``, in the order of delivery; or a mapping of names to SQL expressions.
         filter: SQL or a pyarrow expression; rows for which it is not true are left out.
         options: Further keyword arguments of ``lance.LanceDataset.scanner``.
+        decoders: What makes tensors of encoded columns, by name.
     """
 
     tables: tuple[TableRef, ...]
     columns: tuple[str, ...] | Mapping[str, str]
     filter: str | pa.compute.Expression | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    decoders: Mapping[str, ImageDecode] = field(default_factory=dict)
 
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the delivered columns, in order."""
         return tuple(self.columns)
+
+    @property
+    def read_names(self) -> tuple[str, ...]:
+        """Names of the columns to read: those to deliver, and the row address where an error has to name a row."""
+        named = ROW_ADDRESS in self.columns or all(decoder.on_error != "raise" for decoder in self.decoders.values())
+        return self.names if named else (*self.names, ROW_ADDRESS)
 
     @property
     def is_divisible(self) -> bool:
@@ -60,8 +69,19 @@ class Scan:
         """Whether an option (such as ``nearest``) speaks of the dataset as a whole, so that one task must read it."""
         return not _WHOLE_SCAN_OPTIONS.isdisjoint(self.options)
 
+    def decoding(self, decode: Decode) -> Scan:
+        """The same scan, which makes tensors of encoded columns; see :func:`ray_lance.decode.find_decoders`.
+
+        Raises:
+            UnknownColumnError: ``decode`` names a column that is not delivered.
+            InvalidArgumentError: The column holds no bytes, the value is no decoder, or Pillow is not installed.
+        """
+        return self if decode is None else replace(self, decoders=find_decoders(decode, self.stored_schema()))
+
     def delivers_stored(self, names: Sequence[str]) -> bool:
-        """Whether each of ``names`` is delivered as it is stored, not computed by an SQL expression."""
+        """Whether each of ``names`` is delivered as it is stored, not decoded nor computed by an SQL expression."""
+        if not self.decoders.keys().isdisjoint(names):
+            return False
         if not isinstance(self.columns, Mapping):
             return True
         return all(self.columns.get(name) in (name, quoted_path(name)) for name in names)
@@ -75,9 +95,10 @@ class Scan:
         for name in names:
             if name not in self.columns:
                 raise UnknownColumnError("select_columns", name, self.names)
+        decoders = {name: decoder for name, decoder in self.decoders.items() if name in names}
         if isinstance(self.columns, Mapping):
-            return replace(self, columns={name: self.columns[name] for name in names})
-        return replace(self, columns=tuple(names))
+            return replace(self, columns={name: self.columns[name] for name in names}, decoders=decoders)
+        return replace(self, columns=tuple(names), decoders=decoders)
 
     def of_table(self, table: int) -> Scan:
         """The columns of this scan that one of its tables has, as a scan of that table alone, without the filter."""
@@ -85,7 +106,8 @@ class Scan:
         if len(self.tables) > 1 and not isinstance(columns, Mapping):
             schema = self.tables[table].open().schema
             columns = tuple(name for name in columns if name in _META_FIELDS or has_column(schema, name))
-        return Scan((self.tables[table],), columns)
+        decoders = {name: decoder for name, decoder in self.decoders.items() if name in columns}
+        return Scan((self.tables[table],), columns, decoders=decoders)
 
     def scanner(self, table: int, fragment_ids: Sequence[int] | None = None, **options: Any) -> lance.LanceScanner:
         """Lance's scanner of one table of this scan.
@@ -100,7 +122,7 @@ class Scan:
             options["fragments"] = [dataset.get_fragment(fragment_id) for fragment_id in fragment_ids]
         if self.filter is not None:
             options["filter"] = self.filter
-        projection = _projection(self.of_table(table).columns)
+        projection = _projection(self.of_table(table).columns, with_row_address=ROW_ADDRESS in self.read_names)
         return dataset.scanner(**projection, **{"blob_handling": "all_binary", **self.options, **options})
 
     def stored_schema(self) -> pa.Schema:
@@ -116,7 +138,7 @@ class Scan:
 
     def schema(self) -> pa.Schema:
         """The schema of the tables that reading delivers."""
-        return delivered_schema(self.stored_schema())
+        return delivered_schema(decoded_schema(self.stored_schema(), self.decoders))
 
     def blob_columns(self) -> tuple[str, ...]:
         """Those columns that hold blobs, of which a take gives only descriptors."""
@@ -132,8 +154,8 @@ class Scan:
         return pa.schema([field for field in fields if field.name not in _META_FIELDS], metadata=scanned.metadata)
 
 
-def _projection(columns: tuple[str, ...] | Mapping[str, str]) -> dict[str, Any]:
-    with_row_address = ROW_ADDRESS in columns or FRAGMENT_ID in columns
+def _projection(columns: tuple[str, ...] | Mapping[str, str], *, with_row_address: bool) -> dict[str, Any]:
+    with_row_address = with_row_address or FRAGMENT_ID in columns
     if isinstance(columns, Mapping):
         stored: Any = {name: sql for name, sql in columns.items() if name not in _META_FIELDS}
     else:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 
 import pyarrow as pa
 
+from ray_lance.decode import decoded_schema, mean_decoded_bytes
 from ray_lance.scan.scan import Scan
 
 __all__ = ["fixed_width", "row_bytes"]
 
 _SAMPLE_ROWS = 32
+_SAMPLE_IMAGES = 4
 _SAMPLE_PLACES = 3
 _UNKNOWN_BYTES = 64.0
 
@@ -20,11 +22,12 @@ def row_bytes(scan: Scan) -> float:
     """Mean bytes of one delivered row of ``scan``, before any filter.
 
     Columns of fixed width are counted from their types. For the others a few rows at the start, the middle and the
-    end of each table are looked at; of blobs only the descriptors, which hold their sizes. What Lance keeps in its
-    statistics are compressed bytes on disk, which can be any fraction of the bytes in memory.
+    end of each table are looked at; of blobs only the descriptors, which hold their sizes, and of images to decode
+    only the headers. What Lance keeps in its statistics are compressed bytes on disk, which can be any fraction of the
+    bytes in memory.
     """
     if scan.is_whole:  # one task reads it, and the columns that a search adds exist only in its result
-        return sum(fixed_width(field.type) or _UNKNOWN_BYTES for field in scan.stored_schema())
+        return sum(fixed_width(field.type) or _UNKNOWN_BYTES for field in scan.schema())
     total_rows = total_bytes = 0.0
     for table, ref in enumerate(scan.tables):
         rows = max(1, ref.open().count_rows())
@@ -39,7 +42,7 @@ class _Table:
     def __init__(self, scan: Scan) -> None:
         columns = tuple(scan.columns.items()) if isinstance(scan.columns, Mapping) else scan.columns
         self.scan = scan
-        self._key = (scan.tables[0].cache_key, columns)
+        self._key = (scan.tables[0].cache_key, columns, tuple(scan.decoders.items()))
 
     def __hash__(self) -> int:
         return hash(self._key)
@@ -50,26 +53,37 @@ class _Table:
 
 @lru_cache(maxsize=256)
 def _table_row_bytes(table: _Table) -> float:
-    widths = {field.name: fixed_width(field.type) for field in table.scan.stored_schema()}
+    scan = table.scan
+    widths = {field.name: fixed_width(field.type) for field in decoded_schema(scan.stored_schema(), scan.decoders)}
     unknown = [name for name, width in widths.items() if width is None]
     known = sum(width for width in widths.values() if width is not None)
-    return known + (_sampled_bytes(table.scan.select(unknown)) if unknown else 0.0)
+    images = [name for name in unknown if name in scan.decoders]
+    others = [name for name in unknown if name not in scan.decoders]
+    return known + (_sampled_bytes(scan.select(others)) if others else 0.0) + _image_bytes(scan.select(images))
 
 
 def _sampled_bytes(scan: Scan) -> float:
-    rows = scan.tables[0].open().count_rows()
-    if rows == 0:
-        return 0.0
     sampled_rows = sampled_bytes = 0
-    for place in range(_SAMPLE_PLACES):
-        offset = place * max(0, rows - _SAMPLE_ROWS) // (_SAMPLE_PLACES - 1)
-        scanner = scan.scanner(0, offset=offset, limit=_SAMPLE_ROWS, blob_handling="blobs_descriptions")
-        table = scanner.to_table()
+    for table in _samples(scan, _SAMPLE_ROWS, blob_handling="blobs_descriptions"):
         sampled_rows += table.num_rows
         sampled_bytes += sum(_column_bytes(column) for column in table.columns)
-        if rows <= _SAMPLE_ROWS:
-            break
     return sampled_bytes / max(1, sampled_rows)
+
+
+def _image_bytes(scan: Scan) -> float:
+    """Mean bytes of a row of images whose sizes are their own."""
+    if not scan.decoders:
+        return 0.0
+    sample = pa.concat_tables(_samples(scan, _SAMPLE_IMAGES, blob_handling="all_binary"))
+    return sum(mean_decoded_bytes(sample[name], decoder) for name, decoder in scan.decoders.items())
+
+
+def _samples(scan: Scan, count: int, blob_handling: str) -> Iterator[pa.Table]:
+    """Some neighbouring rows at the start, the middle and the end of a table."""
+    rows = scan.tables[0].open().count_rows()
+    for place in range(1 if rows <= count else _SAMPLE_PLACES):
+        offset = place * max(0, rows - count) // (_SAMPLE_PLACES - 1)
+        yield scan.scanner(0, offset=offset, limit=count, blob_handling=blob_handling).to_table()
 
 
 def _column_bytes(column: pa.ChunkedArray) -> int:

@@ -16,11 +16,11 @@ import pyarrow.compute as pc
 from ray_lance.order import ExplicitRows, RowPermutation
 from ray_lance.order.rows import RowArray
 from ray_lance.retry import RetryPolicy
-from ray_lance.scan.plan import MAX_WINDOW_BYTES, TaskSizing
+from ray_lance.scan.delivery import delivered
+from ray_lance.scan.plan import MAX_WINDOW_BYTES, TaskSizing, cut_first
 from ray_lance.scan.reader import Fill
 from ray_lance.scan.scan import FRAGMENT_ID, META_COLUMNS, ROW_ADDRESS, Scan, quoted_path
 from ray_lance.scan.steps import StepRange
-from ray_lance.tensors import deliver
 
 __all__ = ["PermutationPlan", "PermutationRange", "plan_positions", "take_rows"]
 
@@ -74,16 +74,13 @@ class PermutationPlan:
             limit: Read no more rows than this.
 
         Yields:
-            One table of ``schema``, in the order of the task's positions.
+            Tables of ``schema``, in the order of the task's positions; one, unless images are decoded.
         """
-        yield self.fetch(self.order.take(task.positions()[:limit]))
-
-    def fetch(self, rows: RowArray) -> pa.Table:
-        """The given rows, in the given order, as a table of ``schema``."""
+        rows = self.order.take(task.positions()[:limit])
         what = f"taking {len(rows)} rows of {self.scan.tables[0]}"
         is_dense = rows.dtype == np.int64
         table = self.retry.call(lambda: take_rows(self.scan, rows, are_offsets=is_dense), what)
-        return deliver(table, self.schema, fill=self.fill) if self.scan.names else table
+        yield from delivered(table, self.scan, self.schema, self.row_bytes, self.fill)
 
 
 def plan_positions(order: RowPermutation, sizing: TaskSizing) -> list[PermutationRange]:
@@ -99,6 +96,11 @@ def plan_positions(order: RowPermutation, sizing: TaskSizing) -> list[Permutatio
     if sizing.num_tasks is not None:
         tasks = min(count, sizing.num_tasks)
         return _ranges([task * count // tasks for task in range(tasks + 1)])
+    return cut_first(_windows(order, sizing), sizing)
+
+
+def _windows(order: RowPermutation, sizing: TaskSizing) -> list[PermutationRange]:
+    count = len(order)
     rows_per_task = int(max(1, sizing.rows_per_task(count)))
     edges = order.window_edges()
     longest = int(np.diff(edges).max(initial=0))
@@ -117,6 +119,9 @@ def take_rows(scan: Scan, rows: RowArray, *, are_offsets: bool) -> pa.Table:
         scan: One table and its columns, as stored; a filter is not looked at.
         rows: Shape ``(k,)``: offsets among the live rows, or row ids.
         are_offsets: Which of both they are.
+
+    Returns:
+        The columns ``scan.read_names``.
     """
     dataset = scan.tables[0].open()
     by_place = np.argsort(rows, kind="stable")
@@ -137,11 +142,11 @@ def _take(scan: Scan, dataset: lance.LanceDataset, rows: RowArray, are_offsets: 
         table = table.append_column(name, pa.array(values, pa.large_binary()))
     if FRAGMENT_ID in scan.names:
         table = table.append_column(FRAGMENT_ID, pc.shift_right(table[ROW_ADDRESS], pa.scalar(32, pa.uint64())))
-    return table.select(list(scan.names))
+    return table.select(list(scan.read_names))
 
 
 def _take_columns(scan: Scan, blobs: tuple[str, ...]) -> list[str] | dict[str, str]:
-    wanted = [name for name in scan.names if name not in blobs and name != FRAGMENT_ID]
+    wanted = [name for name in scan.read_names if name not in blobs and name != FRAGMENT_ID]
     if FRAGMENT_ID in scan.names and ROW_ADDRESS not in wanted:
         wanted.append(ROW_ADDRESS)
     if not wanted:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -96,3 +97,20 @@ def test_a_row_larger_than_a_task_still_gets_one():
 def test_a_task_is_small_to_send():
     task = plan_scan(scan(), fragments([[1_000_000]]), TaskSizing(528, 32 * 2**20))[0]
     assert len(pickle.dumps(task)) < 256
+
+
+def test_the_first_task_is_cut_for_all_processes_to_begin_with_a_small_one():
+    sizing = TaskSizing(528, 32 * 2**20, first_parts=4)
+
+    tasks = plan_scan(scan(), fragments([[1_000_000]]), sizing)
+
+    assert len(tasks) == 19
+    assert tasks[3].stop == tasks[4].start == 62_500
+    assert {task.num_rows for task in tasks[:4]} == {62_500 // 4}
+
+
+@pytest.mark.parametrize("sizing", [TaskSizing(1.0, 2**20, first_parts=4), TaskSizing(528, 1, 2, first_parts=4)])
+def test_a_first_task_that_is_small_or_asked_for_stays_whole(sizing):
+    whole = replace(sizing, first_parts=1)
+
+    assert plan_scan(scan(), fragments([[1_000]]), sizing) == plan_scan(scan(), fragments([[1_000]]), whole)

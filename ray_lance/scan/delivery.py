@@ -1,0 +1,61 @@
+"""What a read delivers of the rows that Lance gave: decoded, and in the columns and types that were promised."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import pyarrow as pa
+
+from ray_lance.decode import decode_table
+from ray_lance.scan.scan import Scan
+from ray_lance.tensors import FillValue, deliver
+
+__all__ = ["delivered"]
+
+_MAX_DECODED_BYTES = 32 * 2**20
+
+
+def delivered(
+    table: pa.Table,
+    scan: Scan,
+    schema: pa.Schema,
+    row_bytes: float,
+    fill: FillValue | Mapping[str, FillValue] | None = None,
+) -> Iterator[pa.Table]:
+    """The rows of ``table``, in order; in several tables where images, once decoded, take much room.
+
+    Args:
+        table: The columns ``scan.read_names`` as stored. A column that one of several tables lacks may be missing.
+        scan: What is read.
+        schema: Schema to deliver.
+        row_bytes: Mean bytes of a delivered row.
+        fill: What replaces nulls where a tensor cannot hold them: one value, or one by column.
+
+    Yields:
+        Tables of ``schema``, at least one; as many rows together as ``table`` has.
+
+    Raises:
+        TensorConversionError: An image cannot be decoded, or nulls have no representation and no ``fill``.
+    """
+    if not scan.decoders:
+        yield _promised(table, scan, schema, fill)
+        return
+    rows = max(1, int(_MAX_DECODED_BYTES / row_bytes))
+    for start in range(0, max(1, table.num_rows), rows):
+        part = _with_missing_images(table.slice(start, rows), scan)
+        yield _promised(decode_table(part, scan.decoders), scan, schema, fill)
+
+
+def _promised(
+    table: pa.Table, scan: Scan, schema: pa.Schema, fill: FillValue | Mapping[str, FillValue] | None
+) -> pa.Table:
+    table = table.select([name for name in scan.names if name in table.column_names])
+    return deliver(table, schema, fill=fill) if scan.names else table
+
+
+def _with_missing_images(table: pa.Table, scan: Scan) -> pa.Table:
+    """An encoded column that this one of several tables lacks has no image in any row."""
+    for name in scan.decoders:
+        if name not in table.column_names:
+            table = table.append_column(name, pa.nulls(table.num_rows, pa.binary()))
+    return table
