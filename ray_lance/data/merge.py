@@ -69,7 +69,7 @@ def merge(
                 batch_size=None,
                 zero_copy_batch=True,
             )
-            .groupby(BUCKET)
+            .groupby(BUCKET, num_partitions=buckets)
             .map_groups(partial(match, job=job), batch_format="pyarrow")
         )
         try:
