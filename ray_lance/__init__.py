@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ray_lance.api import add_columns, explain, read_lance, write_lance
-    from ray_lance.blob import blob
+    from ray_lance.blobs import blob
     from ray_lance.data.backfill import AddColumnsSummary
     from ray_lance.data.collate import TensorCollate
+    from ray_lance.decode import ImageDecode
     from ray_lance.errors import (
         CommitError,
         CursorMismatchError,
@@ -36,6 +37,7 @@ __all__ = [
     "CursorMismatchError",
     "DatasetExistsError",
     "DatasetNotFoundError",
+    "ImageDecode",
     "InvalidArgumentError",
     "Permutation",
     "RayLanceError",
@@ -54,12 +56,13 @@ __all__ = [
 
 _HOMES = {
     "AddColumnsSummary": "ray_lance.data.backfill",
+    "ImageDecode": "ray_lance.decode",
     "Permutation": "ray_lance.permutation",
     "TableRef": "ray_lance.table",
     "TensorCollate": "ray_lance.data.collate",
     "WriteSummary": "ray_lance.write.options",
     "add_columns": "ray_lance.api",
-    "blob": "ray_lance.blob",
+    "blob": "ray_lance.blobs",
     "explain": "ray_lance.api",
     "read_lance": "ray_lance.api",
     "write_lance": "ray_lance.api",

@@ -16,6 +16,7 @@ from ray_lance.data.compute import Compute
 from ray_lance.data.datasink import write
 from ray_lance.data.explain import explain_dataset
 from ray_lance.data.read import Namespace, ReadOptions, read, read_permutation, table_refs, write_target
+from ray_lance.decode import Decode
 from ray_lance.errors import InvalidArgumentError
 from ray_lance.permutation import Permutation
 from ray_lance.scan.pushdown import Columns, Filter
@@ -37,6 +38,7 @@ def add_columns(
     where: str | None = None,
     batch_size: int = 1024,
     batch_format: str = "numpy",
+    decode: Decode = None,
     overwrite: bool = False,
     on_error: str = "raise",
     fragments_per_commit: int | None = None,
@@ -79,6 +81,7 @@ def add_columns(
         batch_size: Rows per call.
         batch_format: What ``fn`` is given: ``"numpy"`` arrays, ``"torch"`` tensors, a ``"pandas"`` DataFrame or a
             ``"pyarrow"`` table.
+        decode: Input columns of encoded images that ``fn`` is given as tensors; as for :func:`read_lance`.
         overwrite: Compute columns that exist anew.
         on_error: When ``fn`` raises an error: ``"raise"`` stops (what is finished is committed); ``"null"`` leaves the
             rows of the batch null and reports them in the summary. They count as done; ``overwrite=True`` with
@@ -127,6 +130,7 @@ def add_columns(
         constructor_keywords=dict(fn_constructor_kwargs or {}),
         concurrency=concurrency,
         ray_arguments={"num_cpus": num_cpus, "num_gpus": num_gpus, "memory": memory, **(ray_remote_args or {})},
+        decode=decode,
     )
     options = BackfillOptions(schema, where, overwrite, fragments_per_commit)
     table = write_target(uri, Namespace(table_id, namespace_impl, namespace_properties), storage_options)
@@ -148,6 +152,7 @@ def read_lance(
     with_row_id: bool = False,
     with_row_address: bool = False,
     with_metadata: bool = False,
+    decode: Decode = None,
     fill: Fill = None,
     table_id: Sequence[str] | None = None,
     namespace_impl: str | None = None,
@@ -191,6 +196,9 @@ def read_lance(
         with_row_id: Add ``_rowid`` (uint64).
         with_row_address: Add ``_rowaddr`` (uint64; fragment id in the upper, offset in the lower 32 bits).
         with_metadata: Add ``_rowaddr`` and ``_fragid`` (uint64).
+        decode: Columns of encoded images to read as uint8 tensors, such as ``{"image": ImageDecode(size=(224, 224))}``
+            or ``{"image": "image"}``; ``"auto"`` takes those that HuggingFace ``datasets`` has marked. Default: none,
+            images stay as they are stored. See :class:`~ray_lance.ImageDecode` for sizes and for damaged images.
         fill: What replaces nulls in integer and boolean vectors and tensors, which cannot hold them: one value, or one
             by column. Without it reading such a null is an error. Float vectors hold nulls as NaN.
         table_id: Identifier of the table in a namespace, instead of ``uri``.
@@ -228,6 +236,7 @@ def read_lance(
         override_num_blocks,
         fill,
         {} if scanner_options is None else scanner_options,
+        decode,
     )
     ray_arguments = {
         "num_cpus": num_cpus,

@@ -28,6 +28,7 @@ __all__ = [
     "decode_table",
     "decoded_schema",
     "find_decoders",
+    "mean_decoded_bytes",
     "to_image_tensors",
 ]
 
@@ -52,6 +53,12 @@ class ImageDecode:
             row's address. ``"null"``: a null row, None in a list of tensors. ``"fill"``: an image of ``fill``, which
             needs ``size``. The number of rows is the same in each case.
         fill: Value of every pixel of a filler, 0 to 255.
+
+    A Ray dataset holds images as one column of tensors ``(height, width, channels)`` where all have one shape, which is
+    with ``size`` and any ``on_error`` but ``"null"``: ``iter_torch_batches`` makes tensors of shape ``(n, height,
+    width, channels)`` of them. Others are tensors of varying shape, which Ray's own collation refuses:
+    ``iter_torch_batches(collate_fn=TensorCollate())``, and a training shard without any, give a list of tensors. In
+    numpy batches a null row is then an empty array.
 
     Example:
         >>> ImageDecode(size=(224, 224), on_error="fill")
@@ -102,16 +109,16 @@ class ImageDecode:
         return pixels[:, :, None] if pixels.ndim == 2 else pixels
 
 
-Decode: TypeAlias = Mapping[str, ImageDecode | Literal["image", True]] | Literal[False] | None
-"""By column; ``"image"`` and True are ``ImageDecode()``. None: what HuggingFace ``datasets`` marked. False: nothing."""
+Decode: TypeAlias = Mapping[str, ImageDecode | Literal["image", True]] | Literal["auto"] | None
+"""By column; ``"image"`` and True are ``ImageDecode()``. ``"auto"``: what HuggingFace ``datasets`` marked as images."""
 
 
 def find_decoders(decode: Decode, schema: pa.Schema) -> dict[str, ImageDecode]:
     """What to decode in tables of ``schema``, checked before anything is read.
 
     Args:
-        decode: By column; None takes the columns that the schema's metadata call images in the way of HuggingFace
-            ``datasets``; False takes none.
+        decode: By column; ``"auto"`` takes the columns that the schema's metadata call images in the way of HuggingFace
+            ``datasets``; None takes none.
         schema: As Lance stores it.
 
     Raises:
@@ -119,11 +126,13 @@ def find_decoders(decode: Decode, schema: pa.Schema) -> dict[str, ImageDecode]:
         InvalidArgumentError: The column holds no bytes, the value is no decoder, or Pillow is not installed.
     """
     if decode is None:
+        return {}
+    if decode == "auto":
         decode = dict.fromkeys(_hugging_face_images(schema), "image")
-    elif decode is False:
-        decode = {}
     if not isinstance(decode, Mapping):
-        raise InvalidArgumentError(f"decode={decode!r} must map columns to decoders, such as {{'image': 'image'}}")
+        raise InvalidArgumentError(
+            f"decode={decode!r} must map columns to decoders, such as {{'image': 'image'}}, or be 'auto' or None"
+        )
     decoders = {name: _decoder(name, value) for name, value in decode.items()}
     for name in decoders:
         if name not in schema.names:
@@ -141,7 +150,8 @@ def find_decoders(decode: Decode, schema: pa.Schema) -> dict[str, ImageDecode]:
 def decoded_schema(schema: pa.Schema, decoders: Mapping[str, ImageDecode]) -> pa.Schema:
     """The schema of :func:`decode_table`'s results: it depends on no data.
 
-    Images of one ``size`` are ``arrow.fixed_shape_tensor`` of ``(h, w, c)``, others ``arrow.variable_shape_tensor``.
+    Images of one ``size`` are ``arrow.fixed_shape_tensor`` of ``(h, w, c)``; others, and those of which one may be
+    null, ``arrow.variable_shape_tensor``.
     """
     fields = [_decoded_field(field, decoders[field.name]) if field.name in decoders else field for field in schema]
     return pa.schema(fields, metadata=schema.metadata)
@@ -164,8 +174,20 @@ def decode_table(table: pa.Table, decoders: Mapping[str, ImageDecode]) -> pa.Tab
             place = functools.partial(_place, field.name, addresses)
             encoded = _encoded(table.column(index))
             images = [_decode_row(decoder, data, functools.partial(place, row)) for row, data in enumerate(encoded)]
-            table = table.set_column(index, decoded, _image_array(images, decoder, decoded))
+            table = table.set_column(index, decoded, _image_array(images, decoded))
     return table
+
+
+def mean_decoded_bytes(column: pa.ChunkedArray, decoder: ImageDecode) -> float:
+    """Mean bytes of the decoded images of ``column``, told by their headers; 0 where there is none to look at."""
+    sizes = []
+    for data in _encoded(column):
+        try:
+            width, height = _pillow().open(io.BytesIO(data or b"")).size
+        except OSError:  # no image: it takes no room
+            width = height = 0
+        sizes.append(width * height * _CHANNELS[decoder.mode])
+    return float(np.mean(sizes)) if sizes else 0.0
 
 
 def to_image_tensors(
@@ -189,13 +211,13 @@ def to_image_tensors(
     if unfilled and fill is None:
         fills = dict.fromkeys(unfilled, 0)
     batch = to_tensors(table, ragged=ragged, fill=fills)
-    for name in decoders:
+    for name, decoder in decoders.items():
         images = batch[name]
         if name in unfilled:
             present = table[name].is_valid().to_pylist()
             batch[name] = [image if is_there else None for image, is_there in zip(images, present, strict=True)]
         elif isinstance(images, list):
-            batch[name] = _stacked(images)
+            batch[name] = _stacked(_filled(images, decoder, fill.get(name) if isinstance(fill, Mapping) else fill))
     return batch
 
 
@@ -244,26 +266,28 @@ def _encoded(column: pa.ChunkedArray) -> list[bytes | None]:
 
 
 def _decoded_field(field: pa.Field, decoder: ImageDecode) -> pa.Field:
-    if decoder.shape is None:
+    if decoder.shape is None or decoder.on_error == "null":
         return variable_shape_field(pa.field(field.name, field.type), pa.field("item", pa.uint8()), 3)
     return pa.field(field.name, pa.fixed_shape_tensor(pa.uint8(), decoder.shape))
 
 
-def _image_array(images: list[Image | None], decoder: ImageDecode, field: pa.Field) -> pa.Array:
+def _image_array(images: list[Image | None], field: pa.Field) -> pa.Array:
+    flat = [image.reshape(-1) for image in images if image is not None]
+    pixels = pa.array(np.concatenate(flat) if flat else np.empty(0, np.uint8))
+    if isinstance(field.type, pa.FixedShapeTensorType):  # no image is null
+        rows = pa.FixedSizeListArray.from_arrays(pixels, int(np.prod(field.type.shape)))
+        return pa.ExtensionArray.from_storage(field.type, rows)
+    shapes = np.array([(0, 0, 0) if image is None else image.shape for image in images], np.int64).reshape(-1, 3)
     nulls = np.array([image is None for image in images], np.bool_)
-    if decoder.shape is None:
-        shapes = np.array([(0, 0, 0) if image is None else image.shape for image in images], np.int64).reshape(-1, 3)
-        flat = [image.reshape(-1) for image in images if image is not None]
-        pixels = np.concatenate(flat) if flat else np.empty(0, np.uint8)
-        return make_shaped(field.type, pa.array(pixels), shapes, nulls)
-    stacked = np.zeros((len(images), *decoder.shape), np.uint8)
-    for row, image in enumerate(images):
-        if image is not None:
-            stacked[row] = image
-    mask = pa.array(nulls) if nulls.any() else None
-    width = int(np.prod(decoder.shape))
-    rows = pa.FixedSizeListArray.from_arrays(pa.array(stacked.reshape(-1)), width, mask=mask)
-    return pa.ExtensionArray.from_storage(field.type, rows)
+    return make_shaped(field.type, pixels, shapes, nulls)
+
+
+def _filled(images: list[Any], decoder: ImageDecode, value: Any) -> list[Any]:
+    """Fillers in place of None: of the decoder's size, or empty where each image has its own."""
+    if value is None or all(image is not None for image in images):
+        return images
+    filler = torch.full(decoder.shape or (0, 0, _CHANNELS[decoder.mode]), value, dtype=torch.uint8)
+    return [filler if image is None else image for image in images]
 
 
 def _stacked(images: list[Any]) -> torch.Tensor | list[Any]:

@@ -133,7 +133,8 @@ class TableRef:
 
     def latest(self) -> TableRef:
         """The same table at whatever version is the latest when it is pinned or opened."""
-        return replace(self, version=None, manifest=None)
+        # A namespace is asked anew where the table lies.
+        return replace(self, uri=self.uri if self.namespace_impl is None else None, version=None, manifest=None)
 
     def namespace_arguments(self) -> dict[str, Any]:
         """Keyword arguments that let Lance refresh credentials through the namespace; empty without one."""

@@ -83,9 +83,8 @@ class FaultyRows:
     def num_rows(self) -> int:
         return self.rows.num_rows
 
-    @property
-    def num_bytes(self) -> int:
-        return self.rows.nbytes
+    def num_bytes(self, start: int, stop: int) -> int:
+        return self.rows.slice(start, stop - start).nbytes
 
     def table(self, start: int, stop: int) -> pa.Table:
         self.reading()

@@ -24,14 +24,15 @@ from ray_lance.data.datasink import own_error
 from ray_lance.data.gather import Gatherer
 from ray_lance.errors import CommitError, InvalidArgumentError
 from ray_lance.retry import RetryPolicy
-from ray_lance.scan.pushdown import build_scan
 from ray_lance.table import TableRef
 from ray_lance.write.column_commit import claim, drop_blank, finish, remove_leftovers, renewed
-from ray_lance.write.columns import ColumnJob, ColumnRecord, Plan, check_columns, plan, recorded_columns
+from ray_lance.write.column_job import ColumnJob
+from ray_lance.write.column_plan import Plan, plan
+from ray_lance.write.column_record import ColumnRecord, check_columns, recorded_columns
 from ray_lance.write.commit import Send
 from ray_lance.write.job import WriteJob, begin
 from ray_lance.write.options import WriteOptions
-from ray_lance.write.schema import refuse_null_types
+from ray_lance.write.schema import portable, refuse_null_types
 
 __all__ = ["AddColumnsSummary", "BackfillOptions", "backfill"]
 
@@ -144,9 +145,9 @@ def _prepare(target: WriteJob, compute: Compute, options: BackfillOptions) -> tu
     """Check everything that can be checked before the work starts; returns the new columns and their record."""
     dataset = target.table.open()
     compute.check_against(dataset.schema)
-    build_scan([target.table], list(compute.input_columns), options.where, [], {})  # checks the condition
-    recipe = compute.recipe(options.where)
-    schema = options.schema or recorded_columns(dataset.schema, recipe)
+    scan = compute.scan(target.table, options.where)  # checks the condition and the decoders
+    recipe = compute.recipe(options.where, scan.decoders)
+    schema = portable(options.schema) if options.schema else recorded_columns(dataset.schema, recipe)
     if schema is None:
         try:
             schema = compute.first_schema(target.table, options.where)
@@ -175,8 +176,8 @@ def _run_rounds(job: ColumnJob, compute: Compute, options: BackfillOptions, writ
                 fragments_per_task=options.fragments_per_commit,
             )
             gatherer: Gatherer[ray.ObjectRef] = Gatherer(each.fragments)
-            for found in iterate_blocks(rows):
-                writer.submit([] if found is None else gatherer.add(found.block, found.start, found.stop))
+            for piece in iterate_blocks(rows):
+                writer.submit([] if piece is None else gatherer.add(piece))
                 progress.show(writer)
             gatherer.finish()
         writer.finish()

@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from lance.blob import BlobType
 from ray.data.block import BlockAccessor
 
 from ray_lance.errors import InvalidArgumentError, RayLanceError, SchemaMismatchError, TensorConversionError
 from ray_lance.scan.scan import ROW_ADDRESS
-from ray_lance.tensors import conform, from_tensors, storable, to_tensors
-from ray_lance.write.schema import refuse_null_types
+from ray_lance.tensors import from_tensors, storable, to_tensors
+from ray_lance.tensors.kinds import VARIABLE_SHAPE, extension_name
+from ray_lance.write.schema import fit, portable, refuse_null_types, with_fields
 
-__all__ = ["BATCH_FORMATS", "FAILURE", "BatchCall", "ClassOnBatches", "call_on_batch", "first_schema", "rebatched"]
+__all__ = [
+    "BATCH_FORMATS",
+    "FAILURE",
+    "BatchCall",
+    "ClassOnBatches",
+    "call_on_batch",
+    "first_schema",
+    "named",
+    "rebatched",
+]
 
 FAILURE = "_ray_lance_failure"
 
@@ -86,6 +97,7 @@ def call_on_batch(rows: pa.Table, function: Callable[..., Any], call: BatchCall)
         SchemaMismatchError: It returned other columns, types or numbers of rows.
     """
     assert call.schema is not None
+    call = replace(call, schema=portable(call.schema))  # it may have been sent here as extension types
     addresses = rows.column(ROW_ADDRESS)
     inputs = _inputs(rows, call)
     try:
@@ -95,8 +107,7 @@ def call_on_batch(rows: pa.Table, function: Callable[..., Any], call: BatchCall)
             raise RayLanceError(f"fn failed on {_place(rows)}: {type(error).__name__}: {error}") from error
         return _failed(rows, call.schema, f"{type(error).__name__}: {error}")
     columns = _checked(result, rows, call)
-    failure = pa.nulls(len(rows), pa.string())
-    return columns.add_column(0, ROW_ADDRESS, addresses).append_column(FAILURE, failure)
+    return _outcome(addresses, columns, pa.nulls(len(rows), pa.string()))
 
 
 def first_schema(rows: pa.Table, function: Callable[..., Any], call: BatchCall) -> pa.Schema:
@@ -155,7 +166,7 @@ def _checked(result: Any, rows: pa.Table, call: BatchCall) -> pa.Table:
             raise SchemaMismatchError(f"it did not return the columns {missing}, but {table.column_names}")
         if call.exact:
             _check_types(table.schema, call.schema)
-        return conform(table, call.schema)
+        return fit(table, call.schema)
     except (SchemaMismatchError, TensorConversionError, InvalidArgumentError) as error:
         raise SchemaMismatchError(f"what fn returned for {_place(rows)} cannot be stored: {error}") from error
 
@@ -166,13 +177,26 @@ def _as_table(result: Any, call: BatchCall) -> pa.Table:
     if isinstance(result, pa.Table):
         return storable(result)
     if isinstance(result, Mapping):
-        return from_tensors(result, None if call.exact else call.schema)
+        return _from_mapping(result, None if call.exact else call.schema)
     if hasattr(result, "to_dict") and hasattr(result, "columns"):
         return pa.Table.from_pandas(result, preserve_index=False).replace_schema_metadata(None)
     raise SchemaMismatchError(
         f"it returned a {type(result).__name__}; it must return a dict of tensors, arrays or lists by column name, "
         "an Arrow table or a pandas DataFrame"
     )
+
+
+def _from_mapping(columns: Mapping[str, Any], schema: pa.Schema | None) -> pa.Table:
+    """As :func:`from_tensors`; bytes for columns of Lance's blob type stay bytes, which :func:`fit` makes blobs of."""
+    if schema is None:
+        return from_tensors(columns)
+    stored = {
+        field.name: from_tensors({field.name: columns[field.name]})
+        for field in schema
+        if isinstance(field.type, BlobType) and field.name in columns
+    }
+    hints = with_fields(schema, [table.schema.field(0) for table in stored.values()])
+    return from_tensors({**columns, **{name: table.column(0) for name, table in stored.items()}}, hints)
 
 
 def _check_types(found: pa.Schema, expected: pa.Schema) -> None:
@@ -186,9 +210,24 @@ def _check_types(found: pa.Schema, expected: pa.Schema) -> None:
 
 
 def _failed(rows: pa.Table, schema: pa.Schema, reason: str) -> pa.Table:
-    nulls = conform(pa.table({name: pa.nulls(len(rows)) for name in schema.names}), schema)
+    nulls = fit(pa.table({name: pa.nulls(len(rows)) for name in schema.names}), schema)
     failure = pa.repeat(pa.scalar(reason, pa.string()), len(rows))
-    return nulls.add_column(0, ROW_ADDRESS, rows.column(ROW_ADDRESS)).append_column(FAILURE, failure)
+    return _outcome(rows.column(ROW_ADDRESS), nulls, failure)
+
+
+def _outcome(addresses: pa.ChunkedArray, columns: pa.Table, failure: pa.Array) -> pa.Table:
+    """A block. Tensors of varying shape go without their name: pyarrow makes a type of it that cannot be pickled."""
+    fields = [field.remove_metadata() if extension_name(field) == VARIABLE_SHAPE else field for field in columns.schema]
+    plain = pa.Table.from_arrays(columns.columns, schema=pa.schema(fields))
+    return plain.add_column(0, ROW_ADDRESS, addresses).append_column(FAILURE, failure)
+
+
+def named(block: pa.Table, schema: pa.Schema) -> pa.Table:
+    """``block`` with the names of the extension types that it was sent without."""
+    for column in portable(schema):
+        if extension_name(column) == VARIABLE_SHAPE:
+            block = block.set_column(block.column_names.index(column.name), column, block.column(column.name))
+    return block
 
 
 def _place(rows: pa.Table) -> str:

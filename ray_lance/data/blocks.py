@@ -5,13 +5,14 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import ray
 from ray.data import Dataset
 
-__all__ = ["BlockRows", "iterate_blocks"]
+from ray_lance.data.gather import Piece
+
+__all__ = ["iterate_blocks"]
 
 # Blocks that may wait while the caller is busy; more make Ray slow down.
 _MOST_WAITING = 4
@@ -19,22 +20,7 @@ _MOST_WAITING = 4
 _LONGEST_JOIN_S = 5.0
 
 
-@dataclass(frozen=True)
-class BlockRows:
-    """Rows of a block.
-
-    Attributes:
-        block: Reference to the block.
-        start: First row.
-        stop: Behind the last row.
-    """
-
-    block: ray.ObjectRef
-    start: int
-    stop: int
-
-
-def iterate_blocks(dataset: Dataset, pause_s: float = 0.5) -> Iterator[BlockRows | None]:
+def iterate_blocks(dataset: Dataset, pause_s: float = 0.5) -> Iterator[Piece[ray.ObjectRef] | None]:
     """References to the blocks of ``dataset``, and None whenever none has come for ``pause_s`` seconds.
 
     The dataset runs in a thread, which ends with the iterator.
@@ -43,7 +29,7 @@ def iterate_blocks(dataset: Dataset, pause_s: float = 0.5) -> Iterator[BlockRows
         dataset: What to run.
         pause_s: Longest wait in seconds.
     """
-    waiting: queue.Queue[BlockRows | BaseException | None] = queue.Queue(_MOST_WAITING)
+    waiting: queue.Queue[Piece[ray.ObjectRef] | BaseException | None] = queue.Queue(_MOST_WAITING)
     stopped = threading.Event()
     thread = threading.Thread(target=_run, args=(dataset, waiting, stopped), daemon=True)
     thread.start()
@@ -70,7 +56,7 @@ def _run(dataset: Dataset, waiting: queue.Queue[Any], stopped: threading.Event) 
         for bundle in dataset.iter_internal_ref_bundles():
             for entry, part in zip(bundle.blocks, bundle.slices, strict=True):
                 start, stop = (0, entry.metadata.num_rows) if part is None else (part.start_offset, part.end_offset)
-                if not _put(BlockRows(entry.ref, start, stop), waiting, stopped):
+                if not _put(Piece(entry.ref, start, stop), waiting, stopped):
                     return
     except BaseException as error:
         end = error

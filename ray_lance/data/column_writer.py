@@ -12,12 +12,13 @@ import numpy as np
 import pyarrow as pa
 import ray
 
-from ray_lance.data.batches import FAILURE
+from ray_lance.data.batches import FAILURE, named
 from ray_lance.data.gather import Gathered, Piece
 from ray_lance.scan.scan import ROW_ADDRESS
 from ray_lance.write.column_commit import commit_group
 from ray_lance.write.column_files import WrittenColumn, write_column_file
-from ray_lance.write.columns import ColumnJob, FragmentWork
+from ray_lance.write.column_job import ColumnJob
+from ray_lance.write.column_plan import FragmentWork
 from ray_lance.write.commit import Send
 
 __all__ = ["ColumnWriter", "RowFailure"]
@@ -165,12 +166,12 @@ def _write_fragments(
 
 def _write_fragment(job: ColumnJob, fragment: Gathered[int], blocks: Sequence[ray.ObjectRef]) -> _Outcome:
     failures: dict[str, list[int]] = {}
-    written = write_column_file(job, fragment.work, partial(_tables, fragment.pieces, blocks, failures))
+    written = write_column_file(job, fragment.work, partial(_tables, fragment.pieces, blocks, job.schema, failures))
     return _Outcome(written, tuple(RowFailure(reason, tuple(sorted(set(rows)))) for reason, rows in failures.items()))
 
 
 def _tables(
-    pieces: Sequence[Piece[int]], blocks: Sequence[ray.ObjectRef], failures: dict[str, list[int]]
+    pieces: Sequence[Piece[int]], blocks: Sequence[ray.ObjectRef], schema: pa.Schema, failures: dict[str, list[int]]
 ) -> Iterator[pa.Table]:
     """The rows of ``pieces``; notes in ``failures`` which failed."""
     for piece in pieces:
@@ -182,4 +183,4 @@ def _tables(
                 reasons.take(failed).to_pylist(), table.column(ROW_ADDRESS).take(failed).to_pylist(), strict=True
             ):
                 failures.setdefault(reason, []).append(address)
-        yield table.drop_columns([FAILURE])
+        yield named(table.drop_columns([FAILURE]), schema)

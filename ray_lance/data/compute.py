@@ -17,8 +17,9 @@ from ray.data import DataContext, Dataset
 from ray.data.datasource import Datasource, ReadTask
 
 from ray_lance.data.batches import BATCH_FORMATS, BatchCall, ClassOnBatches, call_on_batch, first_schema, rebatched
-from ray_lance.data.execution import executed_promptly
+from ray_lance.data.execution import executed_promptly, with_unshaped_blocks
 from ray_lance.data.fragments import FragmentDatasource
+from ray_lance.decode import Decode, ImageDecode
 from ray_lance.errors import InvalidArgumentError, UnknownColumnError
 from ray_lance.scan.plan import FragmentRange
 from ray_lance.scan.pushdown import build_scan
@@ -26,7 +27,8 @@ from ray_lance.scan.reader import ReadPlan
 from ray_lance.scan.scan import ROW_ADDRESS, Scan, has_column
 from ray_lance.scan.size import row_bytes
 from ray_lance.table import TableRef
-from ray_lance.write.columns import Pass, Recipe, count_selected
+from ray_lance.write.column_plan import Pass, count_selected
+from ray_lance.write.column_record import Recipe
 
 __all__ = ["Compute", "count_rows"]
 
@@ -34,6 +36,10 @@ __all__ = ["Compute", "count_rows"]
 # slow functions lose little when they are killed.
 _BLOCK_BYTES = 32 * 2**20
 _BLOCK_SECONDS = 2.0
+# Actors hand on what they have computed at the end of a task.
+_MOST_BATCHES_PER_TASK = 64
+_TASKS_PER_WORKER = 4
+_READS_BESIDE_ACTORS = 2
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,7 @@ class Compute:
         constructor_keywords: Keyword arguments of the class.
         concurrency: As ``map_batches`` takes it.
         ray_arguments: Arguments of ``ray.remote``, ``num_gpus`` and such; None values are left out.
+        decode: What makes tensors of encoded input columns; see :data:`ray_lance.decode.Decode`.
 
     Raises:
         InvalidArgumentError: A value breaks its rule.
@@ -68,6 +75,7 @@ class Compute:
     constructor_keywords: Mapping[str, Any] = field(default_factory=dict)
     concurrency: int | tuple[int, int] | None = None
     ray_arguments: Mapping[str, Any] = field(default_factory=dict)
+    decode: Decode = None
 
     def __post_init__(self) -> None:
         if not callable(self.function):
@@ -90,14 +98,30 @@ class Compute:
         """Whether the function is a class, which runs in actors."""
         return inspect.isclass(self.function)
 
-    def recipe(self, where: str | None) -> Recipe:
-        """What the dataset keeps of this computation, to tell it from others."""
+    def scan(self, table: TableRef, filter: str | None) -> Scan:
+        """What is read of ``table``: the input columns, decoded, and the row address.
+
+        Raises:
+            UnknownColumnError: ``filter`` or ``decode`` names a column that does not exist or is not an input.
+            InvalidArgumentError: Lance refuses the filter, or a column that is to be decoded holds no bytes.
+        """
+        return build_scan([table], list(self.input_columns), filter, [ROW_ADDRESS], {}).decoding(self.decode)
+
+    def recipe(self, where: str | None, decoders: Mapping[str, ImageDecode] | None = None) -> Recipe:
+        """What the dataset keeps of this computation, to tell it from others.
+
+        Args:
+            where: SQL condition of the rows that are computed.
+            decoders: What makes tensors of the input columns.
+        """
         function = self.function.func if isinstance(self.function, partial) else self.function
         name = getattr(function, "__qualname__", None) or type(function).__qualname__
         given = [list(self.arguments), dict(self.keywords)]
         given += [list(self.constructor_arguments), dict(self.constructor_keywords)]
         if isinstance(self.function, partial):
             given += [list(self.function.args), dict(self.function.keywords)]
+        if decoders:
+            given.append({name: repr(decoder) for name, decoder in decoders.items()})
         text = json.dumps(given, sort_keys=True, default=lambda value: type(value).__qualname__)
         return Recipe(self.input_columns, where, name, text)
 
@@ -129,9 +153,9 @@ class Compute:
             exact: Whether the function must return these very types.
             fragments_per_task: About the most fragments to read in one task, whose results arrive together.
         """
-        scan = build_scan([table], list(self.input_columns), todo.filter, [ROW_ADDRESS], {})
+        scan = self.scan(table, todo.filter)
         call = replace(self._call(), schema=schema, exact=exact)
-        source = _datasource(scan, todo, fragments_per_task)
+        source = self._datasource(scan, todo, fragments_per_task)
         computed = self._in_actors(source, call) if self.is_class else self._in_tasks(source, call)
         # Only in order do counts of rows tell which rows a block holds.
         computed.context.execution_options.preserve_order = True
@@ -139,7 +163,7 @@ class Compute:
         return executed_promptly(computed)
 
     def _in_actors(self, source: FragmentDatasource, call: BatchCall) -> Dataset:
-        return ray.data.read_datasource(source, override_num_blocks=1).map_batches(
+        return ray.data.read_datasource(source, override_num_blocks=1, **self._beside_actors()).map_batches(
             ClassOnBatches,
             fn_constructor_args=(self.function, call, self.constructor_arguments, self.constructor_keywords),
             batch_size=self.batch_size,
@@ -149,6 +173,14 @@ class Compute:
             **self._ray_arguments(),
         )
 
+    def _beside_actors(self) -> dict[str, Any]:
+        """How to read where the actors take every CPU: without reserving one, or the first read would wait for ever."""
+        each = self.ray_arguments.get("num_cpus")
+        taken = self._workers() * (1.0 if each is None else float(each))
+        if taken + 1 <= ray.cluster_resources().get("CPU", 0):
+            return {}
+        return {"ray_remote_args": {"num_cpus": 0}, "concurrency": _READS_BESIDE_ACTORS}
+
     def _in_tasks(self, source: FragmentDatasource, call: BatchCall) -> Dataset:
         compute = partial(call_on_batch, function=self.function, call=call)
         computed = ray.data.read_datasource(
@@ -157,8 +189,30 @@ class Compute:
             concurrency=self.concurrency,
             ray_remote_args=self._ray_arguments(),
         )
-        computed.context.target_max_block_size = None  # the tasks size their blocks by time, too
-        return computed
+        return with_unshaped_blocks(computed)  # the tasks size their blocks by time, too
+
+    def _datasource(self, scan: Scan, todo: Pass, fragments_per_task: int | None) -> FragmentDatasource:
+        """Tasks sized by bytes, or smaller ones: a function may take long for the rows of few bytes.
+
+        Small enough to keep all workers at work to the end, and to be done before much could be lost by a failure.
+        """
+        fragment_ids = [work.fragment_id for work in todo.fragments]
+        batches = -(-sum(work.rows for work in todo.fragments) // self.batch_size)
+        least = max(min(batches, _TASKS_PER_WORKER * self._workers()), -(-batches // _MOST_BATCHES_PER_TASK))
+        if fragments_per_task:
+            least = max(least, -(-len(fragment_ids) // fragments_per_task))
+        source = FragmentDatasource(scan, fragment_ids=fragment_ids)
+        if len(source.planned().tasks) >= least:
+            return source
+        return FragmentDatasource(scan, fragment_ids=fragment_ids, num_tasks=least)
+
+    def _workers(self) -> int:
+        """Calls that may run at one time."""
+        if isinstance(self.concurrency, int):
+            return self.concurrency
+        if self.concurrency is not None:
+            return max(self.concurrency)
+        return int(ray.cluster_resources().get("CPU", 1))
 
     def _call(self) -> BatchCall:
         return BatchCall(
@@ -228,15 +282,6 @@ def _computed_blocks(
         yield pa.concat_tables(waiting)
 
 
-def _datasource(scan: Scan, todo: Pass, fragments_per_task: int | None) -> FragmentDatasource:
-    fragment_ids = [work.fragment_id for work in todo.fragments]
-    source = FragmentDatasource(scan, fragment_ids=fragment_ids)
-    tasks = -(-len(fragment_ids) // fragments_per_task) if fragments_per_task else 1
-    if len(source.planned().tasks) >= tasks:
-        return source
-    return FragmentDatasource(scan, fragment_ids=fragment_ids, num_tasks=tasks)
-
-
 def count_rows(table: TableRef, todo: Pass) -> Pass:
     """``todo`` with the number of rows that pass its filter, without fragments of none; counted in tasks."""
     if todo.filter is None:
@@ -256,7 +301,7 @@ def _count_rows(table: TableRef, fragment_ids: Sequence[int], filter: str) -> di
 
 
 def _first_schema(table: TableRef, where: str | None, compute: Compute) -> pa.Schema:
-    scan = build_scan([table], list(compute.input_columns), where, [ROW_ADDRESS], {})
+    scan = compute.scan(table, where)
     plan = ReadPlan(scan, scan.schema(), row_bytes(scan))
     everything = FragmentRange(0, None, 0, table.open().count_rows())
     rows = pa.concat_tables(plan.read(everything, limit=compute.batch_size))

@@ -31,7 +31,7 @@ from ray_lance.write.commit import Committed, Send, commit_rows, find_commit
 from ray_lance.write.fragments import Rows, WrittenFile, write_files
 from ray_lance.write.job import WriteJob, begin
 from ray_lance.write.options import WriteOptions, WriteSummary
-from ray_lance.write.schema import refuse_null_types, with_fields
+from ray_lance.write.schema import portable, refuse_null_types, with_fields
 
 if TYPE_CHECKING:
     from ray.data._internal.execution.interfaces import TaskContext
@@ -65,10 +65,10 @@ class RayRows:
         """Rows in the block."""
         return int(BlockAccessor.for_block(self.block).num_rows())
 
-    @property
-    def num_bytes(self) -> int:
-        """Bytes of the block in memory."""
-        return int(BlockAccessor.for_block(self.block).size_bytes())
+    def num_bytes(self, start: int, stop: int) -> int:
+        """Bytes in memory of rows ``[start, stop)``."""
+        part = BlockAccessor.for_block(self.block).slice(start, stop, copy=False)
+        return int(BlockAccessor.for_block(part).size_bytes())
 
     def table(self, start: int, stop: int) -> pa.Table:
         """Rows ``[start, stop)`` with standard Arrow types."""
@@ -137,11 +137,9 @@ class LanceDatasink(Datasink[TaskResult]):
         rows = [block for block in self.rows(blocks) if block.num_rows]
         if not rows:
             return TaskResult((), None)
-        if job.schema is None:
-            schema = _with_fields(rows[0].table(0, 1).schema, self._options)
-        else:
-            # Sent between processes, a column of tensors of varying shape arrives as Arrow's extension type.
-            schema = storable_schema(job.schema)
+        # Sent between processes, a column of tensors of varying shape arrives as Arrow's extension type.
+        inferred = job.schema is None
+        schema = _with_fields(rows[0].table(0, 1).schema, self._options) if inferred else portable(job.schema)
         return TaskResult(tuple(write_files(rows, job.with_schema(schema))), schema)
 
     def rows(self, blocks: Iterable[Any]) -> list[Rows]:
@@ -194,14 +192,15 @@ class LanceDatasink(Datasink[TaskResult]):
 
     def _agree_on_schema(self, schemas: list[pa.Schema]) -> WriteJob:
         job = self.start()
-        schemas = [storable_schema(schema) for schema in schemas]
+        schemas = [portable(schema) for schema in schemas]
         if job.schema is None:
             if not schemas:
                 raise InvalidArgumentError("schema=None: the Ray dataset is empty; give the schema to write")
             job = self._job = job.with_schema(schemas[0])
+        wanted = portable(job.schema)
         for schema in schemas:
-            if not schema.equals(job.schema):
-                difference = _first_difference(job.schema, schema)
+            if not schema.equals(wanted):
+                difference = _first_difference(wanted, schema)
                 raise SchemaMismatchError(f"the blocks differ in their schemas: {difference}; give the schema to write")
         return job
 
@@ -298,7 +297,7 @@ def _nothing_done(job: WriteJob) -> WriteSummary:
 def _with_fields(schema: pa.Schema, options: WriteOptions) -> pa.Schema:
     """The inferred schema with the fields that the options replace."""
     if isinstance(options.schema, tuple):
-        schema = with_fields(schema, options.schema)
+        schema = storable_schema(with_fields(schema, options.schema))
     refuse_null_types(schema)
     return schema
 

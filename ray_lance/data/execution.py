@@ -6,14 +6,21 @@ import time
 from functools import partial
 from typing import Any
 
+import ray
 from ray.data import Dataset
 from ray.data._internal.execution.execution_callback import ExecutionCallback
+from ray.data._internal.execution.operators.task_pool_map_operator import TaskPoolMapOperator
 from ray.data._internal.execution.streaming_executor import StreamingExecutor
+from ray.data._internal.output_buffer import OutputBlockSizeOption
 
-__all__ = ["PromptExecution", "executed_promptly"]
+__all__ = ["PromptExecution", "executed_promptly", "with_unshaped_blocks"]
 
 _LONGEST_WAIT_S = 0.5
 _STEP_S = 0.0005
+# The name that Ray gives to the operator of a datasink.
+_WRITE = "Write"
+# As long as a write task may go on with the file that it is at.
+_GRACE_S = 10.0
 
 
 class PromptExecution(ExecutionCallback):
@@ -25,6 +32,9 @@ class PromptExecution(ExecutionCallback):
 
     When an iteration is left early, Ray kills the processes of the tasks that still run, and the next execution waits
     seconds for new ones. An interrupt ends a read as well, after the take or the batch that it is at.
+
+    A failed or interrupted execution leaves its tasks running for a while, which does no harm as long as they only
+    read. Tasks that write are waited for: one that published a file after the clean-up would leave it behind.
     """
 
     def before_execution_starts(self, executor: StreamingExecutor) -> None:
@@ -34,7 +44,31 @@ class PromptExecution(ExecutionCallback):
             time.sleep(_STEP_S)
         operators: Any = executor._topology
         for operator in operators:
-            operator._cancel_active_tasks = partial(_interrupt, operator._cancel_active_tasks)
+            end = _end if operator.name == _WRITE else _interrupt
+            operator._cancel_active_tasks = partial(end, operator, operator._cancel_active_tasks)
+
+
+class UnshapedBlocks(ExecutionCallback):
+    """Lets read tasks hand on each table that they yield as a block of its own, at once.
+
+    Ray collects what a task yields until it has the bytes of a block, and all of it where no size is set.
+    """
+
+    def before_execution_starts(self, executor: StreamingExecutor) -> None:
+        """Switch the collecting off; the tasks are told with the first of them."""
+        for operator in executor._topology or ():
+            if isinstance(operator, TaskPoolMapOperator):
+                for transform in operator.get_map_transformer().get_transform_fns():
+                    transform._output_block_size_option = OutputBlockSizeOption.of(disable_block_shaping=True)
+
+
+def with_unshaped_blocks(dataset: Dataset) -> Dataset:
+    """The same Ray dataset; the tables that its read tasks yield become its blocks, as they are yielded."""
+    dataset.context.custom_execution_callback_classes = [
+        *dataset.context.custom_execution_callback_classes,
+        UnshapedBlocks,
+    ]
+    return dataset
 
 
 def executed_promptly(dataset: Dataset) -> Dataset:
@@ -45,5 +79,17 @@ def executed_promptly(dataset: Dataset) -> Dataset:
     return dataset
 
 
-def _interrupt(cancel: Any, **_: bool) -> None:
+def _interrupt(_operator: Any, cancel: Any, **_: bool) -> None:
     cancel(force=False)
+
+
+def _end(operator: Any, cancel: Any, **_: bool) -> None:
+    """Interrupt the tasks and wait until they have ended; kill those that have not within the grace period."""
+    running = [task.get_waitable()._generator_ref for task in operator.get_active_tasks()]
+    if not running:
+        return
+    cancel(force=False)
+    _, running = ray.wait(running, num_returns=len(running), timeout=_GRACE_S, fetch_local=False)
+    if running:
+        cancel(force=True)
+        ray.wait(running, num_returns=len(running), timeout=_GRACE_S, fetch_local=False)

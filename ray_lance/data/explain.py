@@ -7,13 +7,13 @@ from typing import Any
 
 from ray.data import Dataset
 
-from ray_lance.data.datasource import LanceDatasource
+from ray_lance.data.datasource import LanceDatasource, PlannedRead
 from ray_lance.errors import InvalidArgumentError
-from ray_lance.order import measure_quality
+from ray_lance.order import ShuffleQuality, measure_quality
 from ray_lance.scan.reader import ReadPlan
 from ray_lance.scan.take import PermutationPlan
 
-__all__ = ["Explanation", "explain_dataset", "explain_datasource"]
+__all__ = ["Explanation", "explain_dataset", "explain_datasource", "explain_planned"]
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class Explanation:
         largest_task_rows: Rows of the largest task.
         order: How the rows are ordered, with the measured quality of a shuffle.
         sizing: Why there are that many tasks.
+        quality: How well a shuffle mixes; None where there is none.
     """
 
     tables: tuple[str, ...]
@@ -41,6 +42,7 @@ class Explanation:
     largest_task_rows: int
     order: str
     sizing: str
+    quality: ShuffleQuality | None = None
 
     def __str__(self) -> str:
         scanned = "rows" if self.filter is None else "rows scanned"
@@ -72,7 +74,11 @@ def explain_dataset(dataset: Dataset) -> list[Explanation]:
 
 def explain_datasource(datasource: LanceDatasource) -> Explanation:
     """What reading ``datasource`` would do."""
-    planned = datasource.planned()
+    return explain_planned(datasource.planned())
+
+
+def explain_planned(planned: PlannedRead) -> Explanation:
+    """What a planned read would do."""
     scan, sizing = planned.plan.scan, planned.sizing
     if scan.is_whole:
         why = f"one task for each table, because of {sorted(scan.options)}"
@@ -82,6 +88,7 @@ def explain_datasource(datasource: LanceDatasource) -> Explanation:
         why = f"tasks of about {_in_units(sizing.target_bytes)} of the columns that are read"
         if scan.filter is not None:
             why += ", whole fragments because of the filter"
+    quality = _quality(planned.plan)
     return Explanation(
         tables=tuple(repr(table) for table in scan.tables),
         columns=tuple(f"{field.name}: {field.type}" for field in planned.plan.schema),
@@ -90,18 +97,26 @@ def explain_datasource(datasource: LanceDatasource) -> Explanation:
         row_bytes=planned.plan.row_bytes,
         tasks=len(planned.tasks),
         largest_task_rows=max((task.num_rows for task in planned.tasks), default=0),
-        order=_describe_order(planned.plan),
+        order=_describe_order(planned.plan, quality),
         sizing=why,
+        quality=quality,
     )
 
 
-def _describe_order(plan: ReadPlan | PermutationPlan) -> str:
+def _quality(plan: ReadPlan | PermutationPlan) -> ShuffleQuality | None:
+    if isinstance(plan, ReadPlan) or plan.order.mixing is None or not len(plan.order):
+        return None
+    return measure_quality(plan.order)
+
+
+def _describe_order(plan: ReadPlan | PermutationPlan, quality: ShuffleQuality | None) -> str:
     if isinstance(plan, ReadPlan):
         return "scan order"
     mixing = plan.order.mixing
     if mixing is None:
         return "permutation, not shuffled"
-    quality = measure_quality(plan.order)
+    if quality is None:
+        return f"shuffled with seed {mixing.seed}: there are no rows"
     return (
         f"shuffled with seed {mixing.seed}: clumps of {mixing.clump:,}, windows of {mixing.window:,}; against a true "
         f"shuffle, label histograms of sorted data are {quality.sorted_label_ratio:.2f}x as far from uniform, and "

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from ray_lance.errors import RayLanceError
-from ray_lance.write.columns import FragmentWork
+from ray_lance.write.column_plan import FragmentWork
 
 __all__ = ["Gathered", "Gatherer", "Piece"]
 
@@ -54,23 +54,19 @@ class Gatherer(Generic[B]):
         self._pieces: list[Piece[B]] = []
         self._missing = self._waiting[-1].rows if self._waiting else 0
 
-    def add(self, block: B, start: int, stop: int) -> list[Gathered[B]]:
+    def add(self, piece: Piece[B]) -> list[Gathered[B]]:
         """Take the next rows of the stream; returns the fragments that they complete.
-
-        Args:
-            block: The block that holds the rows.
-            start: The first of them.
-            stop: Behind the last of them.
 
         Raises:
             RayLanceError: There are more rows than the fragments have.
         """
         completed = []
+        start, stop = piece.start, piece.stop
         while start < stop:
             if not self._waiting:
                 raise RayLanceError(f"{stop - start} rows more were read than the fragments have")
             cut = min(stop, start + self._missing)
-            self._pieces.append(Piece(block, start, cut))
+            self._pieces.append(Piece(piece.block, start, cut))
             self._missing -= cut - start
             start = cut
             if self._missing == 0:

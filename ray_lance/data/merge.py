@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -13,8 +14,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ray_lance.data.datasink import LanceDatasink, RayRows, TaskResult, run
+from ray_lance.errors import SchemaMismatchError
 from ray_lance.table import TableRef
 from ray_lance.tensors.blocks import storable
+from ray_lance.tensors.kinds import extension_name, storage_type
+from ray_lance.tensors.memory import storage
 from ray_lance.write.commit import Committed, MergeConflictError, Send
 from ray_lance.write.fragments import TableRows, write_files
 from ray_lance.write.job import WriteJob
@@ -30,6 +34,7 @@ from ray_lance.write.merge import (
     with_row_ids,
 )
 from ray_lance.write.options import WriteOptions, WriteSummary
+from ray_lance.write.schema import portable
 
 if TYPE_CHECKING:
     import ray.data
@@ -39,6 +44,7 @@ __all__ = ["merge"]
 
 # A bucket is held and matched by one task.
 _BUCKET_BYTES = 256 * 2**20
+_BARE = "__ray_lance_bare:"
 
 
 def merge(
@@ -70,7 +76,9 @@ def merge(
                 zero_copy_batch=True,
             )
             .groupby(BUCKET, num_partitions=buckets)
-            .map_groups(partial(match, job=job), batch_format="pyarrow")
+            .map_groups(partial(_match, job=job), batch_format="pyarrow")
+            if ds.count()
+            else ds  # Ray cannot group what has no columns
         )
         try:
             return run(matched, sink, ray_remote_args, concurrency)
@@ -80,7 +88,41 @@ def merge(
 
 
 def _prepare(batch: pa.Table, job: WriteJob, buckets: int) -> pa.Table:
-    return with_bucket(storable(batch), job, buckets)
+    return _bare(with_bucket(storable(batch), job, buckets), job.options.on)
+
+
+def _match(batch: pa.Table, job: WriteJob) -> pa.Table:
+    return _bare(match(_dressed(batch), job), job.options.on)
+
+
+def _bare(table: pa.Table, keys: Sequence[str]) -> pa.Table:
+    """``table`` with the storage of its extension types, in columns whose names hold the fields.
+
+    Ray's shuffle fails on tensors with a permutation, and blocks of tensors of varying shape cannot be sent after it.
+    """
+    for index, column_field in enumerate(table.schema):
+        if extension_name(column_field) is not None and column_field.name not in keys:
+            name = _BARE + base64.b64encode(pa.schema([column_field]).serialize()).decode()
+            stored = storage_type(column_field.type)
+            chunks = [storage(chunk) for chunk in table.column(index).chunks]
+            table = table.set_column(index, pa.field(name, stored), pa.chunked_array(chunks, stored))
+    return table
+
+
+def _dressed(table: pa.Table) -> pa.Table:
+    """What :func:`_bare` was given."""
+    for index, name in enumerate(table.column_names):
+        if name.startswith(_BARE):
+            (original,) = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(name.removeprefix(_BARE))))
+            column = table.column(index)
+            if isinstance(original.type, pa.BaseExtensionType):
+                chunks = [original.type.wrap_array(chunk) for chunk in column.chunks]
+                column = pa.chunked_array(chunks, original.type)
+            table = table.set_column(index, original, column)
+    twice = sorted({name for name in table.column_names if table.column_names.count(name) > 1})
+    if twice:
+        raise SchemaMismatchError(f"the blocks differ in the types of columns {twice}; give all of them one type")
+    return storable(table)
 
 
 @dataclass(frozen=True)
@@ -104,8 +146,9 @@ class _MergeSink(LanceDatasink):
     def write(self, blocks: Iterable[Any], ctx: TaskContext) -> TaskResult:  # noqa: ARG002
         """Write the rows of one task: those that replace rows first, then those that are new."""
         job = self.start()
-        tables = [RayRows(block).table(0, RayRows(block).num_rows) for block in blocks]
-        tables = [table for table in tables if table.num_rows]
+        job = job.with_schema(portable(job.schema))
+        held = [rows for rows in map(RayRows, blocks) if rows.num_rows]
+        tables = [_dressed(rows.table(0, rows.num_rows)) for rows in held]
         if not tables:
             return _MergeResult((), None)
         known, unknown = zip(*(_split(table) for table in tables), strict=True)

@@ -13,6 +13,7 @@ from ray_lance.data.datasource import LanceDatasource
 from ray_lance.data.execution import executed_promptly
 from ray_lance.data.fragments import FragmentDatasource
 from ray_lance.data.permuted import PermutationDatasource
+from ray_lance.decode import Decode
 from ray_lance.errors import InvalidArgumentError
 from ray_lance.permutation import Permutation
 from ray_lance.scan.pushdown import Columns, Filter, build_scan
@@ -57,6 +58,7 @@ class ReadOptions:
     num_blocks: int | None = None
     fill: Fill = None
     scanner_options: Mapping[str, Any] = field(default_factory=dict)
+    decode: Decode = None
 
     def __post_init__(self) -> None:
         _check_positive("override_num_blocks", self.num_blocks)
@@ -73,15 +75,13 @@ class ReadOptions:
         rest = dict(self.scanner_options)
         fragments = rest.pop("fragments", None)
         fragment_ids = None if fragments is None else [fragment.fragment_id for fragment in fragments]
-        return ReadOptions(
+        return replace(
+            self,
             columns=_one_of("columns", self.columns, rest.pop("columns", None)),
             filter=_one_of("filter", self.filter, rest.pop("filter", None)),
             fragment_ids=_one_of("fragment_ids", self.fragment_ids, fragment_ids),
             with_row_id=bool(rest.pop("with_row_id", False)) or self.with_row_id,
             with_row_address=bool(rest.pop("with_row_address", False)) or self.with_row_address,
-            with_metadata=self.with_metadata,
-            num_blocks=self.num_blocks,
-            fill=self.fill,
             scanner_options=rest,
         )
 
@@ -159,6 +159,7 @@ def read(refs: Sequence[TableRef], options: ReadOptions, ray_arguments: Mapping[
     _check_resources(ray_arguments)
     options = options.resolved()
     scan = build_scan(refs, options.columns, options.filter, options.meta_columns, options.scanner_options)
+    scan = scan.decoding(options.decode)
     if options.fill is not None:
         check_fill(options.fill, scan.stored_schema())
     datasource = FragmentDatasource(
@@ -187,7 +188,7 @@ def read_permutation(permutation: Permutation, options: ReadOptions, ray_argumen
                 f"{name}={value!r} does not apply to a permutation, whose rows are read by number: choose the rows "
                 "with Permutation(source, filter=...)"
             )
-    scan = build_scan([permutation.table], options.columns, None, options.meta_columns, {})
+    scan = build_scan([permutation.table], options.columns, None, options.meta_columns, {}).decoding(options.decode)
     if options.fill is not None:
         check_fill(options.fill, scan.stored_schema())
     datasource = PermutationDatasource(

@@ -50,7 +50,7 @@ def _promised(
     table: pa.Table, scan: Scan, schema: pa.Schema, fill: FillValue | Mapping[str, FillValue] | None
 ) -> pa.Table:
     table = table.select([name for name in scan.names if name in table.column_names])
-    return deliver(table, schema, fill=fill) if scan.names else table
+    return deliver(table, schema, fill=fill, nullable=scan.decoders) if scan.names else table
 
 
 def _with_missing_images(table: pa.Table, scan: Scan) -> pa.Table:

@@ -7,7 +7,7 @@ delivered in the type that Ray converts rightly, with nulls made explicit first.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -57,7 +57,13 @@ def delivered_schema(schema: pa.Schema) -> pa.Schema:
     return pa.schema([_delivered_field(field) for field in schema], metadata=schema.metadata)
 
 
-def deliver(table: pa.Table, schema: pa.Schema, *, fill: FillValue | Mapping[str, FillValue] | None = None) -> pa.Table:
+def deliver(
+    table: pa.Table,
+    schema: pa.Schema,
+    *,
+    fill: FillValue | Mapping[str, FillValue] | None = None,
+    nullable: Iterable[str] = (),
+) -> pa.Table:
     """``table`` as scanned by Lance, in the types that Ray converts to arrays and tensors rightly.
 
     Tensors without nulls are not copied. In float tensors, null elements become NaN, and a null row becomes a row of
@@ -69,17 +75,20 @@ def deliver(table: pa.Table, schema: pa.Schema, *, fill: FillValue | Mapping[str
         schema: :func:`delivered_schema` of the dataset's (projected) schema. A column that ``table`` lacks is null.
         fill: What replaces nulls in tensors of one shape and in tensors of varying shape; a null row of the latter
             becomes an empty tensor.
+        nullable: Columns of tensors of varying shape whose null rows stay null without a ``fill``. Ray's rows and
+            Arrow batches tell them from tensors; its numpy batches hold an empty tensor for each.
 
     Returns:
         A table of ``schema``.
 
     Raises:
         TensorConversionError: Nulls that Ray would silently turn into numbers and that have no ``fill``: null
-            elements of integer and bool tensors, null rows of n-dimensional bool tensors and of variable-shape tensors.
+            elements of integer and bool tensors, null rows of n-dimensional bool tensors and of variable-shape tensors
+            that are not ``nullable``.
         SchemaMismatchError: A column that cannot be cast to ``schema`` without loss.
     """
     check_fill(fill, schema)
-    options = Options("list", fill)
+    options = Options("list", fill, frozenset(nullable))
     columns = []
     for target in schema:
         if target.name in table.column_names:
@@ -221,17 +230,19 @@ def _delivered_variable(column: Column, target: pa.Field) -> pa.Array:
     rows = Rows.of_lists(data)
     if not isinstance(tensor_kind(target), VariableShape):
         return make_lists(target.type.value_field, data.flatten(), rows.offsets, rows.nulls)
-    if rows.nulls is not None and column.options.fill_for(column.name) is NOT_GIVEN:
+    nulls = rows.nulls if column.options.fill_for(column.name) is NOT_GIVEN else None
+    if nulls is not None and column.name not in column.options.nullable:
         raise null_error(column, "which Ray cannot tell from tensors")
     sizes = row_shapes(rows, shapes, source.ndim, column.name)
     values = data.flatten()
     if values.null_count:
-        nulls = np.asarray(values.is_null())
-        values = flat_array(filled(column.child(source.value, values), flat_view(values), nulls))
+        missing = np.asarray(values.is_null())
+        values = flat_array(filled(column.child(source.value, values), flat_view(values), missing))
     lists = pa.LargeListArray.from_arrays(pa.array(rows.offsets), values)
     dimensions = pa.array(np.arange(len(sizes) + 1, dtype=np.int32) * source.ndim)
     shape = pa.ListArray.from_arrays(dimensions, pa.array(sizes.reshape(-1)))
-    return target.type.wrap_array(pa.StructArray.from_arrays([lists, shape], ["data", "shape"]))
+    mask = None if nulls is None else pa.array(nulls)
+    return target.type.wrap_array(pa.StructArray.from_arrays([lists, shape], ["data", "shape"], mask=mask))
 
 
 # ---- storing -------------------------------------------------------------------------------------------------

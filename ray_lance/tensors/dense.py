@@ -38,10 +38,11 @@ NOT_GIVEN: Any = object()
 
 @dataclass(frozen=True)
 class Options:
-    """What the caller of ``to_tensors`` asked for."""
+    """What the caller of ``to_tensors`` or ``deliver`` asked for."""
 
     ragged: Ragged
     fill: FillValue | Mapping[str, FillValue] | None
+    nullable: frozenset[str] = frozenset()
 
     def fill_for(self, name: str) -> Any:
         """The value for nulls of column ``name``, or ``NOT_GIVEN``."""

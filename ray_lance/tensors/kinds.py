@@ -19,6 +19,8 @@ from ray_lance.errors import RayLanceError, SchemaMismatchError, TensorConversio
 __all__ = [
     "BFLOAT16",
     "EXTENSION_KEYS",
+    "RAY_TYPES",
+    "VARIABLE_SHAPE",
     "FixedShape",
     "VariableShape",
     "bfloat16_field",
@@ -36,6 +38,7 @@ VARIABLE_SHAPE = "arrow.variable_shape_tensor"
 RAY_FIXED = frozenset({"ray.data.arrow_tensor", "ray.data.arrow_tensor_v2"})
 RAY_VARIABLE = "ray.data.arrow_variable_shaped_tensor"
 RAY_PICKLED = "ray.data.arrow_pickled_object"
+RAY_TYPES = RAY_FIXED | {RAY_VARIABLE, RAY_PICKLED}
 LANCE_IMAGE = "lance.arrow.fixed_shape_image_tensor"
 
 _NAME, _PARAMETERS = b"ARROW:extension:name", b"ARROW:extension:metadata"

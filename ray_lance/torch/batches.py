@@ -31,7 +31,7 @@ class BatchOptions:
     Attributes:
         columns: Names, or names mapped to SQL expressions; None for all columns.
         format: One of the nine of :func:`ray_lance.formats.convert`.
-        decode: How encoded columns are decoded; None decodes the image features of HuggingFace ``datasets``.
+        decode: How encoded columns are decoded; ``"auto"`` decodes the image features of HuggingFace ``datasets``.
         fill: What replaces nulls in tensors.
         ragged: What ragged columns become.
         transform: Called with each batch in its format; what it returns is delivered.
@@ -39,7 +39,7 @@ class BatchOptions:
 
     columns: Columns = None
     format: Format = "torch"
-    decode: Decode = None
+    decode: Decode = "auto"
     fill: FillValue | Mapping[str, FillValue] | None = None
     ragged: Ragged = "nested"
     transform: Callable[[Any], Any] | None = None

@@ -65,8 +65,8 @@ class LanceIterableDataset(IterableDataset[Any]):
             ``"uneven"`` (a smaller last batch, on some ranks none).
         transform: Called with each batch in its format, in the process and thread that make the batch.
         format: One of the nine of :func:`ray_lance.formats.convert`.
-        decode: Encoded columns to decode, such as ``{"image": ImageDecode(size=(224, 224))}``. None decodes the image
-            columns that HuggingFace ``datasets`` has marked; False none.
+        decode: Encoded columns to decode, such as ``{"image": ImageDecode(size=(224, 224))}``. ``"auto"`` decodes
+            the image columns that HuggingFace ``datasets`` has marked; None none.
         fill: What replaces nulls in tensors: one value, or one by column.
         ragged: What ragged columns become: ``"nested"``, ``"pad"`` or ``"list"``.
         prefetch: Reads of about 32 MiB begun before they are needed, by up to 4 threads; 0 reads when asked.
@@ -99,7 +99,7 @@ class LanceIterableDataset(IterableDataset[Any]):
         tail: Tail = "drop",
         transform: Callable[[Any], Any] | None = None,
         format: Format = "torch",
-        decode: Decode = None,
+        decode: Decode = "auto",
         fill: FillValue | Mapping[str, FillValue] | None = None,
         ragged: Ragged = "nested",
         prefetch: int = 3,

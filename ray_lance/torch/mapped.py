@@ -92,7 +92,7 @@ class LanceMapDataset(Dataset[Any]):
         filter: str | None = None,
         transform: Callable[[Any], Any] | None = None,
         format: Format = "torch",
-        decode: Decode = None,
+        decode: Decode = "auto",
         fill: FillValue | Mapping[str, FillValue] | None = None,
         ragged: Ragged = "nested",
         version: int | str | None = None,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -112,7 +113,8 @@ class LanceDataConfig(DataConfig):
             for a state to be loaded. Default: the world size of the first start, taken over from loaded states.
         tail: What happens to rows that do not fill a step: ``"drop"`` them, ``"pad"`` the last step with rows from
             elsewhere, or an ``"uneven"`` last step, for evaluation.
-        datasets: What differs for single datasets, by name.
+        datasets: What differs for single datasets, by their names in the trainer. Ray Train asks for one dataset at a
+            time and tells no other name: one that is like an unused name here is warned of, not refused.
         execution_options: Options of Ray Data, for all or by dataset name. Order is preserved in any case.
 
     Raises:
@@ -159,8 +161,10 @@ class LanceDataConfig(DataConfig):
 
         Raises:
             InvalidArgumentError: A dataset is not read through ray_lance or changes its rows after the read; a batch
-                cannot be shared by the ranks; the trainers leave no CPU for reading.
+                cannot be shared by the ranks; the trainers leave no CPU for reading; several datasets were passed, and
+                options name another one.
         """
+        self._check_names(list(datasets))
         shards: list[dict[str, DataIterator]] = [{} for _ in range(world_size)]
         for name, dataset in datasets.items():
             layouts = self._options.get(name, self._default).layouts(name, world_size)
@@ -174,6 +178,22 @@ class LanceDataConfig(DataConfig):
                 shards[rank][name] = LanceShard(own, source, layout)
             _report(name, shards[0][name].schedule)
         return shards
+
+    def _check_names(self, names: Sequence[str]) -> None:
+        unused = [name for name in self._options if name not in names]
+        if unused and len(names) > 1:
+            raise InvalidArgumentError(
+                f"LanceDataConfig(datasets=) has options for {unused}, and the trainer's datasets are {sorted(names)}: "
+                "use their names"
+            )
+        for name in set(names) - self._options.keys():
+            for like in difflib.get_close_matches(name, unused):
+                logger.warning(
+                    "dataset %r has no options of its own in LanceDataConfig(datasets=), but there are some for %r: "
+                    "is it meant?",
+                    name,
+                    like,
+                )
 
 
 def _report(name: str, schedule: BatchSchedule) -> None:

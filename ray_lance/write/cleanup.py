@@ -13,21 +13,21 @@ __all__ = ["remove_uncommitted"]
 logger = logging.getLogger(__name__)
 
 
-def remove_uncommitted(job: WriteJob, keep: Collection[str] = (), storage: Storage | None = None) -> None:
+def remove_uncommitted(job: WriteJob, keep: Collection[str] | None = None, storage: Storage | None = None) -> None:
     """Remove every file of the job except the committed ones, those of killed and repeated attempts included.
 
     Costs one listing of the dataset's ``data`` folder. A file that cannot be removed is logged and left.
 
     Args:
         job: The job; none of its tasks may be running any more.
-        keep: Names of the data files that were committed.
+        keep: Names of the data files that were committed; None where the job committed nothing at all.
         storage: Where to look; None for the storage of the job's dataset.
     """
     storage = storage or job.storage()
-    stems = {name.removesuffix(".lance") for name in keep}
+    stems = {name.removesuffix(".lance") for name in keep or ()}
     try:
         paths = storage.list("data")
-        if not keep:
+        if keep is None:
             paths += storage.list("_transactions")
         for path in paths:
             if _belongs(path, job) and path.split("/")[1].removesuffix(".lance") not in stems:

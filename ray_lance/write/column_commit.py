@@ -20,7 +20,8 @@ from lance.commit import CommitConflictError
 from ray_lance.errors import CommitError
 from ray_lance.retry import is_transient
 from ray_lance.write.column_files import WrittenColumn
-from ray_lance.write.columns import RECORD_KEY, ColumnJob, ColumnRecord, column_fields, field_ids, record_of
+from ray_lance.write.column_job import ColumnJob, field_ids
+from ray_lance.write.column_record import RECORD_KEY, ColumnRecord, column_fields, record_of
 from ray_lance.write.commit import JOB_PROPERTY, Send, find_commit
 from ray_lance.write.job import WriteJob
 
@@ -144,13 +145,18 @@ def remove_leftovers(job: ColumnJob, committed: Collection[str]) -> None:
     """
     storage, record = job.target.storage(), job.record
     owners = (record.owner, *record.unfinished)
-    prefixes = tuple(f"data/{record.generation}-{owner}" for owner in owners)
+    prefixes = tuple(f"{record.generation}-{owner}" for owner in owners)
+    kept = {name.removesuffix(".lance") for name in committed}
     transactions = tuple(str(uuid.UUID(owner.ljust(32, "0")))[:18] for owner in owners)
     try:
-        left = {path for path in storage.list("data") if path.startswith(prefixes)}
-        left -= {f"data/{name}" for name in committed}
+        # A folder of blob files has the name of the data file that they belong to.
+        stems = {path: path.split("/")[1].removesuffix(".lance") for path in storage.list("data")}
+        left = {path for path, stem in stems.items() if stem.startswith(prefixes) and stem not in kept}
         left |= {path for path in storage.list("_transactions") if path.partition("-")[2].startswith(transactions)}
-        for path in left - _referred(job) if left else ():
+        referred = _referred(job) if left else set()
+        for path in left:
+            if path in referred or f"data/{stems.get(path)}.lance" in referred:
+                continue
             job.target.options.retry.call(lambda path=path: storage.remove(path), f"removing {path}")  # type: ignore[misc]
         for owner in owners:
             storage.finish(f"{record.generation}-{owner}")

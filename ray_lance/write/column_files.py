@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -17,9 +17,11 @@ import pyarrow as pa
 from lance.fragment import DataFile, write_fragments
 
 from ray_lance.errors import CommitError
-from ray_lance.tensors.casts import conform
-from ray_lance.write.columns import ROW_ADDRESS, ColumnJob, FragmentWork
-from ray_lance.write.fragments import WatchedBatches
+from ray_lance.scan.scan import ROW_ADDRESS
+from ray_lance.write.column_job import ColumnJob
+from ray_lance.write.column_plan import FragmentWork
+from ray_lance.write.fragments import WatchedBatches, publications
+from ray_lance.write.schema import fit, portable
 from ray_lance.write.storage import Storage
 
 __all__ = ["WrittenColumn", "place", "write_column_file"]
@@ -39,7 +41,7 @@ class WrittenColumn:
     Attributes:
         work: The fragment it belongs to.
         file: Arguments of Lance's ``DataFile``.
-        num_bytes: Size of the file.
+        num_bytes: Size of the file and of the blob files that belong to it.
     """
 
     work: FragmentWork
@@ -67,6 +69,7 @@ def write_column_file(
         CommitError: The rows are not those of the fragment, each once.
         OSError: Storage kept failing after every retry.
     """
+    job = replace(job, schema=portable(job.schema))  # it may have been sent here as extension types
     storage = storage or job.target.storage()
     retry = job.target.options.retry
     with storage.stage(job.file_prefix) as folder:
@@ -74,10 +77,12 @@ def write_column_file(
         file, staged = retry.call(
             lambda: _stage(job, work, tables(), folder / f"attempt-{next(attempts)}"), "writing a column file"
         )
-        name = f"{job.file_prefix}-{work.fragment_id}-{uuid.uuid4().hex[:8]}.lance"
-        num_bytes = staged.stat().st_size
-        retry.call(partial(storage.publish, staged, f"data/{name}"), f"publishing {name}")
-    return WrittenColumn(work, {**file, "path": name}, num_bytes)
+        name = f"{job.file_prefix}-{work.fragment_id}-{uuid.uuid4().hex[:8]}"
+        num_bytes = 0
+        for source, target in publications(staged, name):
+            num_bytes += source.stat().st_size
+            retry.call(partial(storage.publish, source, target), f"publishing {target}")
+    return WrittenColumn(work, {**file, "path": f"{name}.lance"}, num_bytes)
 
 
 def _stage(job: ColumnJob, work: FragmentWork, tables: Iterable[pa.Table], folder: Path) -> tuple[dict[str, Any], Path]:
@@ -139,7 +144,7 @@ def _window(new: tuple[Offsets, pa.Table], old: tuple[Offsets, pa.Table], start:
 def _take(table: pa.Table, positions: pa.Array) -> pa.Table:
     if len(table) == 0:
         # Nothing to take from: all positions are null.
-        return conform(pa.table({name: pa.nulls(len(positions)) for name in table.column_names}), table.schema)
+        return fit(pa.table({name: pa.nulls(len(positions)) for name in table.column_names}), table.schema)
     columns = []
     for column in table.columns:
         array = column.combine_chunks()
@@ -200,7 +205,7 @@ def _values(tables: Iterable[pa.Table], job: ColumnJob, work: FragmentWork) -> I
         rows += len(addresses)
         yield (
             (addresses & np.uint64(0xFFFFFFFF)).astype(np.int64),
-            conform(table.drop_columns([ROW_ADDRESS]), job.schema),
+            fit(table.drop_columns([ROW_ADDRESS]), job.schema),
         )
     if rows != work.rows:
         raise CommitError(f"fragment {work.fragment_id}: {rows} rows were computed where {work.rows} were expected")
@@ -211,9 +216,12 @@ def _kept(job: ColumnJob, work: FragmentWork) -> Iterator[tuple[Offsets, pa.Tabl
         return
     dataset: lance.LanceDataset = job.target.table.open()
     scanner = dataset.scanner(
-        columns=job.schema.names, with_row_address=True, fragments=[dataset.get_fragment(work.fragment_id)]
+        columns=job.schema.names,
+        with_row_address=True,
+        fragments=[dataset.get_fragment(work.fragment_id)],
+        blob_handling="all_binary",
     )
     for batch in scanner.to_batches():
         table = pa.Table.from_batches([batch])
         offsets = (table[ROW_ADDRESS].to_numpy() & np.uint64(0xFFFFFFFF)).astype(np.int64)
-        yield offsets, conform(table.drop_columns([ROW_ADDRESS]), job.schema)
+        yield offsets, fit(table.drop_columns([ROW_ADDRESS]), job.schema)

@@ -29,8 +29,10 @@ from ray_lance.write.job import WriteJob
 from ray_lance.write.schema import fit
 from ray_lance.write.storage import Storage
 
-__all__ = ["Rows", "TableRows", "WatchedBatches", "WrittenFile", "plan_files", "write_files"]
+__all__ = ["Rows", "TableRows", "WatchedBatches", "WrittenFile", "plan_files", "publications", "write_files"]
 
+# Rows are taken to be of equal size inside a piece of a file this many times smaller than the file.
+_PIECES_PER_FILE = 16
 # Lance holds several batches at a time, more on a busy machine; larger ones make it no faster.
 _BATCH_BYTES = 4 * 2**20
 # Lance keeps rows per file in 32 bits, and a larger number wraps around.
@@ -45,9 +47,8 @@ class Rows(Protocol):
     def num_rows(self) -> int:
         """Rows in the block."""
 
-    @property
-    def num_bytes(self) -> int:
-        """Bytes of the block in memory."""
+    def num_bytes(self, start: int, stop: int) -> int:
+        """Bytes in memory of rows ``[start, stop)``."""
 
     def table(self, start: int, stop: int) -> pa.Table:
         """Rows ``[start, stop)`` with standard Arrow types."""
@@ -64,10 +65,9 @@ class TableRows:
         """Rows in the table."""
         return int(self.rows.num_rows)
 
-    @property
-    def num_bytes(self) -> int:
-        """Bytes of the table in memory."""
-        return int(self.rows.nbytes)
+    def num_bytes(self, start: int, stop: int) -> int:
+        """Bytes in memory of rows ``[start, stop)``."""
+        return int(self.rows.slice(start, stop - start).nbytes)
 
     def table(self, start: int, stop: int) -> pa.Table:
         """Rows ``[start, stop)``, without a copy."""
@@ -99,9 +99,9 @@ def plan_files(
     """Cut the rows of ``blocks`` into files of about equal bytes.
 
     Args:
-        blocks: Rows and bytes of each block.
+        blocks: Rows and bytes of each block, or piece of a block.
         target_bytes: Wanted bytes per file. With at least two thirds of it in total, every file has between two
-            thirds and four thirds of it, as far as rows of a block are of equal size.
+            thirds and four thirds of it, as far as the rows of a piece are of equal size.
         max_rows: Upper bound of rows per file.
 
     Returns:
@@ -114,7 +114,7 @@ def plan_files(
     ranges = list(pairwise(cuts))
     if max_rows is None:
         return ranges
-    return [part for start, stop in ranges for part in _split_evenly(start, stop, max_rows)]
+    return [part for start, stop in ranges for part in _evenly(start, stop, -(-(stop - start) // max_rows))]
 
 
 def write_files(blocks: Sequence[Rows], job: WriteJob, storage: Storage | None = None) -> list[WrittenFile]:
@@ -132,7 +132,8 @@ def write_files(blocks: Sequence[Rows], job: WriteJob, storage: Storage | None =
     storage = storage or job.storage()
     blocks = [block for block in blocks if block.num_rows]
     options = job.options
-    sizes = [(block.num_rows, block.num_bytes) for block in blocks]
+    limit = max(1, options.target_bytes_per_file // _PIECES_PER_FILE)
+    sizes = [(stop - start, size) for block in blocks for start, stop, size in _pieces(block, 0, block.num_rows, limit)]
     ranges = plan_files(sizes, options.target_bytes_per_file, options.max_rows_per_file)
     return [_write_file(partial(_batches, blocks, start, stop, job), job, storage) for start, stop in ranges]
 
@@ -146,7 +147,7 @@ def _write_file(batches: Callable[[], Iterator[pa.RecordBatch]], job: WriteJob, 
         )
         name = f"{job.job_id}-{uuid.uuid4().hex}"
         num_bytes = 0
-        for source, target in _publications(staged, fragment, name):
+        for source, target in publications(staged / fragment.files[0].path, name):
             num_bytes += source.stat().st_size
             retry.call(partial(storage.publish, source, target), f"publishing {target}")
     fragment.files[0]._path = f"{name}.lance"
@@ -193,11 +194,16 @@ def _copy_manifest(job: WriteJob, folder: Path) -> None:
     session.download_file(name, str(folder / name))
 
 
-def _publications(staged: Path, fragment: FragmentMetadata, name: str) -> Iterator[tuple[Path, str]]:
-    """The files to publish, blob files before the data file that points to them, with their new paths."""
-    data_file = staged / fragment.files[0].path
-    for blob_file in sorted(path for path in (staged / data_file.stem).rglob("*") if path.is_file()):
-        yield blob_file, f"data/{name}/{blob_file.relative_to(staged / data_file.stem).as_posix()}"
+def publications(data_file: Path, name: str) -> Iterator[tuple[Path, str]]:
+    """The files to publish, blob files before the data file that points to them, with their new paths.
+
+    Args:
+        data_file: The staged data file.
+        name: Its new name, without suffix.
+    """
+    blobs = data_file.with_suffix("")
+    for blob_file in sorted(path for path in blobs.rglob("*") if path.is_file()):
+        yield blob_file, f"data/{name}/{blob_file.relative_to(blobs).as_posix()}"
     yield data_file, f"data/{name}.lance"
 
 
@@ -206,12 +212,12 @@ class WatchedBatches:
 
     def __init__(self, batches: Iterator[pa.RecordBatch]) -> None:
         self._batches = batches
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
 
     def __iter__(self) -> Iterator[pa.RecordBatch]:
         try:
             yield from self._batches
-        except Exception as error:
+        except BaseException as error:  # an interrupt too, or it would be taken for a fault and the write for retried
             self.error = error
             raise
 
@@ -224,10 +230,19 @@ def _batches(blocks: Sequence[Rows], start: int, stop: int, job: WriteJob) -> It
         first += block.num_rows
         if low >= high:
             continue
-        step = max(1, _BATCH_BYTES * block.num_rows // max(1, block.num_bytes))
-        for offset in range(low, high, step):
-            table = fit(block.table(offset, min(offset + step, high)), job.schema)
+        for begin, end, _ in _pieces(block, low, high, _BATCH_BYTES):
+            table = fit(block.table(begin, end), job.schema)
             yield from _aligned(table).to_batches()
+
+
+def _pieces(block: Rows, start: int, stop: int, limit: int) -> Iterator[tuple[int, int, int]]:
+    """Cut rows ``[start, stop)`` into ranges ``(start, stop, bytes)`` of up to ``limit`` bytes, or of one row."""
+    size = block.num_bytes(start, stop)
+    if size <= limit or stop - start == 1:
+        yield start, stop, size
+        return
+    for low, high in _evenly(start, stop, min(size // limit + 1, stop - start)):
+        yield from _pieces(block, low, high, limit)
 
 
 def _aligned(table: pa.Table) -> pa.Table:
@@ -243,13 +258,12 @@ def _is_misaligned(array: pa.Array) -> bool:
 
 
 def _row_at(position: int, rows: list[int], sizes: list[int]) -> int:
-    """The row in which byte ``position`` lies, taking the rows of a block to be of equal size."""
+    """The row in which byte ``position`` lies, taking the rows of a piece to be of equal size."""
     block = min(bisect_right(sizes, position) - 1, len(sizes) - 2)
     inside = (position - sizes[block]) / max(1, sizes[block + 1] - sizes[block])
     return rows[block] + round(inside * (rows[block + 1] - rows[block]))
 
 
-def _split_evenly(start: int, stop: int, max_rows: int) -> list[tuple[int, int]]:
-    parts = -(-(stop - start) // max_rows)
+def _evenly(start: int, stop: int, parts: int) -> list[tuple[int, int]]:
     cuts = [start + (stop - start) * k // parts for k in range(parts + 1)]
     return list(pairwise(cuts))

@@ -14,8 +14,10 @@ from lance_namespace.errors import TableNotFoundError
 
 from ray_lance.errors import DatasetExistsError, DatasetNotFoundError, InvalidArgumentError, UnknownColumnError
 from ray_lance.table import TableRef, mask_uri
+from ray_lance.tensors.blocks import storable_schema
+from ray_lance.tensors.kinds import RAY_TYPES, extension_name
 from ray_lance.write.options import WriteOptions
-from ray_lance.write.schema import refuse_null_types
+from ray_lance.write.schema import is_blob, portable, refuse_null_types
 from ray_lance.write.storage import Storage, storage_for
 
 __all__ = ["WriteJob", "begin"]
@@ -129,7 +131,7 @@ def begin(table: TableRef, options: WriteOptions) -> WriteJob:
     dataset = pinned.open()
     if options.mode != "ignore":
         _check_against(dataset, options)
-    schema = dataset.schema if options.mode in ("append", "merge") else _full_schema(options)
+    schema = portable(dataset.schema) if options.mode in ("append", "merge") else _full_schema(options)
     storage_options = dict(dataset._storage_options or table.storage_options)
     return WriteJob(pinned, dataset.uri, storage_options, options, schema, managed=_is_managed(pinned))
 
@@ -162,7 +164,7 @@ def _full_schema(options: WriteOptions) -> pa.Schema | None:
     if not isinstance(options.schema, pa.Schema):
         return None
     refuse_null_types(options.schema)
-    return options.schema
+    return storable_schema(options.schema)
 
 
 def _exists(table: TableRef) -> str:
@@ -185,17 +187,30 @@ def _check_against(dataset: lance.LanceDataset, options: WriteOptions) -> None:
             "enable_stable_row_ids=True: the dataset was created without, and row ids cannot be made stable later; "
             "write to another place"
         )
+    if options.mode in ("append", "merge"):
+        _refuse_private_types(dataset, options)
     for name in options.on:
         if name not in dataset.schema.names:
             raise UnknownColumnError("on", name, dataset.schema.names)
-    if options.mode in ("append", "merge") and isinstance(options.schema, pa.Schema):
-        _check_schema(dataset.schema, options.schema)
+    if options.mode in ("append", "merge") and options.schema is not None:
+        _check_schema(storable_schema(dataset.schema), storable_schema(pa.schema(list(options.schema))))
+
+
+def _refuse_private_types(dataset: lance.LanceDataset, options: WriteOptions) -> None:
+    private = [column.name for column in dataset.schema if extension_name(column) in RAY_TYPES]
+    if private:
+        raise InvalidArgumentError(
+            f"mode={options.mode!r}: the dataset holds the columns {private} in types that only Ray can read; write "
+            'standard ones first, for instance with write_lance(read_lance(uri), uri, mode="overwrite")'
+        )
 
 
 def _check_schema(dataset: pa.Schema, given: pa.Schema) -> None:
     for column in given:
         if column.name not in dataset.names:
             raise UnknownColumnError("schema", column.name, dataset.names)
-        found = dataset.field(column.name).type
-        if not column.type.equals(found):
-            raise InvalidArgumentError(f"schema: column {column.name!r} is {found} in the dataset, not {column.type}")
+        found = dataset.field(column.name)
+        if not column.type.equals(found.type) and not (is_blob(column) and is_blob(found)):
+            raise InvalidArgumentError(
+                f"schema: column {column.name!r} is {found.type} in the dataset, not {column.type}; leave it out"
+            )

@@ -12,6 +12,7 @@ to the rows that are replaced are conflicts.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 
 import lance
@@ -23,12 +24,14 @@ import pyarrow.compute as pc
 from lance.fragment import FragmentMetadata, LanceFragment, RowIdSequence
 
 from ray_lance.errors import InvalidArgumentError, RayLanceError, SchemaMismatchError
-from ray_lance.write.commit import Committed, Send, commit
+from ray_lance.write.commit import Committed, Send, commit, find_commit
 from ray_lance.write.fragments import WrittenFile
 from ray_lance.write.job import WriteJob
 from ray_lance.write.schema import fit
 
 __all__ = ["ADDRESSES", "BUCKET", "ROW_ID", "check_keys", "commit_merge", "match", "with_bucket", "with_row_ids"]
+
+logger = logging.getLogger(__name__)
 
 Addresses = npt.NDArray[np.uint64]
 
@@ -138,19 +141,18 @@ def commit_merge(job: WriteJob, new: Sequence[FragmentMetadata], matched: Addres
     gone = np.concatenate([updated, missing])
     if not len(gone) and not new:
         return Committed(job.version_before or 0, 0, 0)
-    with_deletions, without_rows, deletion_files = _delete(job.table.open(), gone)
-    operation = lance.LanceOperation.Update(
-        removed_fragment_ids=without_rows,
-        updated_fragments=with_deletions,
-        new_fragments=list(new),
-        update_mode="rewrite_rows",
-    )
+    deletion_files: list[str] = []
     try:
+        with_deletions, without_rows = _delete(job.table.open(), gone, deletion_files)
+        operation = lance.LanceOperation.Update(
+            removed_fragment_ids=without_rows,
+            updated_fragments=with_deletions,
+            new_fragments=list(new),
+            update_mode="rewrite_rows",
+        )
         version = commit(job, operation, send)
     except BaseException:
-        storage = job.storage()
-        for path in deletion_files:
-            storage.remove(path)
+        _discard(job, deletion_files)
         raise
     return Committed(version, len(updated), len(missing))
 
@@ -214,9 +216,11 @@ def _live(job: WriteJob) -> Addresses:
     return np.asarray(table.column("_rowaddr").to_numpy(), dtype=np.uint64)
 
 
-def _delete(dataset: lance.LanceDataset, addresses: Addresses) -> tuple[list[FragmentMetadata], list[int], list[str]]:
-    """Write deletion files for ``addresses``: changed fragments, ids of fragments left empty, paths of the files."""
-    changed, emptied, paths = [], [], []
+def _delete(
+    dataset: lance.LanceDataset, addresses: Addresses, paths: list[str]
+) -> tuple[list[FragmentMetadata], list[int]]:
+    """Write deletion files for ``addresses``, noting each in ``paths``; changed fragments, ids of those left empty."""
+    changed, emptied = [], []
     addresses = np.sort(addresses)
     for fragment_id in np.unique(addresses >> np.uint64(32)):
         offsets = addresses[addresses >> np.uint64(32) == fragment_id] & np.uint64(2**32 - 1)
@@ -227,4 +231,15 @@ def _delete(dataset: lance.LanceDataset, addresses: Addresses) -> tuple[list[Fra
         fragment = LanceFragment(dataset, None, fragment=raw)
         changed.append(fragment.metadata)
         paths.append(str(fragment.deletion_file()))
-    return changed, emptied, paths
+    return changed, emptied
+
+
+def _discard(job: WriteJob, deletion_files: Sequence[str]) -> None:
+    """Remove deletion files, unless their commit is found to have succeeded. Raises nothing."""
+    try:
+        if find_commit(job) is None:
+            storage = job.storage()
+            for path in deletion_files:
+                storage.remove(path)
+    except Exception as error:
+        logger.warning("files of job %s at %s may be left behind: %s", job.job_id, job.shown_uri, error)

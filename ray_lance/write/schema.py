@@ -9,8 +9,9 @@ from lance.blob import BlobType
 
 from ray_lance.errors import SchemaMismatchError, UnknownColumnError
 from ray_lance.tensors.casts import conform
+from ray_lance.tensors.kinds import VARIABLE_SHAPE, VariableShape, extension_name, tensor_kind, variable_shape_field
 
-__all__ = ["fit", "refuse_null_types", "with_fields"]
+__all__ = ["fit", "is_blob", "portable", "refuse_null_types", "with_fields"]
 
 
 def fit(table: pa.Table, schema: pa.Schema) -> pa.Table:
@@ -32,6 +33,16 @@ def fit(table: pa.Table, schema: pa.Schema) -> pa.Table:
         if isinstance(field.type, BlobType) and field.name in table.column_names:
             table = _with_blobs(table, field)
     return conform(table, schema)
+
+
+def is_blob(field: pa.Field) -> bool:
+    """Whether a column holds blobs, in either of Lance's layouts."""
+    return isinstance(field.type, BlobType) or (field.metadata or {}).get(b"lance-encoding:blob") == b"true"
+
+
+def portable(schema: pa.Schema) -> pa.Schema:
+    """``schema`` with tensors of varying shape in the form that can be pickled: pyarrow's type object cannot."""
+    return pa.schema([_portable(field) for field in schema], metadata=schema.metadata)
 
 
 def refuse_null_types(schema: pa.Schema) -> None:
@@ -59,6 +70,14 @@ def with_fields(schema: pa.Schema, fields: Iterable[pa.Field]) -> pa.Schema:
             raise UnknownColumnError("schema", field.name, schema.names)
         schema = schema.set(schema.get_field_index(field.name), field)
     return schema
+
+
+def _portable(field: pa.Field) -> pa.Field:
+    if not isinstance(field.type, pa.BaseExtensionType) or extension_name(field) != VARIABLE_SHAPE:
+        return field
+    kind = tensor_kind(field)
+    assert isinstance(kind, VariableShape)
+    return variable_shape_field(field, kind.value, kind.ndim)
 
 
 def _with_blobs(table: pa.Table, field: pa.Field) -> pa.Table:

@@ -90,8 +90,15 @@ class LocalStorage:
     def publish(self, staged: Path, path: str) -> None:
         """Rename ``staged`` to ``path``."""
         target = self.root / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        staged.replace(target)
+        while True:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                staged.replace(target)
+                return
+            except FileNotFoundError:
+                # Another job that cleaned up may have removed the folder, which was empty.
+                if not staged.exists():
+                    raise
 
     def list(self, folder: str) -> list[str]:
         """Paths of all the files below ``folder``."""

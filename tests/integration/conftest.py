@@ -12,6 +12,7 @@ from ray.data import DataContext
 @pytest.fixture(scope="session", autouse=True)
 def ray_session():
     ray.init(
+        address="local",  # never a cluster that happens to run on this machine
         num_cpus=4,
         include_dashboard=False,
         object_store_memory=400 * 2**20,

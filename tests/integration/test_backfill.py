@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from functools import partial
 
 import lance
 import numpy as np
@@ -24,6 +25,7 @@ from ray_lance.errors import (
     UnknownColumnError,
 )
 from ray_lance.table import TableRef
+from ray_lance.write.column_plan import FragmentWork, Pass
 from tests.datasets import sample_table, write_fragments
 from tests.orphans import orphans
 from tests.writes import QUICK, Cue, FaultySend
@@ -120,6 +122,16 @@ def test_a_class_is_constructed_in_actors_with_its_arguments(uri):
     add(uri, Adder, fn_constructor_kwargs={"addend": 7}, fn_kwargs={"factor": 3}, concurrency=1, batch_size=16)
 
     assert all(value == 3 * key + 7 for key, value in column(uri).items())
+
+
+@pytest.mark.timeout(180)
+def test_actors_that_take_every_cpu_are_read_for_all_the_same(uri):
+    write_fragments(uri, [30, 30])
+    cpus = int(ray.cluster_resources()["CPU"])
+
+    add(uri, Adder, concurrency=cpus, fn_constructor_args=(1,))
+
+    assert column(uri) == {number: number + 1 for number in range(60)}
 
 
 def test_rows_that_where_leaves_out_are_null(uri):
@@ -270,6 +282,48 @@ def test_a_failing_batch_can_be_left_null_and_is_reported(uri):
     assert failure.reason == "ValueError: thirty"
 
 
+def computed_blocks(uri: str, fn, schema: pa.Schema, **options) -> list[int]:
+    """Rows of the blocks in which the columns of all the rows come, in order."""
+    table = TableRef.of(uri).pin()
+    fragments = tuple(
+        FragmentWork(each.fragment_id, each.physical_rows, each.count_rows(), keeps=False, sources=())
+        for each in table.open().get_fragments()
+    )
+    computed = Compute(fn, ("id",), **options).dataset(table, Pass(None, fragments), schema, exact=False)
+    return [entry.metadata.num_rows for bundle in computed.iter_internal_ref_bundles() for entry in bundle.blocks]
+
+
+def test_a_task_hands_on_large_results_while_it_goes_on(uri):
+    write_fragments(uri, [40])
+    width = 2**20  # float32: 4 MiB per row, 32 MiB per block, 40 MiB per task
+
+    def wide(batch):
+        return {"wide": np.zeros((len(batch["id"]), width), np.float32)}
+
+    rows = computed_blocks(uri, wide, pa.schema([("wide", pa.list_(pa.float32(), width))]), batch_size=1, concurrency=1)
+
+    assert rows == [8, 2] * 4
+
+
+@pytest.mark.parametrize("options", [{}, {"constructor_keywords": {"addend": 1}}], ids=["tasks", "actors"])
+def test_small_inputs_are_shared_among_all_workers(uri, options):
+    write_fragments(uri, [64])
+    fn = Adder if options else plus
+
+    rows = computed_blocks(uri, fn, pa.schema([("plus", pa.int64())]), batch_size=4, concurrency=2, **options)
+
+    assert rows == [8] * 8
+
+
+def test_slow_functions_get_tasks_that_end_soon(uri):
+    write_fragments(uri, [1_000])
+
+    rows = computed_blocks(uri, plus, pa.schema([("plus", pa.int64())]), batch_size=1, concurrency=1)
+
+    assert max(rows) <= 64
+    assert sum(rows) == 1_000
+
+
 @pytest.mark.parametrize(
     ("fn", "message"),
     [
@@ -284,11 +338,11 @@ def test_a_failing_batch_can_be_left_null_and_is_reported(uri):
 def test_wrong_output_is_refused_and_nothing_is_committed(uri, fn, message):
     write_fragments(uri, [20, 20])
 
-    def from_the_second_batch_on(batch):
-        return {"plus": batch["id"] + 1} if 0 in batch["id"] else fn(batch)
+    def in_the_second_batch(batch):
+        return fn(batch) if 5 in batch["id"] else {"plus": batch["id"] + 1}
 
     with pytest.raises(SchemaMismatchError, match=message) as caught:
-        add(uri, from_the_second_batch_on, batch_size=5)
+        add(uri, in_the_second_batch, batch_size=5)
 
     assert "whose first row address is 5 (fragment 0, offset 5)" in str(caught.value)
     assert lance.dataset(uri).schema.names == ["id", "label", "vec", "text"]
@@ -308,7 +362,15 @@ def test_wrong_output_is_refused_and_nothing_is_committed(uri, fn, message):
         ({"on_error": "ignore"}, InvalidArgumentError, "on_error='ignore'"),
         ({"fn": 3}, InvalidArgumentError, "fn=3"),
         ({"fn": lambda batch: threading.Lock}, SchemaMismatchError, "it returned"),
-        ({"fn_kwargs": {"lock": threading.Lock()}}, InvalidArgumentError, "cannot be pickled"),
+        ({"fn": partial(plus, lock=threading.Lock())}, InvalidArgumentError, "fn: cannot be pickled"),
+        ({"fn_kwargs": {"lock": threading.Lock()}}, InvalidArgumentError, "arguments of fn: cannot be pickled"),
+        ({"fn": lambda batch: {"n": batch["id"][1:]}}, SchemaMismatchError, "first row address is 0 .*19 rows for 20"),
+        (
+            {"fn": lambda batch: {"n": [*batch["id"], 1]}},
+            SchemaMismatchError,
+            "first row address is 0 .*21 rows",
+        ),
+        ({"fn": lambda batch: batch["nosuch"]}, RayLanceError, "first row address is 0 .*KeyError"),
         ({"fn_constructor_kwargs": {"a": 1}}, InvalidArgumentError, "fn is a function"),
         ({"fn": lambda batch: {"label": batch["id"]}}, InvalidArgumentError, "'label' exists already"),
         ({"fn": lambda batch: {"id": batch["id"]}, "overwrite": True}, InvalidArgumentError, "computed from itself"),

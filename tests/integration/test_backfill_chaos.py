@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import lance
@@ -15,14 +16,18 @@ import pytest
 from tests.datasets import write_fragments
 from tests.orphans import orphans
 
-FRAGMENTS, ROWS, GROUP, BATCH = 24, 40, 2, 10
+FRAGMENTS, ROWS, GROUP, BATCH = 120, 40, 2, 10
 KILLS = 10
-# Fragments that are being read, computed or written besides those of the uncommitted group.
-IN_FLIGHT = 6
+BATCHES_PER_GROUP = GROUP * ROWS // BATCH
+# A kill comes after at most this many groups: without commits half of them would be repeated on average.
+MOST_GROUPS = 12
+# One that is being computed, one that is being written, one that is being committed.
+GROUPS_IN_FLIGHT = 3
 
-# Says on standard output which rows it computes; a kill is sent after a random number of these lines.
+# Writes down which rows it computes; a kill is sent after a random number of these lines. A batch takes a while, as
+# that of a model does: otherwise all would be computed before the first group is written.
 JOB = """
-import os, sys
+import os, sys, time
 os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
 sys.path.insert(0, {root!r})
 import ray
@@ -35,9 +40,10 @@ class Plus:
     def __call__(self, batch):
         with open(self.log, "a") as log:
             log.write(" ".join(map(str, batch["id"])) + "\\n")
+        time.sleep(0.05)
         return {{"plus": batch["id"] + 1}}
 
-ray.init(num_cpus=2, include_dashboard=False, object_store_memory=200 * 2**20, logging_level="ERROR")
+ray.init("local", num_cpus=2, include_dashboard=False, object_store_memory=200 * 2**20, logging_level="ERROR")
 ray.data.DataContext.get_current().enable_progress_bars = False
 print("ready", flush=True)
 summary = ray_lance.add_columns(
@@ -70,19 +76,23 @@ class Job:
         )
 
     def kill_after(self, batches: int) -> None:
-        """Kill everything once that many more batches have been computed; returns at once where the job ends before."""
-        target = self.computed() + batches
-        while self.computed() < target and self.process.poll() is None:
-            pass
+        """Kill everything once that many more batches have been computed."""
+        target = len(batches_in(self.log)) + batches
+        while len(batches_in(self.log)) < target:
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(timeout=0.01)
+                pytest.fail("the job ended before it was killed")
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.communicate()
-
-    def computed(self) -> int:
-        return len(self.log.read_text().splitlines())
 
     def finish(self) -> str:
         output, _ = self.process.communicate(timeout=300)
         return output
+
+
+def batches_in(log: Path) -> list[list[int]]:
+    """Row ids of the batches that were computed."""
+    return [[int(text) for text in line.split()] for line in log.read_text().splitlines()]
 
 
 @pytest.mark.slow
@@ -95,9 +105,9 @@ def test_ten_kills_lose_nothing_and_repeat_little(uri, tmp_path):
     choice = random.Random(0)
 
     for _ in range(KILLS):
-        before = _done(uri)
-        Job(uri, log).kill_after(choice.randrange(0, 2 * GROUP * ROWS // BATCH))
-        assert _done(uri) >= before
+        before = done(uri)
+        Job(uri, log).kill_after(choice.randrange(0, MOST_GROUPS * BATCHES_PER_GROUP))
+        assert done(uri) >= before
 
     output = Job(uri, log).finish()
 
@@ -106,13 +116,13 @@ def test_ten_kills_lose_nothing_and_repeat_little(uri, tmp_path):
     assert table["id"].to_pylist() == live
     assert table["plus"].to_pylist() == [i + 1 for i in live]
     assert orphans(uri) == []
-    computed = [int(text) for line in log.read_text().splitlines() for text in line.split()]
+    computed = [row for batch in batches_in(log) for row in batch]
     assert set(computed) == set(live)
-    # Of a killed job at most what it had not committed is computed again: what waited for its group, and what the
-    # actor and the write tasks had at hand.
-    assert len(computed) - len(live) <= KILLS * (GROUP + IN_FLIGHT) * ROWS
+    # Of a killed job only what it had not committed is computed again, and the batch that tells the types.
+    groups = (len(computed) - len(live)) / GROUP / ROWS
+    assert groups <= KILLS * GROUPS_IN_FLIGHT + 1
 
 
-def _done(uri: str) -> int:
+def done(uri: str) -> int:
     dataset = lance.dataset(uri)
     return dataset.count_rows("plus IS NOT NULL") if "plus" in dataset.schema.names else 0

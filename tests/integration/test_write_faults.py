@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 import lance
@@ -47,9 +48,8 @@ class KillingRows:
     def num_rows(self) -> int:
         return self.inner.num_rows
 
-    @property
-    def num_bytes(self) -> int:
-        return self.inner.num_bytes
+    def num_bytes(self, start: int, stop: int) -> int:
+        return self.inner.num_bytes(start, stop)
 
     def table(self, start: int, stop: int) -> pa.Table:
         if self.reads == self.at and not Path(self.marker).exists():
@@ -119,6 +119,55 @@ def test_a_failing_task_leaves_nothing_behind(uri, tmp_path, mode):
         assert orphans(uri) == []
 
 
+class Lingering(LanceDatasink):
+    """One task fails as soon as another has begun, and that one is deaf to interrupts until it has written its rows."""
+
+    def __init__(self, uri: str, options: WriteOptions, folder: Path) -> None:
+        super().__init__(TableRef.of(uri), options)
+        self.begun, self.given_up, self.ended = (str(folder / name) for name in ("begun", "given up", "ended"))
+
+    def write(self, blocks, ctx):
+        blocks = list(blocks)
+        if blocks[0]["id"][0].as_py() == 0:
+            wait_for(self.begun)
+            raise ValueError("broken task")
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            Path(self.begun).touch()
+            wait_for(self.given_up, at_most_s=1.0)
+            return super().write(blocks, ctx)
+        finally:
+            Path(self.ended).touch()
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def wait_for(path: str, at_most_s: float = 60.0) -> None:
+    deadline = time.monotonic() + at_most_s
+    while not Path(path).exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("mode", ["create", "append"])
+def test_a_task_that_outlives_the_failed_write_leaves_nothing_behind(uri, tmp_path, mode):
+    """The driver cleans up when the last task has ended, not when the first one has failed."""
+    if mode == "append":
+        lance.write_dataset(OLD, uri)
+    folder = tmp_path / "marks"
+    folder.mkdir()
+    lingering = Lingering(uri, WriteOptions(mode=mode, target_bytes_per_file=1), folder)
+
+    with pytest.raises(Exception, match="broken task"):
+        run(ray.data.from_arrow([sample_table(10), sample_table(10, 10)]), lingering)
+    Path(lingering.given_up).touch()
+    wait_for(lingering.ended)
+
+    assert Path(lingering.ended).exists()
+    if mode == "create":
+        assert not Path(uri).exists()
+    else:
+        assert orphans(uri) == []
+
+
 def sink(uri: str, send, **options) -> LanceDatasink:
     return LanceDatasink(TableRef.of(uri), WriteOptions(retry=QUICK, **options), send=send)
 
@@ -175,14 +224,15 @@ def test_an_interrupt_leaves_nothing_behind(uri, tmp_path, mode):
         assert orphans(uri) == []
 
 
-def test_concurrent_appends_are_all_there_once(uri):
+def test_eight_concurrent_appends_are_all_there_once(uri):
     lance.write_dataset(OLD, uri)
-    parts = [ray.data.from_arrow(sample_table(50, 50 * number)) for number in range(3)]
+    parts = [ray.data.from_arrow(sample_table(50, 50 * number)) for number in range(8)]
 
     results = at_once(*(lambda part=part: ray_lance.write_lance(part, uri, mode="append") for part in parts))
 
     assert [result for result in results if isinstance(result, Exception)] == []
-    assert ids(uri) == list(range(150)) + OLD["id"].to_pylist()
+    assert sorted(result.version for result in results) == list(range(2, 10))
+    assert ids(uri) == list(range(400)) + OLD["id"].to_pylist()
     assert orphans(uri) == []
 
 

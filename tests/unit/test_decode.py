@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import subprocess
 import sys
 
@@ -17,18 +16,7 @@ import torch
 import ray_lance
 from ray_lance.decode import ImageDecode, decode_table, decoded_schema, find_decoders, to_image_tensors
 from ray_lance.torch import LanceIterableDataset, LanceMapDataset
-
-DAMAGED = [b"", b"no image", b"\x89PNG\r\n\x1a\n" + b"\0" * 40, None]
-
-
-def encoded(height: int, width: int, color=(10, 20, 30), format: str = "PNG", mode: str = "RGB") -> bytes:
-    buffer = io.BytesIO()
-    PIL.Image.new("RGB", (width, height), color).convert(mode).save(buffer, format=format)
-    return buffer.getvalue()
-
-
-def images(*values: bytes | None) -> pa.Table:
-    return pa.table({"id": pa.array(range(len(values))), "image": pa.array(values, pa.binary())})
+from tests.images import DAMAGED, encoded, images
 
 
 def decode(table: pa.Table, decoder, **options):
@@ -104,7 +92,10 @@ class TestDamagedImages:
     @pytest.mark.parametrize("fill", [7, {"image": 7}])
     def test_nulls_can_be_filled_later(self, fill):
         batch = decode(images(None, encoded(2, 2)), ImageDecode(on_error="null", size=(2, 2)), fill=fill)
+        assert batch["image"].shape == (2, 2, 2, 3)
         assert (batch["image"][0] == 7).all()
+        batch = decode(images(None, encoded(2, 2)), ImageDecode(on_error="null"), fill=fill)
+        assert [tuple(image.shape) for image in batch["image"]] == [(0, 0, 3), (2, 2, 3)]
 
     def test_never_change_the_steps_of_a_rank(self, uri):
         values = [DAMAGED[i % 4] if i % 3 == 0 else encoded(4, 4) for i in range(20)]
@@ -153,7 +144,7 @@ class TestHuggingFace:
         assert row["image"].shape == (4, 5, 3)
 
     def test_without_decoding(self, table):
-        (batch,) = LanceIterableDataset(table, batch_size=3, decode=False, columns=["image"])
+        (batch,) = LanceIterableDataset(table, batch_size=3, decode=None, columns=["image"])
         assert batch["image.bytes"][0].startswith(b"\x89PNG")
 
     def test_with_a_decoder_of_ones_own(self, table):
@@ -165,7 +156,7 @@ class TestHuggingFace:
     )
     def test_metadata_of_another_kind_is_none_of_it(self, metadata):
         schema = pa.schema([pa.field("image", pa.binary())], metadata={"huggingface": metadata})
-        assert find_decoders(None, schema) == {}
+        assert find_decoders("auto", schema) == {}
 
 
 class TestFormats:
@@ -174,6 +165,14 @@ class TestFormats:
         (batch,) = LanceIterableDataset(uri, batch_size=2, format="numpy", decode={"image": ImageDecode(size=(2, 2))})
         assert isinstance(batch["image"], np.ndarray)
         assert batch["image"].shape == (2, 2, 2, 3)
+
+    @pytest.mark.parametrize("size", [None, (2, 2)])
+    def test_numpy_with_a_null_image(self, uri, size):
+        lance.write_dataset(images(encoded(2, 2), None), uri)
+        decoder = ImageDecode(size=size, on_error="null")
+        (batch,) = LanceIterableDataset(uri, batch_size=2, format="numpy", decode={"image": decoder})
+        assert batch["image"][0].shape == (2, 2, 3)
+        assert batch["image"][1] is None
 
 
 class TestArguments:
@@ -198,7 +197,8 @@ class TestArguments:
             ({"imgae": "image"}, "no column 'imgae'. Did you mean 'image'"),
             ({"id": "image"}, "column 'id' is int64, which holds no encoded images"),
             ({"image": "video"}, "decode\\['image'\\]='video' must be"),
-            ("image", "decode='image' must map columns"),
+            ("image", "decode='image' must map columns.* or be 'auto' or None"),
+            (False, "decode=False must map columns"),
         ],
     )
     def test_of_a_table(self, decode, message):

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ray_lance.data.batches import rebatched
-from ray_lance.data.gather import Gatherer
+from ray_lance.data.gather import Gatherer, Piece
 from ray_lance.errors import RayLanceError
-from ray_lance.write.columns import FragmentWork
+from ray_lance.write.column_plan import FragmentWork
 
 
 def fragments(rows: list[int]) -> list[FragmentWork]:
@@ -33,7 +33,7 @@ def test_each_fragment_gets_its_rows_in_order_as_soon_as_they_are_there(rows, si
     ends = [sum(rows[: number + 1]) for number in range(len(rows))]
 
     for block in cut(sum(rows), sizes):
-        found += gatherer.add(block, 0, len(block))
+        found += gatherer.add(Piece(block, 0, len(block)))
         seen += len(block)
         assert len(found) == sum(end <= seen for end in ends)
 
@@ -45,16 +45,16 @@ def test_each_fragment_gets_its_rows_in_order_as_soon_as_they_are_there(rows, si
 
 
 def test_part_of_a_block_is_counted_as_that_part():
-    (found,) = Gatherer(fragments([3])).add("block", 5, 8)
+    (found,) = Gatherer(fragments([3])).add(Piece("block", 5, 8))
 
     assert [(piece.start, piece.stop) for piece in found.pieces] == [(5, 8)]
 
 
 def test_too_many_and_too_few_rows_are_noticed():
     with pytest.raises(RayLanceError, match="2 rows more"):
-        Gatherer(fragments([3])).add("block", 0, 5)
+        Gatherer(fragments([3])).add(Piece("block", 0, 5))
     gatherer = Gatherer(fragments([3, 4]))
-    gatherer.add("block", 0, 5)
+    gatherer.add(Piece("block", 0, 5))
     with pytest.raises(RayLanceError, match="2 rows before the end of fragment 1"):
         gatherer.finish()
 

@@ -21,6 +21,8 @@ FORBIDDEN = {
     "ray_lance.write.fragments": ("ray",),
     "ray_lance.decode": ("ray", "lance", "PIL"),
     "ray_lance.torch": ("ray", "PIL"),
+    "ray_lance.cli": ("ray", "lance", "torch", "pyarrow", "numpy"),
+    "ray_lance.measure": ("ray",),
 }
 
 
@@ -37,3 +39,9 @@ def test_the_public_names_are_these():
     assert ray_lance.__all__ == sorted(ray_lance.__all__)
     assert all(hasattr(ray_lance, name) for name in ray_lance.__all__)
     assert all(getattr(ray_lance, name).__doc__ for name in ray_lance.__all__)
+
+
+def test_no_module_takes_the_place_of_a_public_name():
+    names = {name: getattr(ray_lance, name) for name in ray_lance.__all__}
+
+    assert {name: getattr(ray_lance, name) for name in ray_lance.__all__} == names

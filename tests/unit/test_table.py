@@ -113,6 +113,17 @@ class TestOpen:
         pinned = pickle.loads(pickle.dumps(ref.pin()))
         assert pinned.open().count_rows() == 2
 
+    def test_the_latest_version_of_a_pinned_table_of_a_namespace(self, tmp_path):
+        lance.write_dataset(pa.table({"a": [1, 2]}), str(tmp_path / "words.lance"))
+        ref = TableRef(None, namespace_impl="dir", namespace_properties={"root": str(tmp_path)}, table_id=("words",))
+        pinned = ref.pin()
+        lance.write_dataset(pa.table({"a": [3]}), str(tmp_path / "words.lance"), mode="append")
+
+        latest = pinned.latest().pin()
+
+        assert latest.open().count_rows() == 3
+        assert latest.namespace_arguments()["table_id"] == ["words"]
+
     def test_of_a_table_that_the_namespace_lacks(self, tmp_path):
         ref = TableRef(None, namespace_impl="dir", namespace_properties={"root": str(tmp_path)}, table_id=("words",))
         with pytest.raises(DatasetNotFoundError, match="words"):

@@ -17,18 +17,9 @@ from ray_lance.errors import CommitError, InvalidArgumentError, SchemaMismatchEr
 from ray_lance.table import TableRef
 from ray_lance.write.column_commit import claim, commit_group, drop_blank, finish, remove_leftovers, renewed
 from ray_lance.write.column_files import ROW_ADDRESS, WrittenColumn, place, write_column_file
-from ray_lance.write.columns import (
-    ColumnJob,
-    ColumnRecord,
-    FragmentWork,
-    Plan,
-    Recipe,
-    check_columns,
-    count_selected,
-    plan,
-    record_of,
-    recorded_columns,
-)
+from ray_lance.write.column_job import ColumnJob
+from ray_lance.write.column_plan import FragmentWork, Plan, count_selected, plan
+from ray_lance.write.column_record import ColumnRecord, Recipe, check_columns, record_of, recorded_columns
 from ray_lance.write.job import begin
 from ray_lance.write.options import WriteOptions
 from tests.datasets import sample_table, write_fragments

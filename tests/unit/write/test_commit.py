@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import lance
 import pyarrow as pa
 import pytest
@@ -39,6 +41,17 @@ def test_each_mode_makes_one_version_with_the_right_rows(uri, mode):
     assert dataset.version == (before or 0) + 1
     assert dataset.read_transaction(dataset.version).transaction_properties[JOB_PROPERTY] == job.job_id
     assert orphans(uri) == []
+
+
+@pytest.mark.parametrize("mode", ["create", "overwrite"])
+def test_a_commit_without_rows_keeps_its_transaction(uri, mode):
+    write_tables(uri, [sample_table(0)], schema=OLD.schema)
+    if mode == "overwrite":
+        write_tables(uri, [sample_table(0)], mode=mode, schema=OLD.schema)
+
+    transactions = sorted(path.name for path in (Path(uri) / "_transactions").iterdir())
+    assert [name.partition("-")[0] for name in transactions] == [str(i) for i in range(lance.dataset(uri).version)]
+    assert rows(uri).equals(sample_table(0))
 
 
 def test_overwrite_keeps_the_old_version_readable(uri):

@@ -70,6 +70,23 @@ def test_one_large_block_becomes_files_of_the_target_size(uri):
     assert max(rows) <= 1.1 * min(rows)
 
 
+def growing_rows(count: int) -> pa.Table:
+    """Rows each larger than the one before it, of bytes that do not compress."""
+    generator = np.random.default_rng(0)
+    return pa.table({"x": pa.array([generator.bytes(20 * i) for i in range(count)], pa.binary())})
+
+
+def test_files_come_within_a_factor_of_two_of_the_target_however_rows_differ_in_size(uri):
+    table = growing_rows(400)
+    target = table.nbytes // 5
+
+    write_tables(uri, [table], target_bytes_per_file=target)
+
+    fragments = lance.dataset(uri).get_fragments()
+    assert written(uri).equals(table)
+    assert all(target / 2 <= fragment.to_table().nbytes <= target * 2 for fragment in fragments)
+
+
 def test_rows_per_file_can_be_bounded(uri):
     write_tables(uri, tables(100), max_rows_per_file=30)
 
@@ -185,6 +202,40 @@ def test_memory_does_not_grow_with_the_file(uri):
 
     assert len(lance.dataset(uri).get_fragments()) == 1
     assert Counted.largest <= 8 * 2**20
+
+
+def test_memory_does_not_grow_with_rows_that_are_much_larger_than_the_others(uri):
+    class Counted(TableRows):
+        largest = 0
+
+        def table(self, start: int, stop: int) -> pa.Table:
+            piece = super().table(start, stop)
+            Counted.largest = max(Counted.largest, piece.nbytes)
+            return piece
+
+    block = pa.table({"x": pa.array([b""] * 200_000 + [bytes(2**20)] * 40, pa.binary())})
+
+    write_tables(uri, [Counted(block)], schema=block.schema)
+
+    assert lance.dataset(uri).count_rows() == block.num_rows
+    assert Counted.largest <= 8 * 2**20
+
+
+@pytest.mark.parametrize("at", [0, 1])
+def test_an_interrupt_while_rows_are_read_ends_the_write(uri, tmp_path, at):
+    class Interrupted(Cue):
+        def __call__(self) -> None:
+            self.calls += 1
+            if self.calls > at:
+                raise KeyboardInterrupt
+
+    cue = Interrupted(frozenset())
+
+    with pytest.raises(KeyboardInterrupt):
+        write_tables(uri, [FaultyRows(sample_table(200), cue)] * 3, schema=sample_table(0).schema)
+
+    assert cue.calls == at + 1
+    assert leftovers(tmp_path) == []
 
 
 def test_fragments_travel_as_json(uri):

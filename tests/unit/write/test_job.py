@@ -4,6 +4,7 @@ import lance
 import pyarrow as pa
 import pytest
 
+from ray_lance.blobs import blob
 from ray_lance.errors import DatasetExistsError, InvalidArgumentError, SchemaMismatchError, UnknownColumnError
 from ray_lance.table import TableRef
 from ray_lance.write.job import begin
@@ -62,14 +63,41 @@ def test_a_version_to_write_on_is_refused(uri):
             "schema: column 'id' is int64 in the dataset, not int8",
         ),
         ({"mode": "append", "schema": pa.schema([("ix", pa.int8())])}, UnknownColumnError, "schema: .*'ix'"),
+        (
+            {"mode": "append", "schema": [pa.field("id", pa.int8())]},
+            InvalidArgumentError,
+            "schema: column 'id' is int64 in the dataset, not int8",
+        ),
     ],
-    ids=["on", "type", "name"],
+    ids=["on", "type", "name", "field"],
 )
 def test_options_that_contradict_the_dataset_are_refused_before_any_work(uri, options, error, message):
     lance.write_dataset(sample_table(3), uri)
 
     with pytest.raises(error, match=message):
         begin(TableRef.of(uri), WriteOptions(**options))
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("storage", ["2.0", "2.2"])
+def test_appending_to_a_column_of_blobs_it_may_be_said_that_it_is_one(uri, storage, version):
+    table = pa.table({"x": pa.array([b"a"], pa.binary())})
+    written = blob("x", version=1 if storage == "2.0" else 2)
+    write_tables(uri, [table], schema=pa.schema([written]), data_storage_version=storage)
+
+    write_tables(uri, [table], mode="append", schema=[blob("x", version=version)])
+
+    assert lance.dataset(uri).count_rows() == 2
+
+
+def test_a_schema_with_tensors_is_taken_as_it_will_be_stored(uri):
+    given = pa.schema(
+        [("v", pa.fixed_shape_tensor(pa.float32(), [4])), ("i", pa.fixed_shape_tensor(pa.int8(), [2, 2]))]
+    )
+
+    job = begin(TableRef.of(uri), WriteOptions(schema=given))
+
+    assert job.schema == pa.schema([("v", pa.list_(pa.float32(), 4)), given.field("i")])
 
 
 def test_a_schema_must_have_types(uri):

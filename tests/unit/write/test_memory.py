@@ -26,7 +26,9 @@ row_bytes, file_bytes = int(sys.argv[2]), int(sys.argv[3])
 class Generated:
     '''Rows that exist only while they are read, as those of a block in shared memory.'''
     def __init__(self, num_bytes):
-        self.num_bytes, self.num_rows = num_bytes, num_bytes // row_bytes
+        self.num_rows = num_bytes // row_bytes
+    def num_bytes(self, start, stop):
+        return (stop - start) * row_bytes
     def table(self, start, stop):
         values = np.random.default_rng(start).integers(0, 255, (stop - start) * row_bytes, np.uint8)
         return pa.table({"x": pa.FixedSizeListArray.from_arrays(pa.array(values), row_bytes)})

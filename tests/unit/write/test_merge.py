@@ -174,6 +174,33 @@ def test_a_change_of_the_replaced_rows_by_another_writer_is_a_conflict(tmp_path)
     assert [path for path in orphans(uri) if not path.startswith("data/")] == []
 
 
+def test_an_interrupted_merge_that_was_committed_keeps_its_files(tmp_path):
+    uri = str(tmp_path / "t.lance")
+    lance.write_dataset(rows([(1, "a"), (2, "a")], 1), uri)
+
+    def interrupted(*arguments, **options):
+        lance.LanceDataset.commit(*arguments, **options)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        merge(uri, rows([(1, "a")], 2), send=interrupted)
+
+    assert content(uri) == {(1, "a"): 2, (2, "a"): 1}
+
+
+def test_a_merge_that_fails_while_it_deletes_rows_leaves_no_deletion_file(tmp_path):
+    uri = str(tmp_path / "t.lance")
+    lance.write_dataset(rows([(1, "a"), (2, "a")], 1), uri)
+    job = begin(TableRef.of(uri), WriteOptions(mode="merge", on=["k"], retry=QUICK))
+    in_no_fragment = np.uint64(77 << 32)
+
+    with pytest.raises(AttributeError):
+        commit_merge(job, [], np.array([0, in_no_fragment], np.uint64), lance.LanceDataset.commit)
+
+    assert content(uri) == {(1, "a"): 1, (2, "a"): 1}
+    assert orphans(uri) == []
+
+
 @pytest.mark.parametrize("cue", ["before", "after"])
 def test_a_fault_at_the_commit_applies_the_merge_once(tmp_path, cue):
     uri = str(tmp_path / "t.lance")

@@ -32,6 +32,34 @@ def test_a_staged_file_appears_under_its_new_name(tmp_path):
     assert (tmp_path / "table/data/y.lance").read_text() == "content"
 
 
+class Contended(type(Path())):
+    """A file before whose first renaming another job removes the empty target folder."""
+
+    others = 1
+
+    def replace(self, target: Path) -> Path:
+        if Contended.others:
+            Contended.others -= 1
+            target.parent.rmdir()
+        return super().replace(target)
+
+
+def test_a_file_is_published_although_another_job_removes_the_empty_folder(tmp_path):
+    storage = LocalStorage(tmp_path / "table")
+
+    with storage.stage(JOB) as folder:
+        (folder / "x").write_text("content")
+        storage.publish(Contended(folder / "x"), "data/y.lance")
+
+    assert Contended.others == 0
+    assert storage.list("data") == ["data/y.lance"]
+
+
+def test_a_file_that_is_not_there_is_not_published(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        LocalStorage(tmp_path).publish(tmp_path / "x", "data/y.lance")
+
+
 def test_nothing_remains_of_a_job_that_published_nothing(tmp_path):
     storage = LocalStorage(tmp_path / "table")
 

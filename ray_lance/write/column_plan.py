@@ -1,0 +1,143 @@
+"""What of new columns is to be computed: which rows of which fragments.
+
+The names of the files that jobs of one generation write begin with the generation, so that the files of a fragment
+tell whether the fragment is done. That survives everything that others may do: appended and rewritten fragments have
+other files, and then nulls tell which rows lack values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import lance
+import numpy as np
+from lance.fragment import DataFile, FragmentMetadata
+
+from ray_lance.scan.scan import ROW_ADDRESS
+from ray_lance.write.column_job import field_ids
+from ray_lance.write.column_record import ColumnRecord
+
+__all__ = ["FragmentWork", "Pass", "Plan", "count_selected", "plan"]
+
+
+@dataclass(frozen=True)
+class FragmentWork:
+    """A fragment that lacks values.
+
+    Attributes:
+        fragment_id: The fragment.
+        physical_rows: Its rows, deleted ones included.
+        rows: Rows to compute.
+        keeps: Whether rows that are not computed keep the values they have; otherwise they are null.
+        sources: Names and fields of the data files that the values are computed from, and of those that hold kept
+            values. The computed values fit as long as the fragment has these files.
+    """
+
+    fragment_id: int
+    physical_rows: int
+    rows: int
+    keeps: bool
+    sources: tuple[tuple[str, tuple[int, ...]], ...]
+
+    def fits(self, fragment: FragmentMetadata, columns: Sequence[int]) -> bool:
+        """Whether values computed for this work belong to ``fragment`` as it is now; ``columns``: their field ids."""
+        current = dict(_sources(fragment, () if self.keeps else columns))
+        same_rows = fragment.physical_rows == self.physical_rows and not fragment.overlays
+        return same_rows and all(current.get(path) == fields for path, fields in self.sources)
+
+
+@dataclass(frozen=True)
+class Pass:
+    """Fragments whose rows are read with the same filter.
+
+    Attributes:
+        filter: SQL condition of the rows to compute; None for all.
+        fragments: The fragments, in scan order.
+    """
+
+    filter: str | None
+    fragments: tuple[FragmentWork, ...]
+
+    def counted(self, counts: Mapping[int, int]) -> Pass:
+        """The same pass with the number of rows of each fragment that pass the filter; without those of none."""
+        found = [replace(work, rows=counts.get(work.fragment_id, 0)) for work in self.fragments]
+        return replace(self, fragments=tuple(work for work in found if work.rows))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be done.
+
+    Attributes:
+        passes: What to read and compute.
+        done: Fragments that have their values already.
+    """
+
+    passes: tuple[Pass, ...]
+    done: int
+
+
+def plan(dataset: lance.LanceDataset, record: ColumnRecord) -> Plan:
+    """What is to be computed on ``dataset``. Rows are counted before any filter.
+
+    A fragment whose columns lie in files of the record's generation is done. One with no such column is computed as a
+    whole. One with files of another origin (rewritten by a compaction, say) is computed where values are missing, or
+    as a whole when the record replaces.
+    """
+    names = [name for name in record.columns if name in dataset.schema.names]
+    columns = field_ids(dataset, names)
+    where = record.recipe.where
+    blank: list[FragmentWork] = []
+    partial: list[FragmentWork] = []
+    done = 0
+    for fragment in dataset.get_fragments():
+        metadata = fragment.metadata
+        state = _state(metadata, columns, record, len(names))
+        keeps = state == "partial" and not (record.replaces and where is None)
+        sources = _sources(metadata, () if keeps else columns)
+        work = FragmentWork(metadata.id, metadata.physical_rows, metadata.num_rows, keeps, sources)
+        if state == "done" or metadata.num_rows == 0:
+            done += 1
+        else:
+            (partial if state == "partial" else blank).append(work)
+    missing = where if record.replaces else _with_nulls(where, names)
+    passes = [Pass(where, tuple(blank)), Pass(missing, tuple(partial))]
+    if where == missing:
+        passes = [Pass(where, tuple(sorted((*blank, *partial), key=lambda work: work.fragment_id)))]
+    return Plan(tuple(each for each in passes if each.fragments), done)
+
+
+def count_selected(dataset: lance.LanceDataset, fragment_ids: Sequence[int], filter: str) -> dict[int, int]:
+    """Live rows for which ``filter`` holds, by fragment."""
+    fragments = [dataset.get_fragment(fragment_id) for fragment_id in fragment_ids]
+    scanner = dataset.scanner(columns=[], filter=filter, with_row_address=True, fragments=fragments)
+    counts: dict[int, int] = {}
+    for batch in scanner.to_batches():
+        ids, rows = np.unique(batch[ROW_ADDRESS].to_numpy() >> np.uint64(32), return_counts=True)
+        for fragment_id, count in zip(ids.tolist(), rows.tolist(), strict=True):
+            counts[fragment_id] = counts.get(fragment_id, 0) + count
+    return counts
+
+
+def _state(fragment: FragmentMetadata, columns: Sequence[int], record: ColumnRecord, known: int) -> str:
+    """``"done"``, ``"blank"`` (no values at all) or ``"partial"`` (values of another origin)."""
+    files = [file for file in fragment.files if not set(file.fields).isdisjoint(columns)]
+    if not files:
+        return "blank"
+    mine = all(file.path.startswith(record.generation) for file in files)
+    return "done" if mine and known == len(record.columns) and not fragment.overlays else "partial"
+
+
+def _sources(fragment: FragmentMetadata, without: Sequence[int]) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    files: Iterable[DataFile] = fragment.files
+    left_out = set(without)
+    kept = [(file.path, tuple(sorted(set(file.fields) - left_out - {-2}))) for file in files]
+    return tuple((path, fields) for path, fields in kept if fields)
+
+
+def _with_nulls(where: str | None, names: Sequence[str]) -> str | None:
+    nulls = " OR ".join(f"`{name}` IS NULL" for name in names)
+    if not nulls:
+        return where
+    return nulls if where is None else f"({where}) AND ({nulls})"

@@ -1,0 +1,179 @@
+"""What a dataset keeps of its computed columns: how they are made, and which job may commit to them.
+
+All state lies in the dataset: the field metadata of a column holds a record, with which a later call goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, replace
+
+import pyarrow as pa
+
+from ray_lance.errors import InvalidArgumentError, SchemaMismatchError
+from ray_lance.write.schema import portable
+
+__all__ = ["RECORD_KEY", "ColumnRecord", "Recipe", "check_columns", "column_fields", "record_of", "recorded_columns"]
+
+RECORD_KEY = "ray_lance.columns"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the columns are made: two calls with equal recipes go on with each other's work.
+
+    Attributes:
+        input_columns: The columns that the values are computed from.
+        where: Condition of the rows that get values; None for all.
+        function: Name of the function or class.
+        arguments: What else the function is given, as text.
+    """
+
+    input_columns: tuple[str, ...]
+    where: str | None
+    function: str
+    arguments: str
+
+    def difference(self, other: Recipe) -> str:
+        """The first part in which two recipes differ, as text; empty where they are equal."""
+        for name, mine in asdict(self).items():
+            theirs = getattr(other, name)
+            if mine != theirs:
+                return f"{name}={theirs!r} then, {name}={mine!r} now"
+        return ""
+
+
+@dataclass(frozen=True)
+class ColumnRecord:
+    """What the dataset keeps of a computation, in the field metadata of each of its columns.
+
+    Attributes:
+        columns: The columns that are computed together.
+        recipe: How they are made.
+        generation: Begins the names of all files that belong to this computation; 16 hexadecimal digits.
+        owner: Id of the job that may commit; empty when the last job came to its end. 16 hexadecimal digits.
+        unfinished: Ids of earlier jobs that did not come to their end and may have left files.
+        since: The version that the first of the unfinished jobs began with.
+        replaces: Whether every fragment without a file of this generation is to be computed anew. Otherwise only
+            rows without a value are.
+    """
+
+    columns: tuple[str, ...]
+    recipe: Recipe
+    generation: str = field(default_factory=lambda: new_id())
+    owner: str = ""
+    unfinished: tuple[str, ...] = ()
+    since: int = 0
+    replaces: bool = False
+
+    def claimed(self, version: int) -> ColumnRecord:
+        """The record of a new job that goes on with the computation at ``version``."""
+        unfinished = (*self.unfinished, self.owner) if self.owner else self.unfinished
+        return replace(self, owner=new_id(), unfinished=unfinished, since=self.since if unfinished else version)
+
+    def finished(self) -> ColumnRecord:
+        """The record after the last fragment."""
+        return replace(self, owner="", unfinished=(), since=0, replaces=False)
+
+    def to_json(self) -> str:
+        """The record as text."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> ColumnRecord:
+        """The record that :meth:`to_json` made ``text`` of."""
+        values = json.loads(text)
+        recipe = values["recipe"]
+        recipe["input_columns"] = tuple(recipe["input_columns"])
+        tuples = {name: tuple(values[name]) for name in ("columns", "unfinished")}
+        return cls(**{**values, **tuples, "recipe": Recipe(**recipe)})
+
+
+def new_id() -> str:
+    """16 random hexadecimal digits."""
+    return uuid.uuid4().hex[:16]
+
+
+def record_of(schema: pa.Schema, column: str) -> ColumnRecord | None:
+    """What the dataset keeps of the computation of ``column``; None for other columns."""
+    if column not in schema.names:
+        return None
+    text = (schema.field(column).metadata or {}).get(RECORD_KEY.encode())
+    return None if text is None else ColumnRecord.from_json(text.decode())
+
+
+def recorded_columns(schema: pa.Schema, recipe: Recipe) -> pa.Schema | None:
+    """The columns that an earlier call with the same recipe made; None where there was none."""
+    for column in schema:
+        record = record_of(schema, column.name)
+        if record is not None and record.recipe == recipe and set(record.columns) <= set(schema.names):
+            return column_fields(schema, record.columns)
+    return None
+
+
+def column_fields(schema: pa.Schema, names: Iterable[str]) -> pa.Schema:
+    """The named fields of a dataset's schema, without the record, in a form that can be pickled."""
+    schema, fields = portable(schema), []
+    for name in names:
+        kept = {key: text for key, text in (schema.field(name).metadata or {}).items() if key != RECORD_KEY.encode()}
+        fields.append(schema.field(name).with_metadata(kept or None))
+    return pa.schema(fields)
+
+
+def check_columns(schema: pa.Schema, columns: pa.Schema, recipe: Recipe, *, overwrite: bool) -> ColumnRecord:
+    """The record to go on with: that of an interrupted or earlier call, or a new one.
+
+    Args:
+        schema: The dataset's schema.
+        columns: The new columns.
+        recipe: How they are made.
+        overwrite: Whether columns that exist are computed anew.
+
+    Raises:
+        InvalidArgumentError: A column exists and is not the result of an earlier call with the same recipe, or it is
+            computed from itself.
+        SchemaMismatchError: A column exists with another type.
+    """
+    circular = [name for name in columns.names if name in {path.split(".")[0] for path in recipe.input_columns}]
+    if circular:
+        raise InvalidArgumentError(
+            f"input_columns={list(recipe.input_columns)} holds the new column {circular[0]!r}: a column computed from "
+            "itself could not be continued after a failure; give the new column another name"
+        )
+    existing = [name for name in columns.names if name in schema.names]
+    if existing and not overwrite:
+        record = _same_record(schema, columns, recipe)
+    else:
+        record = ColumnRecord(tuple(columns.names), recipe, replaces=bool(existing))
+    stored = column_fields(schema, existing)
+    for name in existing:
+        if stored.field(name).type != columns.field(name).type:
+            raise SchemaMismatchError(
+                f"column {name!r} is {stored.field(name).type} in the dataset and {columns.field(name).type} now: "
+                "drop it first (lance's drop_columns), or give the new column another name"
+            )
+    return record
+
+
+def _same_record(schema: pa.Schema, columns: pa.Schema, recipe: Recipe) -> ColumnRecord:
+    for name in columns.names:
+        record = record_of(schema, name)
+        if name in schema.names and record is None:
+            raise InvalidArgumentError(
+                f"the column {name!r} exists already: give the new column another name, or overwrite=True to replace "
+                "its values"
+            )
+        if record is not None and (difference := recipe.difference(record.recipe)):
+            raise InvalidArgumentError(
+                f"the column {name!r} exists already and was computed differently ({difference}): give overwrite=True "
+                "to compute it anew, or the new column another name"
+            )
+    first = record_of(schema, columns.names[0])
+    if first is None or set(first.columns) != set(columns.names):
+        raise InvalidArgumentError(
+            f"columns {columns.names}: some of them exist already, computed together with others; give overwrite=True "
+            "to compute all of them anew"
+        )
+    return first
