@@ -25,7 +25,7 @@ import numpy as np
 import pyarrow as pa
 import ray
 import torch
-from lance.fragment import write_fragments
+from scan.bench import generate
 
 import ray_lance
 from harness import DATA, compare, save
@@ -36,21 +36,6 @@ NOTE = (
     "warm page cache, warm workers (three unmeasured rounds); ratios are paired within a round; every contender starts "
     "from the same version of the same dataset and undoes its work inside the measured time"
 )
-
-
-def generate(rows: int) -> str:
-    """A dataset of (int64, int64, float32[128])."""
-    uri = DATA / f"backfill-{rows}.lance"
-    if not uri.exists():
-        ids = np.arange(rows)
-        vectors = np.random.default_rng(0).random(rows * 128, dtype=np.float32)
-        columns = {"id": ids, "label": ids % 10, "vec": pa.FixedSizeListArray.from_arrays(pa.array(vectors), 128)}
-        table, partial = pa.table(columns), f"{uri}.partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        files = write_fragments(table, partial, max_rows_per_file=-(-rows // FRAGMENTS))
-        lance.LanceDataset.commit(partial, lance.LanceOperation.Overwrite(table.schema, files))
-        Path(partial).rename(uri)
-    return str(uri)
 
 
 def norms(vectors: np.ndarray) -> np.ndarray:
@@ -263,7 +248,7 @@ def main() -> None:
     parser.add_argument("--without-slow", action="store_true", help="leave lance_ray.add_columns_from out")
     arguments = parser.parse_args()
     DATA.mkdir(exist_ok=True)
-    uri = generate(arguments.rows)
+    uri = generate(arguments.rows, FRAGMENTS, "backfill")
     cluster()
     results = []
     questions = (

@@ -27,9 +27,9 @@ BATCH = 1024
 NOTE = "warm page cache, warm workers (three unmeasured rounds); ratios are paired within a round"
 
 
-def generate(rows: int, fragments: int) -> str:
-    """A dataset of (int64, int64, float32[128]) in the given number of fragments."""
-    uri = DATA / f"scan-{rows}-{fragments}.lance"
+def generate(rows: int, fragments: int, name: str = "scan") -> str:
+    """A dataset of (int64, int64, float32[128]) in so many fragments; a benchmark that writes names its own."""
+    uri = DATA / f"{name}-{rows}-{fragments}.lance"
     if not uri.exists():
         ids = np.arange(rows)
         vectors = np.random.default_rng(0).random(rows * 128, dtype=np.float32)

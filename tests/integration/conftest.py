@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 
+import pyarrow as pa
 import pytest
 import ray
+from lance.arrow import BFloat16Type
 from ray.data import DataContext
 
 
@@ -25,3 +28,11 @@ def ray_session():
     context.print_on_execution_start = False
     yield
     ray.shutdown()
+
+
+@pytest.fixture
+def plain_bfloat16() -> Iterator[None]:
+    """Arrow shows Lance's bfloat16 as the bytes that are stored, whether or not a process has registered the type."""
+    pa.unregister_extension_type("lance.bfloat16")  # which the import of lance.arrow has registered
+    yield
+    pa.register_extension_type(BFloat16Type())

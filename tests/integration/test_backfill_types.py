@@ -78,6 +78,7 @@ def arrays(ids: np.ndarray) -> dict:
     }
 
 
+@pytest.mark.usefixtures("plain_bfloat16")
 @pytest.mark.parametrize("make", [tensors, arrays], ids=lambda make: make.__name__)
 @pytest.mark.parametrize("told", [True, False], ids=["schema", "first batch"])
 def test_every_type_comes_back_as_it_was_computed(uri, make, told):

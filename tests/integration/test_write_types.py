@@ -86,6 +86,7 @@ def stored(uri: str, **options: Any) -> pa.Table:
     return table.take(np.argsort(table["id"].to_numpy()))
 
 
+@pytest.mark.usefixtures("plain_bfloat16")
 @few
 @given(columns=drawn_rows(TYPES, nulls=True))
 def test_arrow_columns_of_every_type_survive_every_mode(columns, tmp_path_factory):
