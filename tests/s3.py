@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import lance
 from lance.file import LanceFileSession
 from moto.server import ThreadedMotoServer
 
@@ -36,6 +37,18 @@ class S3:
 
     def files(self, name: str) -> list[str]:
         return sorted(LanceFileSession(self.uri(name), storage_options=self.storage_options).list())
+
+    def orphans(self, name: str) -> list[str]:
+        """Data and transaction files of the dataset ``name`` that no version of it refers to."""
+        referred: set[str] = set()
+        for entry in lance.dataset(self.uri(name), storage_options=self.storage_options).versions():
+            version = lance.dataset(self.uri(name), version=entry["version"], storage_options=self.storage_options)
+            if (transaction := version.read_transaction(entry["version"])) is not None:
+                referred.add(f"_transactions/{transaction.read_version}-{transaction.uuid}.txn")
+            for fragment in version.get_fragments():
+                referred.update(f"data/{file.path}" for file in fragment.metadata.files)
+                referred.add(fragment.deletion_file() or "")
+        return [path for path in self.files(name) if not path.startswith("_versions/") and path not in referred]
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from ray_lance.data.column_writer import ColumnWriter, RowFailure
 from ray_lance.data.compute import Compute, count_rows
 from ray_lance.data.datasink import own_error
 from ray_lance.data.gather import Gatherer
+from ray_lance.data.window import Window
 from ray_lance.errors import CommitError, InvalidArgumentError
 from ray_lance.retry import RetryPolicy
 from ray_lance.table import TableRef
@@ -38,6 +39,8 @@ __all__ = ["AddColumnsSummary", "BackfillOptions", "backfill"]
 
 logger = logging.getLogger(__name__)
 
+# How often to look for files that have been written, while no rows come.
+_PAUSE_S = 0.02
 # Rounds over fragments that others rewrote in the meantime.
 _MOST_ROUNDS = 5
 
@@ -50,7 +53,8 @@ class BackfillOptions:
         schema: The new columns; None takes the types of the first batch.
         where: SQL condition of the rows that get a value; None for all.
         overwrite: Whether columns that exist are computed anew.
-        fragments_per_commit: Fragments that become visible together; None commits every ten seconds.
+        fragments_per_commit: Most fragments that may be computed and not committed; None commits what is finished
+            every ten seconds.
         retry: How often to try again after storage faults and commit conflicts.
     """
 
@@ -127,9 +131,10 @@ def backfill(
         version = int(target.table.version or 0)
         return _summary(target, version, ColumnWriter(None, 0, send), todo.done, started)
     job = claim(target, record, schema, send)
-    writer = ColumnWriter(options.fragments_per_commit, 0 if compute.is_class else 1, send)
+    window = Window(options.fragments_per_commit) if options.fragments_per_commit else None
+    writer = ColumnWriter(window, 0 if compute.is_class else 1, send)
     try:
-        done = _run_rounds(job, compute, options, writer)
+        done = _run_rounds(job, compute, options, writer, window)
         version = finish(job, send)
     except BaseException as error:
         _wind_up(job, writer, error, added=not set(schema.names) & set(target.table.open().schema.names))
@@ -159,7 +164,9 @@ def _prepare(target: WriteJob, compute: Compute, options: BackfillOptions) -> tu
     return schema, check_columns(dataset.schema, schema, recipe, overwrite=options.overwrite)
 
 
-def _run_rounds(job: ColumnJob, compute: Compute, options: BackfillOptions, writer: ColumnWriter) -> int:
+def _run_rounds(
+    job: ColumnJob, compute: Compute, options: BackfillOptions, writer: ColumnWriter, window: Window | None
+) -> int:
     """Compute until every fragment has its values; returns how many had them before."""
     done = 0
     for number in range(_MOST_ROUNDS):
@@ -168,15 +175,11 @@ def _run_rounds(job: ColumnJob, compute: Compute, options: BackfillOptions, writ
         writer.begin(job)
         progress = _Progress(sum(len(each.fragments) for each in todo.passes), done)
         for each in todo.passes:
-            rows = compute.dataset(
-                job.target.table,
-                each,
-                job.schema,
-                exact=options.schema is None,
-                fragments_per_task=options.fragments_per_commit,
-            )
+            if window is not None:
+                window.begin_pass(len(each.fragments))
+            rows = compute.dataset(job.target.table, each, job.schema, exact=options.schema is None, window=window)
             gatherer: Gatherer[ray.ObjectRef] = Gatherer(each.fragments)
-            for piece in iterate_blocks(rows):
+            for piece in iterate_blocks(rows, _PAUSE_S):
                 writer.submit([] if piece is None else gatherer.add(piece))
                 progress.show(writer)
             gatherer.finish()

@@ -66,19 +66,27 @@ class ClassOnBatches:
     Args:
         function: The class.
         call: How its instance is called.
+        batch_size: Rows per call.
         arguments: Positional arguments of its constructor.
         keywords: Keyword arguments of its constructor.
     """
 
     def __init__(
-        self, function: type, call: BatchCall, arguments: Sequence[Any] = (), keywords: Mapping[str, Any] | None = None
+        self,
+        function: type,
+        call: BatchCall,
+        batch_size: int,
+        arguments: Sequence[Any] = (),
+        keywords: Mapping[str, Any] | None = None,
     ) -> None:
         self._function = function(*arguments, **(keywords or {}))
         self._call = call
+        self._batch_size = batch_size
 
-    def __call__(self, rows: pa.Table) -> pa.Table:
-        """As :func:`call_on_batch`."""
-        return call_on_batch(rows, self._function, self._call)
+    def __call__(self, rows: pa.Table) -> Iterator[pa.Table]:
+        """As :func:`call_on_batch`, for one batch of ``rows`` after the other."""
+        for batch in rebatched([rows], self._batch_size):
+            yield call_on_batch(batch, self._function, self._call)
 
 
 def call_on_batch(rows: pa.Table, function: Callable[..., Any], call: BatchCall) -> pa.Table:

@@ -14,6 +14,7 @@ import ray
 
 from ray_lance.data.batches import FAILURE, named
 from ray_lance.data.gather import Gathered, Piece
+from ray_lance.data.window import Window
 from ray_lance.scan.scan import ROW_ADDRESS
 from ray_lance.write.column_commit import commit_group
 from ray_lance.write.column_files import WrittenColumn, write_column_file
@@ -52,7 +53,8 @@ class ColumnWriter:
     """Takes complete fragments, and sees to it that they are written and committed.
 
     Args:
-        fragments_per_commit: Fragments of a group; None commits what is finished every ten seconds.
+        window: How far the computation may be ahead, and so how much is to be committed at a time; None commits what
+            is finished every ten seconds.
         num_cpus: CPUs to reserve for a write task. 0 where actors may hold all of them: the fragments that they wait
             to get rid of could never be written. Otherwise 1, as Ray starts further processes for tasks of 0.
         send: Makes new versions.
@@ -64,8 +66,8 @@ class ColumnWriter:
         version: The version of the last commit; None before.
     """
 
-    def __init__(self, fragments_per_commit: int | None, num_cpus: int, send: Send) -> None:
-        self._per_commit = fragments_per_commit
+    def __init__(self, window: Window | None, num_cpus: int, send: Send) -> None:
+        self._window = window
         self._write = ray.remote(_write_fragments).options(num_cpus=num_cpus, max_retries=3)
         self._send = send
         self._tasks: list[ray.ObjectRef] = []
@@ -96,7 +98,7 @@ class ColumnWriter:
         while self._tasks:
             self._collect(wait=True)
             self._commit_due()
-        self._commit(len(self._finished))
+        self._commit()
 
     def salvage(self) -> None:
         """After a failure: commit what can still be written, whatever happens to single tasks."""
@@ -105,7 +107,7 @@ class ColumnWriter:
                 self._collect(wait=True)
             except Exception:
                 continue  # the task is off the list; its fragment is the next call's work
-        self._commit(len(self._finished))
+        self._commit()
 
     def abandon(self) -> None:
         """After an interrupt: stop the tasks."""
@@ -136,15 +138,16 @@ class ColumnWriter:
             self._finished += ray.get(task)
 
     def _commit_due(self) -> None:
-        if self._per_commit is not None:
-            while len(self._finished) >= self._per_commit:
-                self._commit(self._per_commit)
-        elif time.monotonic() - self._last_commit >= _SECONDS_PER_COMMIT:
-            self._commit(len(self._finished))
+        if self._window is not None:
+            is_due = len(self._finished) >= self._window.part
+        else:
+            is_due = time.monotonic() - self._last_commit >= _SECONDS_PER_COMMIT
+        if is_due:
+            self._commit()
 
-    def _commit(self, fragments: int) -> None:
+    def _commit(self) -> None:
         self._last_commit = time.monotonic()
-        group, self._finished = self._finished[:fragments], self._finished[fragments:]
+        group, self._finished = self._finished, []
         if not group:
             return
         done = commit_group(self._job, [outcome.written for outcome in group], self._send)
@@ -152,6 +155,8 @@ class ColumnWriter:
             self.version = done.version
         self.committed += done.committed
         self.lost += [written.work for written in done.lost]
+        if self._window is not None:
+            self._window.settle(len(group))
         lost = {written.work.fragment_id for written in done.lost}
         self.failures += [
             failure for outcome in group if outcome.written.work.fragment_id not in lost for failure in outcome.failures

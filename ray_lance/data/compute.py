@@ -17,8 +17,9 @@ from ray.data import DataContext, Dataset
 from ray.data.datasource import Datasource, ReadTask
 
 from ray_lance.data.batches import BATCH_FORMATS, BatchCall, ClassOnBatches, call_on_batch, first_schema, rebatched
-from ray_lance.data.execution import executed_promptly, with_unshaped_blocks
+from ray_lance.data.execution import begun_as_admitted, executed_promptly, with_unshaped_blocks
 from ray_lance.data.fragments import FragmentDatasource
+from ray_lance.data.window import Window
 from ray_lance.decode import Decode, ImageDecode
 from ray_lance.errors import InvalidArgumentError, UnknownColumnError
 from ray_lance.scan.plan import FragmentRange
@@ -142,7 +143,7 @@ class Compute:
         return schema
 
     def dataset(
-        self, table: TableRef, todo: Pass, schema: pa.Schema, *, exact: bool, fragments_per_task: int | None = None
+        self, table: TableRef, todo: Pass, schema: pa.Schema, *, exact: bool, window: Window | None = None
     ) -> Dataset:
         """A Ray dataset of the new columns of the rows of ``todo``, in scan order, with their row addresses.
 
@@ -151,25 +152,31 @@ class Compute:
             todo: The rows.
             schema: The new columns.
             exact: Whether the function must return these very types.
-            fragments_per_task: About the most fragments to read in one task, whose results arrive together.
+            window: How far to be ahead of the commits; None for as far as there is memory.
         """
         scan = self.scan(table, todo.filter)
         call = replace(self._call(), schema=schema, exact=exact)
-        source = self._datasource(scan, todo, fragments_per_task)
-        computed = self._in_actors(source, call) if self.is_class else self._in_tasks(source, call)
+        source = self._datasource(scan, todo, window)
+        whole_batches = window is None
+        computed = self._in_actors(source, call, whole_batches) if self.is_class else self._in_tasks(source, call)
         # Only in order do counts of rows tell which rows a block holds.
         computed.context.execution_options.preserve_order = True
         computed.context.enable_progress_bars = False
+        if window is not None:
+            computed = begun_as_admitted(computed, _Admission(window, source, todo).admits)
         return executed_promptly(computed)
 
-    def _in_actors(self, source: FragmentDatasource, call: BatchCall) -> Dataset:
+    def _in_actors(self, source: FragmentDatasource, call: BatchCall, whole_batches: bool) -> Dataset:
+        """``whole_batches``: whether an actor may wait for the rows of another read, to make its batch full."""
+        made_of = (self.function, call, self.batch_size, self.constructor_arguments, self.constructor_keywords)
         return ray.data.read_datasource(source, override_num_blocks=1, **self._beside_actors()).map_batches(
             ClassOnBatches,
-            fn_constructor_args=(self.function, call, self.constructor_arguments, self.constructor_keywords),
-            batch_size=self.batch_size,
+            fn_constructor_args=made_of,
+            batch_size=self.batch_size if whole_batches else None,
             batch_format="pyarrow",
             zero_copy_batch=True,
             concurrency=self.concurrency,
+            ray_remote_args_fn=dict,  # changes nothing, but keeps the read out of the actors
             **self._ray_arguments(),
         )
 
@@ -191,20 +198,21 @@ class Compute:
         )
         return with_unshaped_blocks(computed)  # the tasks size their blocks by time, too
 
-    def _datasource(self, scan: Scan, todo: Pass, fragments_per_task: int | None) -> FragmentDatasource:
+    def _datasource(self, scan: Scan, todo: Pass, window: Window | None) -> FragmentDatasource:
         """Tasks sized by bytes, or smaller ones: a function may take long for the rows of few bytes.
 
         Small enough to keep all workers at work to the end, and to be done before much could be lost by a failure.
         """
         fragment_ids = [work.fragment_id for work in todo.fragments]
         batches = -(-sum(work.rows for work in todo.fragments) // self.batch_size)
-        least = max(min(batches, _TASKS_PER_WORKER * self._workers()), -(-batches // _MOST_BATCHES_PER_TASK))
-        if fragments_per_task:
-            least = max(least, -(-len(fragment_ids) // fragments_per_task))
-        source = FragmentDatasource(scan, fragment_ids=fragment_ids)
+        at_work = _TASKS_PER_WORKER * self._workers()
+        windows = 1 if window is None else -(-len(fragment_ids) // window.size)
+        least = max(min(batches, windows * at_work), -(-batches // _MOST_BATCHES_PER_TASK))
+        bounds = {"fragment_ids": fragment_ids, "fragments_per_task": None if window is None else window.part}
+        source = FragmentDatasource(scan, **bounds)
         if len(source.planned().tasks) >= least:
             return source
-        return FragmentDatasource(scan, fragment_ids=fragment_ids, num_tasks=least)
+        return FragmentDatasource(scan, **bounds, num_tasks=least)
 
     def _workers(self) -> int:
         """Calls that may run at one time."""
@@ -232,6 +240,25 @@ class Compute:
                     f"{name}: cannot be pickled and sent to the workers ({error}); open files, locks, connections and "
                     "models in the constructor of a callable class instead"
                 ) from error
+
+
+class _Admission:
+    """Which read tasks may be begun, by their number.
+
+    Args:
+        window: How many fragments may be begun.
+        source: The tasks.
+        todo: The fragments, in the order in which the tasks read them.
+    """
+
+    def __init__(self, window: Window, source: FragmentDatasource, todo: Pass) -> None:
+        place = {work.fragment_id: number for number, work in enumerate(todo.fragments, 1)}
+        self._reach = [place[(task.fragment_ids or ())[-1]] for task in source.planned().tasks]
+        self._window = window
+
+    def admits(self, task: int) -> bool:
+        """Whether task ``task`` may be begun, all before it having been."""
+        return task >= len(self._reach) or self._window.admits(self._reach[task])
 
 
 class _ComputingDatasource(Datasource):

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import ray
 from ray.data import Dataset
 from ray.data._internal.execution.execution_callback import ExecutionCallback
+from ray.data._internal.execution.operators.input_data_buffer import InputDataBuffer
 from ray.data._internal.execution.operators.task_pool_map_operator import TaskPoolMapOperator
 from ray.data._internal.execution.streaming_executor import StreamingExecutor
 from ray.data._internal.output_buffer import OutputBlockSizeOption
 
-__all__ = ["PromptExecution", "executed_promptly", "with_unshaped_blocks"]
+__all__ = ["PromptExecution", "begun_as_admitted", "executed_promptly", "with_unshaped_blocks"]
 
 _LONGEST_WAIT_S = 0.5
 _STEP_S = 0.0005
+# How long an execution rests that waits to be admitted: it would ask again and again, at the expense of a CPU.
+_REST_S = 0.005
 # The name that Ray gives to the operator of a datasink.
 _WRITE = "Write"
 # As long as a write task may go on with the file that it is at.
@@ -62,6 +66,44 @@ class UnshapedBlocks(ExecutionCallback):
                     transform._output_block_size_option = OutputBlockSizeOption.of(disable_block_shaping=True)
 
 
+class AdmittedExecution(ExecutionCallback):
+    """Lets read tasks begin, in their order, only when they are admitted.
+
+    A policy of back-pressure would not do: Ray disregards them while no task is running (Ray 2.60).
+    """
+
+    admits: Callable[[int], bool]
+
+    def before_execution_starts(self, executor: StreamingExecutor) -> None:
+        """Make the operators that run read tasks ask first."""
+        for operator in executor._topology or ():
+            if any(isinstance(source, InputDataBuffer) for source in operator.input_dependencies):
+                operator.can_add_input = partial(  # type: ignore[method-assign]
+                    _may_begin, operator, operator.can_add_input, type(self).admits
+                )
+
+    def on_execution_step(self, executor: StreamingExecutor) -> None:
+        """Rest while there is nothing to do until a task is admitted."""
+        if all(operator.num_active_tasks() == 0 for operator in executor._topology or ()):
+            time.sleep(_REST_S)
+
+
+def begun_as_admitted(dataset: Dataset, admits: Callable[[int], bool]) -> Dataset:
+    """The same Ray dataset; its read tasks begin as ``admits`` allows.
+
+    Args:
+        dataset: One that reads from one source.
+        admits: Whether the read task of this number, counted from 0, may begin; asked until it may. It is called on
+            the driver, and copies of it are sent to the workers, so that it must be possible to pickle it.
+    """
+    admitted = type("Admitted", (AdmittedExecution,), {"admits": staticmethod(admits)})
+    dataset.context.custom_execution_callback_classes = [
+        *dataset.context.custom_execution_callback_classes,
+        admitted,
+    ]
+    return dataset
+
+
 def with_unshaped_blocks(dataset: Dataset) -> Dataset:
     """The same Ray dataset; the tables that its read tasks yield become its blocks, as they are yielded."""
     dataset.context.custom_execution_callback_classes = [
@@ -77,6 +119,10 @@ def executed_promptly(dataset: Dataset) -> Dataset:
     if PromptExecution not in classes:
         dataset.context.custom_execution_callback_classes = [*classes, PromptExecution]
     return dataset
+
+
+def _may_begin(operator: Any, can_begin: Callable[[], bool], admits: Callable[[int], bool]) -> bool:
+    return can_begin() and admits(operator.metrics.num_inputs_received)
 
 
 def _interrupt(_operator: Any, cancel: Any, **_: bool) -> None:

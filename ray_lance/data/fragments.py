@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,7 +12,7 @@ from ray.data.expressions import Expr
 
 from ray_lance.data.datasource import LanceDatasource, PlannedRead
 from ray_lance.errors import InvalidArgumentError, UnknownColumnError
-from ray_lance.scan.plan import FragmentRows, plan_scan
+from ray_lance.scan.plan import FragmentRange, FragmentRows, TaskSizing, plan_scan
 from ray_lance.scan.pushdown import takes_filter
 from ray_lance.scan.reader import Fill, ReadPlan
 from ray_lance.scan.scan import Scan
@@ -26,6 +27,7 @@ class FragmentDatasource(LanceDatasource):
         scan: What to read.
         fragment_ids: Fragments to read; None reads all.
         num_tasks: Wanted number of read tasks; None sizes them by bytes.
+        fragments_per_task: Most fragments of the one table that a task may read, wholly or in part; None for any.
         fill: What replaces nulls where a tensor cannot hold them: one value, or one by column.
     """
 
@@ -35,9 +37,11 @@ class FragmentDatasource(LanceDatasource):
         *,
         fragment_ids: Sequence[int] | None = None,
         num_tasks: int | None = None,
+        fragments_per_task: int | None = None,
         fill: Fill = None,
     ) -> None:
         super().__init__(scan, num_tasks=num_tasks, fill=fill)
+        self._fragments_per_task = fragments_per_task
         self._fragments = _live_fragments(scan, fragment_ids)
 
     def planned(self, execution: int = 0) -> PlannedRead:  # noqa: ARG002  a scan is the same in every execution
@@ -46,8 +50,21 @@ class FragmentDatasource(LanceDatasource):
             scan = self._scan
             sizing = self._sizing(sum(fragment.rows for table in self._fragments for fragment in table))
             plan = ReadPlan(scan, scan.schema(), sizing.row_bytes, self._fill_of_columns())
-            self._planned = PlannedRead(plan, tuple(plan_scan(scan, self._fragments, sizing)), sizing)
+            self._planned = PlannedRead(plan, tuple(self._tasks(sizing)), sizing)
         return self._planned
+
+    def _tasks(self, sizing: TaskSizing) -> list[FragmentRange]:
+        most = self._fragments_per_task
+        if most is None:
+            return plan_scan(self._scan, self._fragments, sizing)
+        (fragments,) = self._fragments
+        rows_per_task = sizing.rows_per_task(sum(fragment.rows for fragment in fragments))
+        tasks = []
+        for first in range(0, len(fragments), most):
+            group = fragments[first : first + most]
+            num_tasks = max(1, math.ceil(sum(fragment.rows for fragment in group) / rows_per_task))
+            tasks += plan_scan(self._scan, [group], replace(sizing, num_tasks=num_tasks))
+        return tasks
 
     def supports_predicate_pushdown(self) -> bool:
         """Filters go to Lance where it can take them."""

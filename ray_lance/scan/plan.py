@@ -17,6 +17,7 @@ __all__ = ["FragmentRange", "FragmentRows", "TaskSizing", "cut_first", "plan_fra
 
 MIN_TASK_BYTES = 4 * 2**20
 MAX_TASK_BYTES = 32 * 2**20
+FIRST_TASK_BYTES = 2**20
 # A window of a shuffle is read whole where it can be: a part of one touches all of its clumps.
 MAX_WINDOW_BYTES = 4 * MAX_TASK_BYTES
 
@@ -61,14 +62,14 @@ class TaskSizing:
         row_bytes: Mean bytes of a delivered row.
         target_bytes: Bytes that a task should deliver.
         num_tasks: Wanted number of tasks; goes before ``target_bytes``.
-        first_parts: Tasks to make of the first one, so that all processes begin with a small one. Ray looks for results
-            when every running task has one, or after 100 ms: the first batch comes as soon as the largest of them.
+        first_tasks: Small tasks at the beginning: as many as run at once, for the sake of the first batch. Ray looks for
+            results when every running task has one, or after 100 ms, so that a single small one would not do.
     """
 
     row_bytes: float
     target_bytes: float
     num_tasks: int | None = None
-    first_parts: int = 1
+    first_tasks: int = 1
 
     @classmethod
     def for_cluster(cls, total_rows: int, row_bytes: float, cpus: float, num_tasks: int | None = None) -> TaskSizing:
@@ -110,14 +111,14 @@ def plan_scan(scan: Scan, fragments: Sequence[Sequence[FragmentRows]], sizing: T
 
 
 def cut_first(tasks: list[Range], sizing: TaskSizing) -> list[Range]:
-    """``tasks`` with the first one cut into parts that are worth a task each; see :class:`TaskSizing`."""
-    if not tasks or sizing.num_tasks is not None:
+    """``tasks`` with small ones cut from the beginning of the first, if that is large; see :class:`TaskSizing`."""
+    small = max(1, int(FIRST_TASK_BYTES / sizing.row_bytes))
+    if not tasks or sizing.num_tasks is not None or tasks[0].num_rows < 2 * sizing.first_tasks * small:
         return tasks
-    first, rows = tasks[0], tasks[0].num_rows
-    parts = max(1, min(sizing.first_parts, int(rows * sizing.row_bytes / MIN_TASK_BYTES)))
-    cuts: list[int] = [first.start + part * rows // parts for part in range(parts + 1)]
-    small: list[Range] = [replace(first, start=start, stop=stop) for start, stop in itertools.pairwise(cuts)]
-    return small + tasks[1:]
+    first = tasks[0]
+    cuts = [*(first.start + small * task for task in range(sizing.first_tasks + 1)), first.stop]
+    parts: list[Range] = [replace(first, start=start, stop=stop) for start, stop in itertools.pairwise(cuts)]
+    return parts + tasks[1:]
 
 
 def plan_fragments(

@@ -99,18 +99,18 @@ def test_a_task_is_small_to_send():
     assert len(pickle.dumps(task)) < 256
 
 
-def test_the_first_task_is_cut_for_all_processes_to_begin_with_a_small_one():
-    sizing = TaskSizing(528, 32 * 2**20, first_parts=4)
+def test_the_first_tasks_are_small_for_the_first_batch_to_come_soon():
+    sizing = TaskSizing(528, 32 * 2**20, first_tasks=4)
 
     tasks = plan_scan(scan(), fragments([[1_000_000]]), sizing)
 
-    assert len(tasks) == 19
-    assert tasks[3].stop == tasks[4].start == 62_500
-    assert {task.num_rows for task in tasks[:4]} == {62_500 // 4}
+    assert len(tasks) == 20
+    assert [task.stop for task in tasks[:5]] == [1985, 3970, 5955, 7940, 62_500]
+    assert [task.start for task in tasks[1:]] == [task.stop for task in tasks[:-1]]
 
 
-@pytest.mark.parametrize("sizing", [TaskSizing(1.0, 2**20, first_parts=4), TaskSizing(528, 1, 2, first_parts=4)])
+@pytest.mark.parametrize("sizing", [TaskSizing(1.0, 2**20, first_tasks=4), TaskSizing(528, 1, 2, first_tasks=4)])
 def test_a_first_task_that_is_small_or_asked_for_stays_whole(sizing):
-    whole = replace(sizing, first_parts=1)
+    whole = replace(sizing, first_tasks=1)
 
     assert plan_scan(scan(), fragments([[1_000]]), sizing) == plan_scan(scan(), fragments([[1_000]]), whole)

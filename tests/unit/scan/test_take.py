@@ -46,12 +46,12 @@ def test_one_rank_of_64_plans_its_share_of_1e11_rows_without_opening_anything():
     assert len(np.unique(last)) == tasks[-1].num_rows
 
 
-def test_the_first_window_is_cut_for_all_processes_to_begin_with_a_part():
+def test_the_first_window_is_cut_for_all_processes_to_begin_with_a_small_part():
     order = RowPermutation(DenseRows(1_000_000)).shuffle(7, 64, 65536)
 
     whole = plan_positions(order, TaskSizing(528, 32 * 2**20))
-    cut = plan_positions(order, TaskSizing(528, 32 * 2**20, first_parts=4))
+    cut = plan_positions(order, TaskSizing(528, 32 * 2**20, first_tasks=4))
 
-    assert cut[4:] == whole[1:]
-    assert [cut[0].start, cut[3].stop] == [whole[0].start, whole[0].stop]
+    assert cut[5:] == whole[1:]
+    assert [cut[0].start, cut[4].stop] == [whole[0].start, whole[0].stop]
     assert sum(task.num_rows for task in cut) == len(order)

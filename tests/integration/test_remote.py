@@ -1,0 +1,284 @@
+"""The laws on an object store that is slow, refuses some requests and cuts some answers short; and what reads ask it."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import lance
+import numpy as np
+import pytest
+import ray
+import ray.train
+from ray.train.torch import TorchTrainer
+
+import ray_lance
+from ray_lance import Permutation, read_lance
+from ray_lance.order import BatchSchedule
+from ray_lance.scan.pushdown import build_scan
+from ray_lance.scan.take import take_rows
+from ray_lance.table import TableRef
+from ray_lance.torch import LanceIterableDataset
+from ray_lance.train import LanceDataConfig
+from tests.datasets import sample_table
+from tests.laws import Run, check_coverage, check_one_order, check_resume, check_same_batches, sequence
+from tests.proxy import Proxy, Trouble, troubled_s3
+
+# Workers cannot import this module.
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+CALM = Trouble()
+TROUBLE = Trouble(latency_s=0.005, refused=0.04, cut=0.06, seed=3)
+FILES = 4
+ROWS = 4000
+COLUMNS = ["id", "label", "vec", "text"]
+
+OPEN = """
+import pickle, sys
+with open(sys.argv[1], "rb") as file:
+    table = pickle.load(file)
+print(table.open().count_rows())
+"""
+
+
+@pytest.fixture(scope="module")
+def store():
+    with troubled_s3() as both:
+        yield both
+
+
+@pytest.fixture(scope="module")
+def table(store) -> TableRef:
+    """Some files of rows, with a few deleted."""
+    s3, _ = store
+    options = {"storage_options": s3.storage_options}
+    lance.write_dataset(sample_table(ROWS), s3.uri("table"), max_rows_per_file=ROWS // FILES, **options)
+    lance.dataset(s3.uri("table"), **options).delete("id % 1000 = 77")
+    return TableRef.of(s3.uri("table"), **options).pin()
+
+
+@pytest.fixture
+def troubled(store) -> Proxy:
+    """The proxy, making trouble; at the end of a test there must have been some of each kind."""
+    _, proxy = store
+    refused, cut = proxy.refused, proxy.cut
+    proxy.set_trouble(TROUBLE)
+    yield proxy
+    proxy.set_trouble(CALM)
+    assert proxy.refused > refused
+    assert proxy.cut > cut
+
+
+@pytest.fixture
+def counted(store) -> Proxy:
+    """The proxy, which adds latency only and has counted nothing yet."""
+    _, proxy = store
+    proxy.set_trouble(Trouble(latency_s=0.005))
+    proxy.requests.clear()
+    yield proxy
+    proxy.set_trouble(CALM)
+
+
+def live_ids() -> list[int]:
+    return [number for number in range(ROWS) if number % 1000 != 77]
+
+
+def shuffled_ids(permutation: Permutation) -> list[int]:
+    """The order by arithmetic alone: rows count up in this dataset."""
+    return [live_ids()[row] for row in permutation.rows()]
+
+
+def in_order(dataset: ray.data.Dataset) -> list[dict]:
+    dataset.context.execution_options.preserve_order = True
+    return dataset.take_all()
+
+
+def check_values(rows: list[dict]) -> None:
+    for row in rows:
+        assert row["label"] == row["id"] % 10
+        assert row["vec"].tolist() == [float(row["id"])] * 4
+        assert row["text"] == f"row {row['id']}"
+
+
+def ranks(table: TableRef, **options):
+    """An executor of the iterable dataset; see tests.laws."""
+
+    def execute(world_size, cursor=None, steps=None):
+        batches, states = [], []
+        for rank in range(world_size):
+            dataset = LanceIterableDataset(
+                table, batch_size=400 // world_size, rank=rank, world_size=world_size, **options
+            )
+            if cursor is not None:
+                dataset.load_state_dict(json.loads(json.dumps(cursor)))
+            batches.append([batch["id"].numpy() for batch in itertools.islice(dataset, steps)])
+            states.append(dataset.state_dict())
+        return Run(batches, states[0])
+
+    return execute
+
+
+class TestLawsUnderTrouble:
+    def test_a_read_delivers_every_row_once(self, table, troubled):
+        rows = read_lance(table, override_num_blocks=8).take_all()
+
+        check_coverage([row["id"] for row in rows], live_ids())
+        check_values(rows)
+
+    def test_a_filtered_read_delivers_every_row_once(self, table, troubled):
+        rows = read_lance(table, filter="label < 5", override_num_blocks=8).take_all()
+
+        check_coverage([row["id"] for row in rows], [number for number in live_ids() if number % 10 < 5])
+        check_values(rows)
+
+    def test_a_shuffled_read_keeps_its_order(self, table, troubled):
+        permutation = Permutation(table).shuffle(5, clump=8, window=256)
+
+        rows = in_order(read_lance(permutation, override_num_blocks=8))
+
+        check_one_order({"arithmetic": shuffled_ids(permutation), "read_lance": [row["id"] for row in rows]})
+        check_values(rows)
+
+    def test_the_iterable_dataset_yields_the_same_global_batches(self, table, troubled):
+        options = {"columns": ["id"], "shuffle": 5, "lanes": 2}
+        runs = {"two ranks": ranks(table, **options)(2), "no reading ahead": ranks(table, prefetch=0, **options)(1)}
+        troubled.set_trouble(CALM)
+        calm = ranks(table, **options)(1)
+        troubled.set_trouble(TROUBLE)
+
+        check_same_batches({"calm": calm, **runs})
+
+    def test_a_stopped_run_goes_on_with_exactly_the_rest(self, table, troubled):
+        execute = ranks(table, columns=["id", "text"], shuffle=5, lanes=4, tail="uneven")
+
+        check_resume(execute, [(2, 3), (1, 2)], 4)
+
+        check_coverage(sequence(execute(1)), live_ids())
+
+    @pytest.mark.slow
+    def test_training_gets_the_global_batches_of_a_calm_store(self, table, troubled, tmp_path):
+        permutation = Permutation(table).shuffle(5)
+        ids = shuffled_ids(permutation)
+        schedule = BatchSchedule(len(ids), 2, 200, 1)
+        wanted = [[i for a, b in schedule.ranges(step) for i in ids[a:b]] for step in range(schedule.steps)]
+
+        TorchTrainer(
+            log_batches,
+            train_loop_config={"folder": str(tmp_path)},
+            scaling_config=ray.train.ScalingConfig(num_workers=2),
+            run_config=ray.train.RunConfig(storage_path=str(tmp_path / "runs")),
+            datasets={"train": read_lance(permutation, columns=["id"], override_num_blocks=8)},
+            dataset_config=LanceDataConfig(global_batch_size=200),
+        ).fit()
+
+        found = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
+        assert [left + right for left, right in zip(*found, strict=True)] == wanted
+
+    @pytest.mark.parametrize("mode", ["create", "append", "overwrite", "merge"])
+    def test_a_write_is_whole_and_leaves_nothing_behind(self, store, troubled, request, mode):
+        s3, _ = store
+        name = f"written-{mode}"
+        place = {"storage_options": s3.storage_options, "target_bytes_per_file": 20_000}
+        old, new = sample_table(100), sample_table(3000, 50)
+        if mode != "create":
+            lance.write_dataset(old, s3.uri(name), storage_options=s3.storage_options)
+
+        summary = ray_lance.write_lance(
+            ray.data.from_arrow([new.slice(start, 500) for start in range(0, 3000, 500)]),
+            s3.uri(name),
+            mode=mode,
+            on="id" if mode == "merge" else None,
+            **place,
+        )
+
+        kept = {"append": list(range(100)), "merge": list(range(50))}.get(mode, [])
+        rows = lance.dataset(s3.uri(name), storage_options=s3.storage_options).to_table()
+        assert summary.rows == 3000
+        check_coverage_of_multiset(rows["id"].to_pylist(), kept + list(range(50, 3050)))
+        check_values([{**row, "vec": np.array(row["vec"])} for row in rows.to_pylist()])
+        assert s3.orphans(name) == []
+
+    def test_new_columns_are_whole_and_leave_nothing_behind(self, store, troubled):
+        s3, _ = store
+        options = {"storage_options": s3.storage_options}
+        lance.write_dataset(sample_table(3000), s3.uri("columns"), max_rows_per_file=300, **options)
+
+        summary = ray_lance.add_columns(s3.uri("columns"), double, input_columns="id", batch_size=100, **options)
+
+        rows = lance.dataset(s3.uri("columns"), **options).to_table(columns=["id", "double"])
+        assert summary.rows == 3000
+        assert rows["double"].to_pylist() == [2 * number for number in rows["id"].to_pylist()]
+        assert s3.orphans("columns") == []
+
+
+class TestRequests:
+    def test_a_fresh_process_opens_a_pinned_version_by_two_requests_at_most(self, table, counted, tmp_path):
+        pickled = tmp_path / "table"
+        pickled.write_bytes(pickle.dumps(table))
+
+        run = subprocess.run([sys.executable, "-c", OPEN, str(pickled)], capture_output=True, text=True)
+
+        assert run.stdout == f"{ROWS - FILES}\n", run.stderr
+        assert len(counted.requests) <= 2
+        assert counted.listings() == []
+
+    @pytest.mark.parametrize("clump", [1, 8])
+    def test_a_permutation_range_costs_a_request_for_each_run_and_column(self, table, counted, clump):
+        permutation = Permutation(table).shuffle(5, clump, 32 * clump)
+        scan = build_scan([permutation.table], COLUMNS, None, [], {})
+        first, second = permutation.rows(0, 512), permutation.rows(512, 1024)
+
+        take_rows(scan, first, are_offsets=True)
+        of_first, _ = len(counted.requests), counted.requests.clear()
+        take_rows(scan, second, are_offsets=True)
+
+        assert 0 < len(counted.requests) <= len(COLUMNS) * runs_of(second)
+        assert of_first <= len(COLUMNS) * (runs_of(first) + 3 * FILES)
+        assert counted.listings() == []
+
+    def test_tasks_list_nothing_and_touch_each_file_once_per_process(self, table, counted):
+        permutation = Permutation(table).shuffle(5, 8, 256)
+        dataset = read_lance(permutation, columns=["id", "vec"], override_num_blocks=16)
+        bounds = [task * len(permutation) // 16 for task in range(17)]
+        runs = sum(runs_of(permutation.rows(start, stop)) for start, stop in itertools.pairwise(bounds))
+        processes = int(ray.cluster_resources()["CPU"])
+        counted.requests.clear()
+
+        rows = in_order(dataset)
+
+        assert len(rows) == len(permutation)
+        assert counted.listings() == []
+        opening, first_touch = 2 * processes, 3 * 2 * FILES * processes
+        assert 0 < len(counted.requests) <= 2 * runs + opening + first_touch
+
+    def test_a_sequential_read_lists_nothing_once_it_is_planned(self, table, counted):
+        dataset = read_lance(table, override_num_blocks=16)
+        counted.requests.clear()
+
+        assert len(dataset.take_all()) == ROWS - FILES
+
+        assert len(counted.requests) > 0
+        assert counted.listings() == []
+
+
+def double(batch: dict) -> dict:
+    return {"double": 2 * batch["id"]}
+
+
+def log_batches(config: dict[str, str]) -> None:
+    shard = ray.train.get_dataset_shard("train")
+    batches = [batch["id"].tolist() for batch in shard.iter_torch_batches()]
+    Path(config["folder"], f"{ray.train.get_context().get_world_rank()}.json").write_text(json.dumps(batches))
+
+
+def check_coverage_of_multiset(found: list[int], wanted: list[int]) -> None:
+    assert sorted(found) == sorted(wanted)
+
+
+def runs_of(rows: np.ndarray) -> int:
+    """Runs of neighbouring rows, which lie together in a file."""
+    return 1 + int(np.count_nonzero(np.diff(np.sort(rows)) > 1))
