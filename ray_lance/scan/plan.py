@@ -62,14 +62,14 @@ class TaskSizing:
         row_bytes: Mean bytes of a delivered row.
         target_bytes: Bytes that a task should deliver.
         num_tasks: Wanted number of tasks; goes before ``target_bytes``.
-        first_tasks: Small tasks at the beginning: as many as run at once, for the sake of the first batch. Ray looks for
-            results when every running task has one, or after 100 ms, so that a single small one would not do.
+        first_tasks: Small tasks at the beginning, as many as run at once, for the sake of the first batch. Ray looks
+            for results when every running task has one, or after 100 ms, so that a single small one would not do.
     """
 
     row_bytes: float
     target_bytes: float
     num_tasks: int | None = None
-    first_tasks: int = 1
+    first_tasks: int = 0
 
     @classmethod
     def for_cluster(cls, total_rows: int, row_bytes: float, cpus: float, num_tasks: int | None = None) -> TaskSizing:
@@ -116,7 +116,7 @@ def cut_first(tasks: list[Range], sizing: TaskSizing) -> list[Range]:
     if not tasks or sizing.num_tasks is not None or tasks[0].num_rows < 2 * sizing.first_tasks * small:
         return tasks
     first = tasks[0]
-    cuts = [*(first.start + small * task for task in range(sizing.first_tasks + 1)), first.stop]
+    cuts: list[int] = [first.start + small * task for task in range(sizing.first_tasks + 1)] + [first.stop]
     parts: list[Range] = [replace(first, start=start, stop=stop) for start, stop in itertools.pairwise(cuts)]
     return parts + tasks[1:]
 

@@ -24,6 +24,10 @@ from ray_lance.scan.steps import StepRange
 
 __all__ = ["PermutationPlan", "PermutationRange", "plan_positions", "take_rows"]
 
+_MIN_RUN = 64
+# Buffers of such batches are small enough for the allocator to use them again, where those of a whole run are not.
+_RUN_BATCH_ROWS = 8192
+
 
 @dataclass(frozen=True)
 class PermutationRange:
@@ -124,6 +128,8 @@ def take_rows(scan: Scan, rows: RowArray, *, are_offsets: bool) -> pa.Table:
         The columns ``scan.read_names``.
     """
     dataset = scan.tables[0].open()
+    if are_offsets and _is_run(rows):
+        return _scan_run(scan, int(rows[0]), len(rows))
     if bool((rows[1:] >= rows[:-1]).all()):
         return _take(scan, dataset, rows, are_offsets)
     by_place = np.argsort(rows, kind="stable")
@@ -131,6 +137,16 @@ def take_rows(scan: Scan, rows: RowArray, *, are_offsets: bool) -> pa.Table:
     restored: npt.NDArray[np.int64] = np.empty_like(by_place)
     restored[by_place] = np.arange(len(rows))
     return table.take(pa.array(restored)) if scan.names else table
+
+
+def _is_run(rows: RowArray) -> bool:
+    """Whether the rows are neighbours, and enough of them for a scan to be faster than a take."""
+    return len(rows) >= _MIN_RUN and bool((np.diff(rows) == 1).all())
+
+
+def _scan_run(scan: Scan, start: int, count: int) -> pa.Table:
+    scanner = scan.of_table(0).scanner(0, offset=start, limit=count, batch_size=_RUN_BATCH_ROWS)
+    return _with_fragment_id(scanner.to_table(), scan).select(list(scan.read_names))
 
 
 def _take(scan: Scan, dataset: lance.LanceDataset, rows: RowArray, are_offsets: bool) -> pa.Table:
@@ -141,9 +157,13 @@ def _take(scan: Scan, dataset: lance.LanceDataset, rows: RowArray, are_offsets: 
         selection: dict[str, Any] = {"indices" if are_offsets else "ids": rows}
         values = [value for _, value in dataset.read_blobs(name, **selection, preserve_order=True)]
         table = table.append_column(name, pa.array(values, pa.large_binary()))
-    if FRAGMENT_ID in scan.names:
-        table = table.append_column(FRAGMENT_ID, pc.shift_right(table[ROW_ADDRESS], pa.scalar(32, pa.uint64())))
-    return table.select(list(scan.read_names))
+    return _with_fragment_id(table, scan).select(list(scan.read_names))
+
+
+def _with_fragment_id(table: pa.Table, scan: Scan) -> pa.Table:
+    if FRAGMENT_ID not in scan.names:
+        return table
+    return table.append_column(FRAGMENT_ID, pc.shift_right(table[ROW_ADDRESS], pa.scalar(32, pa.uint64())))
 
 
 def _take_columns(scan: Scan, blobs: tuple[str, ...]) -> list[str] | dict[str, str]:

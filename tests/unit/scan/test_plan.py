@@ -111,6 +111,6 @@ def test_the_first_tasks_are_small_for_the_first_batch_to_come_soon():
 
 @pytest.mark.parametrize("sizing", [TaskSizing(1.0, 2**20, first_tasks=4), TaskSizing(528, 1, 2, first_tasks=4)])
 def test_a_first_task_that_is_small_or_asked_for_stays_whole(sizing):
-    whole = replace(sizing, first_tasks=1)
+    whole = replace(sizing, first_tasks=0)
 
     assert plan_scan(scan(), fragments([[1_000]]), sizing) == plan_scan(scan(), fragments([[1_000]]), whole)

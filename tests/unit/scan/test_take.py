@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import pickle
 
+import lance
 import numpy as np
+import pyarrow as pa
+import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from ray_lance.order import DenseRows, RowPermutation
 from ray_lance.scan.plan import TaskSizing
-from ray_lance.scan.take import plan_positions
+from ray_lance.scan.pushdown import build_scan
+from ray_lance.scan.take import plan_positions, take_rows
+from ray_lance.table import TableRef
+from tests.datasets import sample_table
 
 
 @given(
@@ -55,3 +61,33 @@ def test_the_first_window_is_cut_for_all_processes_to_begin_with_a_small_part():
     assert cut[5:] == whole[1:]
     assert [cut[0].start, cut[4].stop] == [whole[0].start, whole[0].stop]
     assert sum(task.num_rows for task in cut) == len(order)
+
+
+@pytest.fixture(scope="module")
+def scattered(tmp_path_factory) -> TableRef:
+    """Fragments of 150 rows, some of them deleted, with a struct and a blob beside the usual columns."""
+    uri = str(tmp_path_factory.mktemp("take") / "table.lance")
+    table = sample_table(600)
+    ids = table["id"]
+    table = table.append_column("nested", pa.StructArray.from_arrays([ids.combine_chunks()], ["id"]))
+    blob = pa.field("blob", pa.large_binary(), metadata={"lance-encoding:blob": "true"})
+    contents = [None if i % 5 == 0 else bytes([i % 256]) * (i % 7) for i in range(600)]
+    table = table.append_column(blob, pa.array(contents, pa.large_binary()))
+    lance.write_dataset(table, uri, max_rows_per_file=150).delete("id % 13 = 2")
+    return TableRef.of(uri).pin()
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [None, ["blob"], ["text", "nested.id"], {"twice": "id * 2", "vec": "vec"}, ["_rowid", "id"], ["_fragid", "vec"]],
+)
+def test_neighbours_are_the_same_rows_as_when_they_are_taken_one_by_one(scattered, columns):
+    scan = build_scan([scattered], columns, None, [], {})
+    rows = np.arange(97, 401)
+
+    run = take_rows(scan, rows, are_offsets=True)
+    restored = take_rows(scan, rows[::-1].copy(), are_offsets=True).take(pa.array(np.arange(len(rows))[::-1]))
+
+    assert run.num_rows == len(rows)
+    assert run.to_pydict() == restored.to_pydict()
+    assert run.schema.types == restored.schema.types
