@@ -89,6 +89,14 @@ FIGURES = (
         "lance.write_dataset (in process)",
     ),
     Figure(
+        "`add_columns`, the norm of a million vectors, over `lance_ray.add_columns_from`",
+        "backfill",
+        "norm",
+        "lance_ray.add_columns_from",
+    ),
+    Figure("the same, over `lance_ray.add_columns`", "backfill", "norm", "lance_ray.add_columns"),
+    Figure("the same, over Lance's own `add_columns` in process", "backfill", "norm", "Lance add_columns (in process)"),
+    Figure(
         "two train workers, shuffled, over Ray's split of `ray.data.read_lance` unshuffled",
         "ingest",
         "two train",
@@ -145,6 +153,11 @@ def result_lines(result: dict[str, Any]) -> Iterator[str]:
         for name, seconds in result["seconds"].items():
             yield f"| {name} | {statistics.median(seconds):.3f} | {ratio_text(ratios.get(name))} |"
         yield ""
+    figures = {name: value for name, value in result.items() if name not in ("question", "rows") and _is_figure(value)}
+    for name, value in figures.items():
+        yield f"- {name}: {', '.join(map(number_text, value if isinstance(value, list) else [value]))}"
+    if figures:
+        yield ""
     for rows in (
         value for value in result.values() if isinstance(value, list) and value and isinstance(value[0], dict)
     ):
@@ -154,6 +167,10 @@ def result_lines(result: dict[str, Any]) -> Iterator[str]:
         for row in rows:
             yield "| " + " | ".join(number_text(value) for value in row.values()) + " |"
         yield ""
+
+
+def _is_figure(value: Any) -> bool:
+    return isinstance(value, (int, float)) or (isinstance(value, list) and all(isinstance(v, float) for v in value))
 
 
 def figures(results: dict[str, dict[str, Any]]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeAlias
@@ -216,8 +217,39 @@ class DetachedRows:
         return _same_content(self, base)
 
 
+class _Part(ABC):
+    """What row sets that are a range of another one have in common."""
+
+    rows: RowSet
+    start: int
+    stop: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.start <= self.stop <= len(self.rows):
+            raise InvalidArgumentError(
+                f"start={self.start}, stop={self.stop} must satisfy 0 <= start <= stop <= {len(self.rows)}"
+            )
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    @abstractmethod
+    def describe(self) -> dict[str, object]:
+        """Plain description."""
+
+    @property
+    def digest(self) -> str:
+        """Stable content digest."""
+        return digest_of(self.describe())
+
+    @property
+    def base(self) -> RowSet:
+        """The innermost row set."""
+        return self.rows.base
+
+
 @dataclass(frozen=True)
-class SlicedRows:
+class SlicedRows(_Part):
     """Rows ``[start, stop)`` of another row set.
 
     Attributes:
@@ -229,22 +261,6 @@ class SlicedRows:
     rows: RowSet
     start: int
     stop: int
-
-    def __post_init__(self) -> None:
-        _check_slice(self.start, self.stop, len(self.rows))
-
-    def __len__(self) -> int:
-        return self.stop - self.start
-
-    @property
-    def digest(self) -> str:
-        """Stable content digest."""
-        return digest_of(self.describe())
-
-    @property
-    def base(self) -> RowSet:
-        """The innermost row set."""
-        return self.rows.base
 
     def take(self, indices: npt.NDArray[np.int64]) -> RowArray:
         """Rows at the given indices."""
@@ -261,7 +277,7 @@ class SlicedRows:
 
 
 @dataclass(frozen=True)
-class ShuffledRows:
+class ShuffledRows(_Part):
     """Rows ``[start, stop)`` of another row set after its clumps were placed at random: one part of a random split.
 
     Pure arithmetic, like everything here but ``ExplicitRows``. The parts of one split share ``rows``, ``seed`` and
@@ -280,22 +296,6 @@ class ShuffledRows:
     clump: int
     start: int
     stop: int
-
-    def __post_init__(self) -> None:
-        _check_slice(self.start, self.stop, len(self.rows))
-
-    def __len__(self) -> int:
-        return self.stop - self.start
-
-    @property
-    def digest(self) -> str:
-        """Stable content digest."""
-        return digest_of(self.describe())
-
-    @property
-    def base(self) -> RowSet:
-        """The innermost row set."""
-        return self.rows.base
 
     def take(self, indices: npt.NDArray[np.int64]) -> RowArray:
         """Rows at the given indices."""
@@ -322,11 +322,6 @@ class ShuffledRows:
 def _check_indices(indices: npt.NDArray[np.int64], count: int) -> None:
     if len(indices) and int(indices.view(np.uint64).max()) >= count:  # negative indices are the largest words
         raise IndexError(f"indices must be in [0, {count}), got {indices.min()} to {indices.max()}")
-
-
-def _check_slice(start: int, stop: int, count: int) -> None:
-    if not 0 <= start <= stop <= count:
-        raise InvalidArgumentError(f"start={start}, stop={stop} must satisfy 0 <= start <= stop <= {count}")
 
 
 def _same_content(mine: RowSet, other: RowSet) -> RowSet:
