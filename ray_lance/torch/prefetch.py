@@ -21,6 +21,8 @@ __all__ = ["LaneRead", "batches", "ordered_map", "plan_reads"]
 READ_BYTES = 32 * 2**20
 """Bytes that one read is to have: as many as a take needs to be fast, few enough to hold several."""
 
+# So that the first batch does not wait for a whole read of each lane.
+_FIRST_READ_BYTES = 2**20
 # A window is read whole where it can be: two reads of parts of one both touch all of its clumps.
 _MAX_WINDOW_BYTES = 4 * READ_BYTES
 _MAX_THREADS = 4
@@ -75,7 +77,8 @@ class _LaneCutter:
         self._wanted = max(1, int(READ_BYTES / row_bytes))
         window = order.clump_order.clumps_per_window * order.mixing.clump if order.mixing is not None else 1
         self._window = window if 1 < window <= _MAX_WINDOW_BYTES / row_bytes else None
-        self._limit = self._wanted if self._window is None else max(self._window, 2 * self._wanted)
+        self._longest = self._wanted if self._window is None else max(self._window, 2 * self._wanted)
+        self._limit = max(1, int(_FIRST_READ_BYTES / row_bytes))
         self._ranges: list[tuple[int, int]] = []
         self._rows = 0
         self._span, self._edge = (0, 0), 0
@@ -96,6 +99,7 @@ class _LaneCutter:
     def flush(self) -> Iterator[LaneRead]:
         if self._ranges:
             yield LaneRead(self._lane, tuple(self._ranges))
+            self._limit = self._longest
         self._ranges, self._rows = [], 0
 
     def _next_edge(self, position: int) -> int:

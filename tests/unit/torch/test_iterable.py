@@ -275,8 +275,17 @@ class TestSteps:
         order = RowPermutation(DenseRows(10**11)).shuffle(1, 64, 65536)
         schedule = BatchSchedule(10**11, 8, 8192, world_size=8, rank=7, consumed=9 * 10**9 // 8192 * 8192)
         reads = list(itertools.islice(plan_reads(schedule, range(schedule.rank_steps), order, 528.0), 3))
-        assert [read.ranges[-1][1] % 65536 for read in reads] == [reads[0].ranges[-1][1] % 65536] * 3
+        assert [read.ranges[-1][1] % 65536 for read in reads[1:]] == [0, 0]  # where windows end
         assert all(sum(stop - start for start, stop in read.ranges) <= 2 * 65536 for read in reads)
+
+    def test_the_first_read_of_each_lane_is_small(self):
+        order = RowPermutation(DenseRows(10**6)).shuffle(1, 64, 65536)
+        schedule = BatchSchedule(10**6, 4, 1024)
+        reads = list(plan_reads(schedule, range(schedule.steps), order, 528.0))
+        rows = [sum(stop - start for start, stop in read.ranges) for read in reads]
+        assert [read.lane for read in reads[:4]] == [0, 1, 2, 3]
+        assert all(count * 528 <= 2**20 for count in rows[:4])
+        assert sum(rows) == schedule.steps * 1024
 
 
 class TestRanks:
