@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ray_lance.order import BatchSchedule
-from ray_lance.scan.plan import MAX_WINDOW_BYTES, MIN_TASK_BYTES, TaskSizing
+from ray_lance.scan.plan import FIRST_TASK_BYTES, MAX_WINDOW_BYTES, TaskSizing
 
 __all__ = ["StepRange", "plan_steps"]
 
@@ -44,7 +44,7 @@ class StepRange:
 
 
 def plan_steps(schedule: BatchSchedule, sizing: TaskSizing, window: int = 0) -> list[StepRange]:
-    """Tasks of about the wanted size that cover every step of one rank; a small one first, for an early first batch.
+    """Tasks of about the wanted size that cover every step of one rank; small ones first, for an early first batch.
 
     Args:
         schedule: The rank's schedule.
@@ -61,9 +61,11 @@ def plan_steps(schedule: BatchSchedule, sizing: TaskSizing, window: int = 0) -> 
     lanes = len({piece.lane for piece in schedule.pieces(0)})
     windows_bytes = min(lanes * window * sizing.row_bytes, MAX_WINDOW_BYTES)
     steps_per_task = max(1, int(max(sizing.target_bytes, windows_bytes) / step_bytes))
-    first = min(steps, max(1, int(MIN_TASK_BYTES / step_bytes)))
+    small = max(1, int(FIRST_TASK_BYTES / step_bytes))
+    first = min(steps, small * max(1, sizing.first_tasks // schedule.world_size))
+    begin = [StepRange(schedule, start, min(start + small, first)) for start in range(0, first, small)]
     rest = -(-(steps - first) // steps_per_task)
-    return [StepRange(schedule, 0, first), *_even(schedule, first, rest)]
+    return [*begin, *_even(schedule, first, rest)]
 
 
 def _even(schedule: BatchSchedule, first: int, tasks: int) -> list[StepRange]:

@@ -132,7 +132,9 @@ def test_tasks_in_ray_are_planned_of_that_number(name, ranks):
     tasks = plan_steps(job.schedule(ranks), sizing, job.window)
 
     said = int(job.line(ranks)["tasks per rank and epoch, in Ray"].replace(",", ""))
-    assert len(tasks) == pytest.approx(said, rel=0.06)
+    small = [task for task in tasks if task.num_rows * job.row_bytes <= 2**20]
+    assert len(small) <= 4
+    assert len(tasks) - len(small) == pytest.approx(said, rel=0.06)
 
 
 @pytest.mark.parametrize("clump", [1, 16, 64])

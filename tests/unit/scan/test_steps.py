@@ -54,10 +54,10 @@ def test_a_wanted_number_of_tasks_is_shared_by_the_ranks(num_tasks, steps_of_tas
 @pytest.mark.parametrize(
     ("target", "window", "world_size", "steps_of_tasks"),
     [
-        (16, 0, 4, [4, 12, 12, 12]),
-        (64, 0, 4, [4, 36]),
-        (16, 8, 4, [4, 12, 12, 12]),
-        (16, 24, 4, [4, 18, 18]),
+        (16, 0, 4, [1, 13, 13, 13]),
+        (64, 0, 4, [1, 39]),
+        (16, 8, 4, [1, 13, 13, 13]),
+        (16, 24, 4, [1, 19, 20]),
         (16, 24, 1, [1, 19, 20]),
         (16, 10**6, 1, [1, 19, 20]),
     ],
