@@ -56,7 +56,7 @@ class Labeler:
 
 def label(uri: str, weights: str) -> ray_lance.AddColumnsSummary:
     """The job: may be killed at any time, and goes on when it is called again."""
-    how = {"fn_constructor_args": [weights], "batch_size": 25, "concurrency": 2, "fragments_per_commit": 2}
+    how = {"fn_constructor_args": [weights], "batch_size": 25, "concurrency": 2, "fragments_per_commit": 6}
     return ray_lance.add_columns(uri, Labeler, input_columns="jpeg", **how)
 
 

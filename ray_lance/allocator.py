@@ -1,18 +1,21 @@
-"""Keeps freed memory in the process, so that reading does not wait for the kernel to hand out the same pages again."""
+"""What glibc does with freed memory in processes that read: how much of it is kept, and in how many places."""
 
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
 from functools import cache
 
-__all__ = ["keep_freed_memory"]
+__all__ = ["keep_freed_memory", "share_arenas"]
 
 # Parameters of glibc's mallopt, see mallopt(3).
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
+_M_ARENA_MAX = -8
 
 KEPT_BYTES = 256 * 2**20
+MOST_ARENAS = 4
 
 
 @cache
@@ -30,3 +33,23 @@ def keep_freed_memory() -> bool:
         return False
     mallopt = ctypes.CDLL(None).mallopt
     return bool(mallopt(_M_MMAP_THRESHOLD, KEPT_BYTES) and mallopt(_M_TRIM_THRESHOLD, KEPT_BYTES))
+
+
+@cache
+def share_arenas() -> bool:
+    """Let the threads of this process share four of glibc's arenas. To be called before Lance starts its threads.
+
+    By default there are up to eight arenas for each core, and each keeps what was freed in it. Lance reads in many
+    threads that come and go, so that over some epochs the buffers of reads end up in every one of them, and a process
+    grows to twice what it needs on two cores, and further on more.
+
+    glibc asks for the number only until the process has more than eight arenas. Ray's workers have that from their
+    start: there ``MALLOC_ARENA_MAX`` in the environment does the same.
+
+    Returns:
+        Whether the allocator took the setting; False where the C library is another one, or where
+        ``MALLOC_ARENA_MAX`` has set another number.
+    """
+    if platform.libc_ver()[0] != "glibc" or "MALLOC_ARENA_MAX" in os.environ:
+        return False
+    return bool(ctypes.CDLL(None).mallopt(_M_ARENA_MAX, MOST_ARENAS))

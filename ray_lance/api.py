@@ -86,7 +86,10 @@ def add_columns(
         on_error: When ``fn`` raises an error: ``"raise"`` stops (what is finished is committed); ``"null"`` leaves the
             rows of the batch null and reports them in the summary. They count as done; ``overwrite=True`` with
             ``where="column IS NULL"`` tries them again.
-        fragments_per_commit: Fragments that become visible together. Default: what is finished, every ten seconds.
+        fragments_per_commit: Most fragments that may be computed, wholly or in part, and not committed: what a crash
+            can cost. They are committed a third at a time, so that the rest can be computed meanwhile; with 1 the
+            computation waits for each commit. No batch holds rows of more than a third of them. Default: what is
+            finished is committed every ten seconds, and the computation goes on as far as there is memory.
         fn_args: Further positional arguments of each call.
         fn_kwargs: Further keyword arguments of each call.
         fn_constructor_args: Positional arguments of the class.

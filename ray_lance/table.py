@@ -17,6 +17,7 @@ import lance
 import lance_namespace
 from lance_namespace.errors import LanceNamespaceError
 
+from ray_lance.allocator import share_arenas
 from ray_lance.errors import DatasetNotFoundError, InvalidArgumentError
 
 __all__ = ["TableRef", "mask_uri"]
@@ -267,6 +268,7 @@ os.register_at_fork(after_in_child=_handles.after_fork)
 
 
 def _open(ref: TableRef) -> lance.LanceDataset:
+    share_arenas()  # before Lance starts its threads
     storage_options = dict(ref.storage_options) or None
     try:
         if ref.manifest is not None:

@@ -1,26 +1,28 @@
-"""An HTTP proxy in front of an S3 server: adds latency, refuses some requests, cuts some answers short, counts all."""
+"""An HTTP proxy in front of an S3 server: adds latency, lets some requests go wrong, records all of them."""
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import random
-import re
-import socketserver
 import threading
-import time
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from tests.s3 import S3, s3_server
 
 __all__ = ["Proxy", "Request", "Trouble", "proxied", "troubled_s3"]
 
-# Speak of one connection, not of the message; the length is stated anew.
+# Headers that speak of one connection, and the length, which is stated anew.
 _OF_CONNECTION = {"connection", "keep-alive", "transfer-encoding", "content-length"}
-_DATA_FILE = re.compile(r"/data/[^/]+\.lance$")
+_HEAD_END = b"\r\n\r\n"
+_UPSTREAM_THREADS = 16
+_TIMEOUT_S = 60
 
 
 class Request(NamedTuple):
@@ -36,20 +38,6 @@ class Request(NamedTuple):
         return self.method == "GET" and "list-type=" in self.query
 
 
-class Message(NamedTuple):
-    """A request as it came: names of headers in lower case."""
-
-    start: str
-    headers: dict[str, str]
-    body: bytes
-
-
-class Answer(NamedTuple):
-    status: int
-    headers: list[tuple[str, str]]
-    body: bytes
-
-
 @dataclass(frozen=True)
 class Trouble:
     """What the proxy does to requests.
@@ -57,14 +45,50 @@ class Trouble:
     Attributes:
         latency_s: Seconds that each request waits before it is passed on.
         refused: Share of requests that are answered with 503 and not passed on.
-        cut: Share of answers whose body ends early, with the connection.
-        seed: Of the random numbers: the n-th requests of two runs fare alike.
+        cut: Share of answers whose body, if they have one, ends early, with the connection.
+        lost: Share of requests that the server fulfils, but the connection ends before there is any answer.
+        seed: Of the random numbers: the n-th requests after the trouble was set fare alike in every run.
     """
 
     latency_s: float = 0.0
     refused: float = 0.0
     cut: float = 0.0
+    lost: float = 0.0
     seed: int = 0
+
+    @property
+    def kinds(self) -> list[str]:
+        """What goes wrong."""
+        return [kind for kind in ("refused", "cut", "lost") if getattr(self, kind) > 0]
+
+
+class _Message(NamedTuple):
+    """A request as it came: the names of its headers in lower case."""
+
+    method: str
+    target: str
+    headers: dict[str, str]
+    body: bytes
+
+    def request(self) -> Request:
+        url = urlsplit(self.target)
+        return Request(self.method, url.path, url.query, self.headers.get("range", ""))
+
+
+class _Answer(NamedTuple):
+    """An answer with all its headers; that to HEAD states the length of a body that is not sent."""
+
+    status: int
+    headers: list[tuple[str, str]]
+    body: bytes | memoryview
+
+
+class _Fate(NamedTuple):
+    """What becomes of a request: when it is passed on, what goes wrong if anything, and where an answer is cut."""
+
+    latency_s: float
+    kind: str | None
+    share: float
 
 
 class Proxy:
@@ -73,173 +97,176 @@ class Proxy:
     Args:
         upstream: The server's address, ``http://host:port``.
         trouble: What happens to requests.
-        keeps_data_files: Data files, which never change, are fetched once and then answered from memory, so that a
-            slow server behind the proxy is not what a benchmark measures.
 
     Attributes:
+        endpoint: The proxy's own address.
         requests: All requests that have come, in that order.
-        refused: How many of them were answered with 503.
-        cut: How many answers were cut short.
+        made: How often each kind of trouble was made: "refused", "cut", "lost".
     """
 
-    def __init__(self, upstream: str, trouble: Trouble = Trouble(), *, keeps_data_files: bool = False) -> None:
-        self.requests: list[Request] = []
-        self.refused = self.cut = 0
+    def __init__(self, upstream: str, trouble: Trouble) -> None:
         self.endpoint = ""
-        self._address = urlsplit(upstream).netloc
-        self._files: dict[str, Answer] | None = {} if keeps_data_files else None
-        self._lock = threading.Lock()
+        self.requests: list[Request] = []
+        self.made: Counter[str] = Counter()
+        self._host = urlsplit(upstream).netloc
+        self._kept: dict[str, _Answer] = {}
         self.set_trouble(trouble)
 
     def set_trouble(self, trouble: Trouble) -> None:
-        """Treat requests like this from now on; the random numbers begin anew."""
-        with self._lock:
-            self._trouble, self._random = trouble, random.Random(trouble.seed)
+        """Treat requests like this from now on."""
+        self._dice = trouble, random.Random(trouble.seed)
 
+    @property
     def listings(self) -> list[Request]:
         """Those requests that list a part of the bucket."""
         return [request for request in self.requests if request.is_listing]
 
-    def admit(self, request: Request) -> tuple[bool, float | None]:
-        """Record a request and decide its fate: whether it is passed on, and which share of its answer arrives."""
-        with self._lock:
-            trouble = self._trouble
-            self.requests.append(request)
-            is_refused, is_cut = self._random.random() < trouble.refused, self._random.random() < trouble.cut
-            share = self._random.random() if is_cut else None
-            self.refused += is_refused
-        time.sleep(trouble.latency_s)
-        return not is_refused, share
+    def admit(self, request: Request) -> _Fate:
+        """Record a request and decide what becomes of it."""
+        trouble, dice = self._dice
+        self.requests.append(request)
+        thrown, share = dice.random(), dice.random()
+        for kind in trouble.kinds:
+            thrown -= getattr(trouble, kind)
+            if thrown < 0:
+                return _Fate(trouble.latency_s, kind, share)
+        return _Fate(trouble.latency_s, None, share)
 
-    def count_cut(self) -> None:
-        with self._lock:
-            self.cut += 1
+    def keep(self, path: str, body: bytes) -> None:
+        """Answer for an object from memory, so that a slow server is not what a benchmark measures."""
+        headers = [("etag", f'"{hash(path):x}"'), ("last-modified", "Thu, 01 Jan 2026 00:00:00 GMT")]
+        self._kept[path] = _Answer(200, [*headers, ("content-length", str(len(body)))], body)
 
-    def answer(self, connection: http.client.HTTPConnection, target: str, request: Request, message: Message) -> Answer:
-        """The server's answer, or the kept one of a data file."""
-        if self._files is None or request.method != "GET" or not _DATA_FILE.search(request.path):
-            return _ask(connection, request.method, target, message.headers, message.body)
-        whole = self._files.get(request.path)
-        if whole is None:
-            unranged = {name: value for name, value in message.headers.items() if name != "range"}
-            whole = _ask(connection, "GET", target, unranged, b"")
-            if whole.status != 200:
-                return whole
-            self._files[request.path] = whole
-        return _part(whole, request.range) if request.range else whole
+    def kept(self, message: _Message) -> _Answer | None:
+        """The answer from memory, if there is one."""
+        whole = self._kept.get(message.target)
+        return None if whole is None else _part(whole, message.headers.get("range", ""))
 
-    def connect(self) -> http.client.HTTPConnection:
-        """A connection to the server, opened when it is used."""
-        return http.client.HTTPConnection(self._address)
-
-
-class _Handler(socketserver.StreamRequestHandler):
-    """One client's connection, which serves any number of requests."""
-
-    disable_nagle_algorithm = True
-    wbufsize = -1
-    server: _Server
-
-    def handle(self) -> None:
-        proxy = self.server.proxy
-        upstream = proxy.connect()
+    def ask(self, message: _Message) -> _Answer:
+        """The server's answer."""
+        connection = http.client.HTTPConnection(self._host, timeout=_TIMEOUT_S)
         try:
-            while (message := _read_message(self.rfile)) is not None:
-                method, target, _ = message.start.split(" ", 2)
-                url = urlsplit(target)
-                request = Request(method, url.path, url.query, message.headers.get("range", ""))
-                is_admitted, share = proxy.admit(request)
-                answer = proxy.answer(upstream, target, request, message) if is_admitted else _REFUSAL
-                if not self._send(method, answer, share):
-                    proxy.count_cut()
-                    return
-        except ConnectionError:
-            return  # the client has gone
+            passed = {name: text for name, text in message.headers.items() if name not in _OF_CONNECTION}
+            connection.request(message.method, message.target, message.body, passed)
+            response = connection.getresponse()
+            body = response.read()
         finally:
-            upstream.close()
+            connection.close()
+        headers = [(name, text) for name, text in response.getheaders() if name.lower() not in _OF_CONNECTION]
+        length = response.getheader("content-length", "0") if message.method == "HEAD" else str(len(body))
+        return _Answer(response.status, [*headers, ("content-length", length)], body)
 
-    def _send(self, method: str, answer: Answer, share: float | None) -> bool:
-        """Send an answer, or the given share of its body; returns whether it was sent whole."""
+
+class _Connection(asyncio.Protocol):
+    """A client's connection: serves its requests one after another, in the event loop but for what the server does."""
+
+    def __init__(self, proxy: Proxy, threads: ThreadPoolExecutor) -> None:
+        self._proxy, self._threads = proxy, threads
+        self._loop = asyncio.get_running_loop()
+        self._received = bytearray()
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        message = _read(self._received)
+        if message is not None:
+            self._received.clear()
+            fate = self._proxy.admit(message.request())
+            self._loop.call_later(fate.latency_s, self._answer, message, fate)
+
+    def _answer(self, message: _Message, fate: _Fate) -> None:
+        answer = _REFUSAL if fate.kind == "refused" else self._proxy.kept(message)
+        if answer is not None:
+            self._send(message, answer, fate)
+            return
+        asked = self._threads.submit(self._proxy.ask, message)
+        asked.add_done_callback(lambda done: self._loop.call_soon_threadsafe(self._pass_on, message, done, fate))
+
+    def _pass_on(self, message: _Message, asked: Future[_Answer], fate: _Fate) -> None:
+        if asked.exception() is not None:
+            self._transport.abort()  # the server has gone
+        else:
+            self._send(message, asked.result(), fate)
+
+    def _send(self, message: _Message, answer: _Answer, fate: _Fate) -> None:
+        if fate.kind == "lost":
+            self._spoil(fate.kind)
+            return
         lines = [f"HTTP/1.1 {answer.status} {http.client.responses.get(answer.status, '')}"]
-        lines += [f"{name}: {value}" for name, value in answer.headers]
-        sent = answer.body
-        if share is not None and len(sent) > 1:
-            sent = sent[: int(share * len(sent))]
-        self.wfile.write(("\r\n".join(lines) + "\r\n\r\n").encode("latin-1"))
-        if method != "HEAD":
-            self.wfile.write(sent)
-        self.wfile.flush()
-        return len(sent) == len(answer.body)
+        lines += [f"{name}: {text}" for name, text in answer.headers]
+        self._transport.write(("\r\n".join(lines) + "\r\n\r\n").encode("latin-1"))
+        body = b"" if message.method == "HEAD" else answer.body
+        if fate.kind == "cut" and len(body) > 1:
+            self._transport.write(body[: int(fate.share * len(body))])
+            self._spoil(fate.kind)
+            return
+        self._proxy.made["refused"] += fate.kind == "refused"
+        self._transport.write(body)
 
-
-class _Server(socketserver.ThreadingTCPServer):
-    daemon_threads = True
-    block_on_close = False
-    request_queue_size = 512
-
-    def __init__(self, proxy: Proxy) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.proxy = proxy
+    def _spoil(self, kind: str) -> None:
+        self._proxy.made[kind] += 1
+        self._transport.close()
 
 
 @contextmanager
-def proxied(upstream: str, trouble: Trouble = Trouble(), *, keeps_data_files: bool = False) -> Iterator[Proxy]:
+def proxied(upstream: str, trouble: Trouble = Trouble()) -> Iterator[Proxy]:
     """A proxy that runs in threads of this process."""
-    proxy = Proxy(upstream, trouble, keeps_data_files=keeps_data_files)
-    with _Server(proxy) as server:
-        host, port = server.server_address[:2]
+    proxy = Proxy(upstream, trouble)
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    with ThreadPoolExecutor(_UPSTREAM_THREADS) as threads:
+        listening = loop.create_server(lambda: _Connection(proxy, threads), "127.0.0.1", 0, backlog=512)
+        server = asyncio.run_coroutine_threadsafe(listening, loop).result()
+        host, port = server.sockets[0].getsockname()
         proxy.endpoint = f"http://{host}:{port}"
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-        thread.start()
         try:
             yield proxy
         finally:
-            server.shutdown()
+            loop.call_soon_threadsafe(server.close)
+            loop.call_soon_threadsafe(loop.stop)
             thread.join()
+    loop.close()
 
 
 @contextmanager
-def troubled_s3(trouble: Trouble = Trouble(), *, keeps_data_files: bool = False) -> Iterator[tuple[S3, Proxy]]:
+def troubled_s3(trouble: Trouble = Trouble()) -> Iterator[tuple[S3, Proxy]]:
     """An S3 server that is reached through a proxy."""
-    with s3_server() as server, proxied(server.endpoint, trouble, keeps_data_files=keeps_data_files) as proxy:
+    with s3_server() as server, proxied(server.endpoint, trouble) as proxy:
         yield S3(proxy.endpoint), proxy
 
 
-def _read_message(stream: BinaryIO) -> Message | None:
-    """The next request of a connection; None where the client has closed it."""
-    start = stream.readline()
-    if not start.strip():
+def _read(received: bytearray) -> _Message | None:
+    """The request in ``received``; None as long as a part of it is missing."""
+    end = received.find(_HEAD_END)
+    if end < 0:
         return None
-    headers: dict[str, str] = {}
-    while (line := stream.readline()).strip():
-        name, _, value = line.decode("latin-1").partition(":")
-        headers[name.strip().lower()] = value.strip()
+    start, *lines = received[:end].decode("latin-1").split("\r\n")
+    pairs = (line.partition(":") for line in lines)
+    headers = {name.strip().lower(): text.strip() for name, _, text in pairs}
     if "transfer-encoding" in headers:
-        raise NotImplementedError("a request in chunks")
-    return Message(start.decode("latin-1").strip(), headers, stream.read(int(headers.get("content-length", 0))))
+        raise NotImplementedError("a request whose length is not stated")
+    first, length = end + len(_HEAD_END), int(headers.get("content-length", 0))
+    if len(received) < first + length:
+        return None
+    method, target, _ = start.split(" ")
+    return _Message(method, target, headers, bytes(received[first:]))
 
 
-def _ask(
-    connection: http.client.HTTPConnection, method: str, target: str, headers: Mapping[str, str], body: bytes
-) -> Answer:
-    passed = {name: value for name, value in headers.items() if name not in _OF_CONNECTION}
-    connection.request(method, target, body or None, {**passed, "content-length": str(len(body))})
-    response = connection.getresponse()
-    content = response.read()
-    kept = [(name, value) for name, value in response.getheaders() if name.lower() not in _OF_CONNECTION]
-    length = response.getheader("content-length", "0") if method == "HEAD" else str(len(content))
-    return Answer(response.status, [*kept, ("content-length", length)], content)
-
-
-def _part(whole: Answer, wanted: str) -> Answer:
-    first, last = re.fullmatch(r"bytes=(\d*)-(\d*)", wanted).groups()
+def _part(whole: _Answer, wanted: str) -> _Answer:
+    """The range of an answer that a header asks for."""
+    if not wanted:
+        return whole
+    first, last = wanted.removeprefix("bytes=").split("-")
     size = len(whole.body)
     start = int(first) if first else max(0, size - int(last))
     stop = min(size, int(last) + 1) if first and last else size
-    kept = [(name, value) for name, value in whole.headers if name != "content-length"]
+    kept = [(name, text) for name, text in whole.headers if name != "content-length"]
     length = [("content-range", f"bytes {start}-{stop - 1}/{size}"), ("content-length", str(stop - start))]
-    return Answer(206, kept + length, whole.body[start:stop])
+    return _Answer(206, kept + length, memoryview(whole.body)[start:stop])
 
 
 _SLOW_DOWN = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
-_REFUSAL = Answer(503, [("content-type", "application/xml"), ("content-length", str(len(_SLOW_DOWN)))], _SLOW_DOWN)
+_REFUSAL = _Answer(503, [("content-type", "application/xml"), ("content-length", str(len(_SLOW_DOWN)))], _SLOW_DOWN)

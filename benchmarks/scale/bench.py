@@ -12,11 +12,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import lance
 import numpy as np
@@ -25,6 +24,7 @@ from copies import RANKS
 from fragments import ORDERS
 from lance.fragment import write_fragments
 from paths import CPUS, PATHS
+from paths import RANKS as RANKS_HERE
 from watch import MIB, ROLES, Timeline, drop_from_page_cache, watching
 
 from harness import DATA, save
@@ -33,12 +33,13 @@ FOLDER = Path(__file__).parent
 WIDTH = 256
 ROW_BYTES = 8 + 4 * WIDTH
 PIECE_ROWS = 65_536
-FILES = 8
+FILES = 48  # of about one task each: add_columns keeps the new column of a fragment in the object store
 ROWS_PER_FRAGMENT = 16
 NOTE = (
-    "cold page cache: the kernel is told four times a second to forget the dataset's files; memory sampled every 50 ms "
-    "from outside, from the first batch to the last; own memory is private to a process (RssAnon), total counts the "
-    "object store's pages in each process that has touched them"
+    "cold page cache: the kernel is told to forget the dataset's files, those of the large one four times a second; "
+    "memory sampled every 50 ms from outside, from the first batch to the last, peaks of a tenth of the time, all "
+    "processes of a role together; own memory is private to a process (RssAnon), total counts the object store's pages "
+    "in each process that has touched them"
 )
 
 
@@ -81,23 +82,26 @@ def many(fragments: int) -> str:
     return str(uri)
 
 
-def watched(program: str, name: str, uri: str, store: int) -> tuple[dict, Timeline]:
+def watched(program: str, name: str, uri: str, store: int, passes: int) -> tuple[dict, Timeline]:
     """Run one program in a session of its own; what it printed, and the memory of its processes."""
     drop_from_page_cache([Path(uri)])
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, str(FOLDER / program), name, uri, folder, str(store)]
-        job = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
-        with watching(job.pid, [Path(uri)]) as timeline:
+        command = [sys.executable, str(FOLDER / program), name, uri, folder, str(store), str(passes)]
+        job = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        )
+        # Looking at thousands of files four times a second would be most of the work.
+        with watching(job.pid, [] if program == "fragments.py" else [Path(uri)]) as timeline:
             printed, errors = job.communicate()
     if job.returncode:
         raise RuntimeError(f"{program} {name} failed:\n{errors[-3000:]}")
     return json.loads(printed.splitlines()[-1]), timeline
 
 
-def checked(name: str, done: dict, rows: int) -> dict:
-    """``done``, if it delivered every row once."""
-    if (done["rows"], done["ids"]) != (rows, rows * (rows - 1) // 2):
-        raise RuntimeError(f"{name}: {done['rows']} rows with ids that add up to {done['ids']}, instead of {rows} rows")
+def checked(name: str, done: dict, rows: int, passes: int) -> dict:
+    """``done``, if it delivered every row as often as there were passes."""
+    if (done["rows"], done["ids"]) != (passes * rows, passes * (rows * (rows - 1) // 2)):
+        raise RuntimeError(f"{name}: {done['rows']} rows with ids of sum {done['ids']}, not {passes} times {rows} rows")
     return done
 
 
@@ -119,47 +123,87 @@ def flatness(name: str, done: dict, timeline: Timeline) -> Iterator[dict]:
             }
 
 
-def streaming(uri: str, store: int) -> tuple[list[dict], list[dict], dict[str, tuple[dict, Timeline]]]:
+def streaming(uri: str, store: int, passes: int) -> tuple[list[dict], list[dict], dict[str, tuple[dict, Timeline]]]:
     """Every path over the large dataset: what it did, how its memory went, and all that was sampled."""
     rows = lance.dataset(uri).count_rows()
     results, ratios, runs = [], [], {}
     for name in PATHS:
-        done, timeline = watched("paths.py", name, uri, store)
-        checked(name, done, rows)
+        # The two train workers have an execution each, and Ray Data lets every execution take half of the store.
+        own_store = RANKS_HERE * store if name == "train" else store
+        done, timeline = watched("paths.py", name, uri, own_store, passes)
+        checked(name, done, rows, 1 if name == "columns" else passes)
         seconds = done["end"] - done["begin"]
         results.append(
             {
                 "path": name,
+                "object_store_mib": own_store,
                 "rows": done["rows"],
                 "seconds": seconds,
                 "mib_per_s": done["rows"] * ROW_BYTES / MIB / seconds,
-                "through_object_store_mib": done["stored_bytes"] / MIB,
-                "spilled_bytes": done["spilled_bytes"],
+                "spilled_objects": done["spilled_objects"],
                 "most_in_page_cache_mib": timeline.most_cached(done["begin"], done["end"]) / MIB,
             }
         )
-        ratios += flatness(name, done, timeline)
+        print(
+            "  {path:<12} {rows:,} rows, {mib_per_s:.0f} MiB/s, {spilled_objects} spilled, "
+            "at most {most_in_page_cache_mib:.0f} MiB in the page cache".format(**results[-1])
+        )
+        ratios += shown(flatness(name, done, timeline))
         runs[name] = (done, timeline)
-        print(f"  {name:<12} {results[-1]}")
-        for line in ratios:
-            if line["path"] == name:
-                print("     {processes:<14} own {own_first_mib:.0f} -> {own_last_mib:.0f} MiB ({own_ratio:.2f}x), "
-                      "total {total_first_mib:.0f} -> {total_last_mib:.0f} MiB ({total_ratio:.2f}x)".format(**line))
     return results, ratios, runs
 
 
-def many_files(uri: str, fragments: int, store: int) -> tuple[list[dict], list[dict]]:
+def shown(lines: Iterable[dict]) -> list[dict]:
+    """``lines``, printed."""
+    lines = list(lines)
+    for line in lines:
+        print(
+            "    {processes:<14} own {own_first_mib:.0f} -> {own_last_mib:.0f} MiB ({own_ratio:.2f}x), "
+            "total {total_first_mib:.0f} -> {total_last_mib:.0f} MiB ({total_ratio:.2f}x)".format(**line)
+        )
+    return lines
+
+
+def many_files(uri: str, fragments: int, store: int, passes: int) -> tuple[list[dict], list[dict]]:
     """Planning and epochs over the dataset of many fragments."""
     results, ratios = [], []
     for order in ORDERS:
-        done, timeline = watched("fragments.py", order, uri, store)
-        checked(order, done, fragments * ROWS_PER_FRAGMENT)
-        keys = ("manifest_s", "planning_s", "planning_again_s", "tasks", "driver_growth_mib", "first_batch_s", "epoch_s")
+        done, timeline = watched("fragments.py", order, uri, store, passes)
+        checked(order, done, fragments * ROWS_PER_FRAGMENT, 1)
+        keys = (
+            "manifest_s",
+            "planning_s",
+            "planning_again_s",
+            "tasks",
+            "driver_growth_mib",
+            "first_batch_s",
+            "epoch_s",
+        )
         results.append({"order": order, "fragments": fragments, **{key: done[key] for key in keys}})
-        ratios += flatness(order, done, timeline)
-        print(f"  {order:<12} {results[-1]}")
-        print(*(line for line in ratios if line["path"] == order), sep="\n")
+        print(
+            "  {order:<12} manifest {manifest_s:.3f} s, planning {planning_s:.3f} s, {tasks} tasks, "
+            "first batch {first_batch_s:.2f} s, epoch {epoch_s:.2f} s".format(**results[-1])
+        )
+        ratios += shown(flatness(order, done, timeline))
     return results, ratios
+
+
+def copies(uri: str, store: int) -> list[dict]:
+    """Objects that a node has received from another one while three ranks trained on three nodes.
+
+    All of them, so also plans and functions, of which there is a number for each node and rank.
+    """
+    done, _ = watched("copies.py", str(RANKS), uri, store, 1)
+    checked("three nodes", done, lance.dataset(uri).count_rows(), 1)
+    result = {
+        "nodes": RANKS,
+        "ranks": RANKS,
+        "blocks_read": done["blocks"],
+        "objects_copied": sum(done["copied"]),
+        "spilled_objects": done["spilled_objects"],
+    }
+    print("  {nodes} nodes, {ranks} ranks: {blocks_read} blocks read, {objects_copied} objects copied".format(**result))
+    return [result]
 
 
 def plot(runs: dict[str, tuple[dict, Timeline]], path: Path) -> None:
@@ -175,7 +219,9 @@ def plot(runs: dict[str, tuple[dict, Timeline]], path: Path) -> None:
             if points:
                 times = [at for at, _ in points]
                 axes.plot(times, [memory.own / MIB for _, memory in points], color=color, label=f"{role}, own")
-                axes.plot(times, [memory.total / MIB for _, memory in points], color=color, linewidth=0.7, linestyle=":")
+                axes.plot(
+                    times, [memory.total / MIB for _, memory in points], color=color, linewidth=0.7, linestyle=":"
+                )
         axes.axvspan(0, done["end"] - done["begin"], color="grey", alpha=0.12, linewidth=0)
         axes.set_title(name, fontsize=9)
         axes.set_ylim(bottom=0)
@@ -184,7 +230,9 @@ def plot(runs: dict[str, tuple[dict, Timeline]], path: Path) -> None:
     for axes in all_axes[-1]:
         axes.set_xlabel("seconds after the first batch")
     all_axes.flat[3].legend(fontsize=7)
-    figure.suptitle("Memory of all processes of a role; dotted with shared pages; grey from the first batch to the last", fontsize=9)
+    figure.suptitle(
+        "Memory of all processes of a role; dotted with shared pages; grey from the first batch to the last", fontsize=9
+    )
     figure.tight_layout()
     figure.savefig(path, dpi=120)
 
@@ -194,22 +242,24 @@ def main() -> None:
     parser.add_argument("--mib", type=int, default=1536, help="size of the large dataset")
     parser.add_argument("--store-mib", type=int, default=192, help="size of the object store")
     parser.add_argument("--fragments", type=int, default=20_000)
+    parser.add_argument("--passes", type=int, default=3, help="how often a path goes through the dataset")
     arguments = parser.parse_args()
+    mib, store, passes, fragments = arguments.mib, arguments.store_mib, arguments.passes, arguments.fragments
     DATA.mkdir(exist_ok=True)
-    files, big = many(arguments.fragments), large(arguments.mib)
-    began = time.perf_counter()
-    plans, plan_ratios = many_files(files, arguments.fragments, arguments.store_mib)
-    paths, ratios, runs = streaming(big, arguments.store_mib)
+    files, big = many(fragments), large(mib)
+    plans, plan_ratios = many_files(files, fragments, store, passes)
+    paths, ratios, runs = streaming(big, store, passes)
     plot(runs, FOLDER / "memory.png")
-    size = f"{arguments.mib} MiB through an object store of {arguments.store_mib} MiB, {CPUS} CPUs for Ray"
     results = [
-        {"question": f"{arguments.fragments:,} fragments: planning and whole epochs", "plans": plans},
-        {"question": f"{arguments.fragments:,} fragments: memory over three epochs", "memory": plan_ratios},
-        {"question": f"larger than memory: {size}", "paths": paths},
-        {"question": "larger than memory: resident memory, first and last tenth of the time", "memory": ratios},
-        {"question": "three nodes: objects copied between nodes", "copies": COPIES()},
+        {"question": f"{fragments:,} fragments: planning and whole epochs", "plans": plans},
+        {"question": f"{fragments:,} fragments: resident memory, first and last tenth", "memory": plan_ratios},
+        {
+            "question": f"larger than memory: {mib} MiB, {passes} passes, object store of {store} MiB, {CPUS} CPUs",
+            "paths": paths,
+        },
+        {"question": "larger than memory: resident memory, first and last tenth", "memory": ratios},
+        {"question": "training on three nodes: objects copied between them", "copies": copies(big, RANKS * store)},
     ]
-    print(f"took {time.perf_counter() - began:.0f} s")
     save(results, FOLDER, NOTE)
 
 

@@ -1,25 +1,21 @@
-"""Training on a cluster of several nodes on this machine: ``python copies.py NODES URI FOLDER STORE_MIB``.
+"""Training on a cluster of several nodes on this machine: ``python copies.py NODES URI FOLDER STORE_MIB PASSES``.
 
-Prints what was delivered and what the nodes' object stores have counted as JSON.
-
-An object that is copied to another node is created there a second time. Ray counts what each store creates, and its
-metrics of transfers need more than this library's dependencies; so the job is run on one node of as many CPUs, too, and
-what several nodes create beyond that are copies.
+Prints what was delivered, and what each node has received from others, as JSON.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parent))
+from typing import Any
 
 import paths
 import ray
 import ray.train
-from ray._private.internal_api import node_stats
+import raylets
 from ray.cluster_utils import Cluster
 from ray.train.torch import TorchTrainer
 from watch import MIB
@@ -43,23 +39,21 @@ def start(nodes: int, store: int) -> Cluster:
     return cluster
 
 
-def created() -> list[dict[str, int]]:
-    """Objects, and their bytes, that the store of each node has created since it started, copies included."""
-    replies = [node_stats(node["NodeManagerAddress"], node["NodeManagerPort"], False) for node in ray.nodes()]
-    stores = [reply.store_stats for reply in replies]
-    return [
-        {"objects": store.cumulative_created_objects, "bytes": store.cumulative_created_bytes, "spilled": store.spilled_bytes_total}
-        for store in stores
-    ]
+def train(config: dict[str, Any]) -> None:
+    """The training loop of :mod:`paths`; notes how many blocks the rank reads in an epoch, too."""
+    source = ray.train.get_dataset_shard("train")
+    blocks = len(source._source.scheduled(source.schedule, 0).planned().tasks)
+    Path(config["folder"], f"blocks-{ray.train.get_context().get_world_rank()}").write_text(str(blocks))
+    paths.count_rank(config)
 
 
-def main(nodes: str, uri: str, folder: str, store: str) -> None:
+def main(nodes: str, uri: str, folder: str, store: str, passes: str) -> None:
     ray.cloudpickle.register_pickle_by_value(paths)
+    os.environ.update(raylets.ENVIRONMENT)
     cluster = start(int(nodes), int(store) * MIB)
-    begin = created()
     trainer = TorchTrainer(
-        paths.count_rank,
-        train_loop_config={"folder": folder},
+        train,
+        train_loop_config={"folder": folder, "passes": int(passes)},
         scaling_config=ray.train.ScalingConfig(
             num_workers=RANKS, resources_per_worker={"CPU": 1}, placement_strategy="SPREAD"
         ),
@@ -68,11 +62,14 @@ def main(nodes: str, uri: str, folder: str, store: str) -> None:
         dataset_config=LanceDataConfig(batch_size=paths.BATCH, tail="uneven"),
     )
     trainer.fit()
-    stores = [
-        {name: after[name] - before[name] for name in after} for before, after in zip(begin, created(), strict=True)
-    ]
-    done = paths.all_ranks(folder, RANKS)
-    print(json.dumps({**asdict(done), "stores": stores}))
+    counted = raylets.counted()
+    done = {
+        **asdict(paths.all_ranks(folder, RANKS)),
+        "blocks": int(passes) * sum(int(Path(folder, f"blocks-{rank}").read_text()) for rank in range(RANKS)),
+        "copied": [node["received_objects"] for node in counted],
+        "spilled_objects": sum(node["spilled_objects"] for node in counted),
+    }
+    print(json.dumps(done))
     ray.shutdown()
     cluster.shutdown()
 

@@ -1,4 +1,7 @@
-"""Plans and reads a dataset of many fragments: ``python fragments.py ORDER URI FOLDER STORE_MIB``. Prints figures as JSON."""
+"""Plans and reads a dataset of many fragments: ``python fragments.py ORDER URI FOLDER STORE_MIB PASSES``.
+
+Prints figures as JSON. The folder is not used.
+"""
 
 from __future__ import annotations
 
@@ -9,28 +12,24 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parent))
 
 import paths
 import ray
 from watch import MIB, resident
 
-import ray_lance
+from ray_lance import Permutation, read_lance  # by name: the package imports what it needs when it is asked for it
 from ray_lance.data.datasource import LanceDatasource
 from ray_lance.table import TableRef
 
-EPOCHS = 3
 ROUNDS = 5
 
 
 def sequential(ref: TableRef) -> ray.data.Dataset:
-    return ray_lance.read_lance(ref)
+    return read_lance(ref)
 
 
 def shuffled(ref: TableRef) -> ray.data.Dataset:
-    return ray_lance.read_lance(ray_lance.Permutation(ref).shuffle(paths.SEED, clump=1, window=4096))
+    return read_lance(Permutation(ref).shuffle(paths.SEED))
 
 
 ORDERS: dict[str, Callable[[TableRef], ray.data.Dataset]] = {"sequential": sequential, "shuffled": shuffled}
@@ -49,7 +48,7 @@ def planned(order: str, uri: str) -> tuple[ray.data.Dataset, dict]:
     return dataset, {"manifest_s": read - begin, "planning_s": end - read, "tasks": len(tasks)}
 
 
-def main(order: str, uri: str, folder: str, store: str) -> None:
+def main(order: str, uri: str, _folder: str, store: str, passes: str) -> None:
     paths.start_ray(int(store) * MIB)
     ray.get(ray.put(0))
     before = resident(os.getpid()).total
@@ -59,13 +58,13 @@ def main(order: str, uri: str, folder: str, store: str) -> None:
     again = [planned(order, uri)[1] for _ in range(ROUNDS)]
     plan["planning_again_s"] = statistics.median(each["planning_s"] for each in again)
     begin = time.monotonic()
-    epochs = [paths.consumed(dataset.iter_torch_batches(batch_size=paths.BATCH)) for _ in range(EPOCHS)]
+    epochs = [paths.consumed(dataset.iter_torch_batches(batch_size=paths.BATCH)) for _ in range(int(passes))]
     plan["first_batch_s"] = epochs[0].begin - begin
     plan["epoch_s"] = statistics.median(
         end.end - start for start, end in zip([begin, *(each.end for each in epochs)], epochs, strict=False)
     )
     whole = {**asdict(epochs[-1]), "begin": epochs[0].begin}
-    print(json.dumps({**whole, **plan, **paths.store_counters()}))
+    print(json.dumps({**whole, **plan, "spilled_objects": paths.spilled_objects()}))
     ray.shutdown()
 
 

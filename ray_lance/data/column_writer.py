@@ -87,10 +87,10 @@ class ColumnWriter:
     def submit(self, fragments: Sequence[Gathered[ray.ObjectRef]]) -> None:
         """Write fragments in tasks; waits while too many are running. Commits what is due."""
         for first in range(0, len(fragments), _FILES_PER_TASK):
+            while len(self._tasks) >= self._most_tasks:
+                self._collect(wait=True)
             self._start(fragments[first : first + _FILES_PER_TASK])
         self._collect(wait=False)
-        while len(self._tasks) > self._most_tasks:
-            self._collect(wait=True)
         self._commit_due()
 
     def finish(self) -> None:

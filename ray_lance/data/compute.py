@@ -41,6 +41,7 @@ _BLOCK_SECONDS = 2.0
 _MOST_BATCHES_PER_TASK = 64
 _TASKS_PER_WORKER = 4
 _READS_BESIDE_ACTORS = 2
+_READ_ARGUMENTS = {"enable_task_events": True}  # as it is by default
 
 
 @dataclass(frozen=True)
@@ -176,17 +177,19 @@ class Compute:
             batch_format="pyarrow",
             zero_copy_batch=True,
             concurrency=self.concurrency,
-            ray_remote_args_fn=dict,  # changes nothing, but keeps the read out of the actors
             **self._ray_arguments(),
         )
 
     def _beside_actors(self) -> dict[str, Any]:
-        """How to read where the actors take every CPU: without reserving one, or the first read would wait for ever."""
+        """How to read: where the actors take every CPU without reserving one, or the first read would wait for ever.
+
+        With arguments that the actors do not have, or Ray would let them read themselves and keep them from computing.
+        """
         each = self.ray_arguments.get("num_cpus")
         taken = self._workers() * (1.0 if each is None else float(each))
         if taken + 1 <= ray.cluster_resources().get("CPU", 0):
-            return {}
-        return {"ray_remote_args": {"num_cpus": 0}, "concurrency": _READS_BESIDE_ACTORS}
+            return {"ray_remote_args": _READ_ARGUMENTS}
+        return {"ray_remote_args": {**_READ_ARGUMENTS, "num_cpus": 0}, "concurrency": _READS_BESIDE_ACTORS}
 
     def _in_tasks(self, source: FragmentDatasource, call: BatchCall) -> Dataset:
         compute = partial(call_on_batch, function=self.function, call=call)
@@ -208,11 +211,17 @@ class Compute:
         at_work = _TASKS_PER_WORKER * self._workers()
         windows = 1 if window is None else -(-len(fragment_ids) // window.size)
         least = max(min(batches, windows * at_work), -(-batches // _MOST_BATCHES_PER_TASK))
-        bounds = {"fragment_ids": fragment_ids, "fragments_per_task": None if window is None else window.part}
-        source = FragmentDatasource(scan, **bounds)
+        planned = partial(
+            FragmentDatasource,
+            scan,
+            fragment_ids=fragment_ids,
+            fragments_per_task=None if window is None else window.part,
+            batch_size=self.batch_size,
+        )
+        source = planned()
         if len(source.planned().tasks) >= least:
             return source
-        return FragmentDatasource(scan, **bounds, num_tasks=least)
+        return planned(num_tasks=least)
 
     def _workers(self) -> int:
         """Calls that may run at one time."""
@@ -253,7 +262,7 @@ class _Admission:
 
     def __init__(self, window: Window, source: FragmentDatasource, todo: Pass) -> None:
         place = {work.fragment_id: number for number, work in enumerate(todo.fragments, 1)}
-        self._reach = [place[(task.fragment_ids or ())[-1]] for task in source.planned().tasks]
+        self._reach = [place[fragment_id] for fragment_id in source.last_fragments()]
         self._window = window
 
     def admits(self, task: int) -> bool:

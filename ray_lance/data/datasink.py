@@ -16,7 +16,7 @@ from ray.data.datasource.datasink import Datasink, WriteResult
 from ray.exceptions import RayTaskError
 
 from ray_lance.allocator import keep_freed_memory
-from ray_lance.data.execution import executed_promptly
+from ray_lance.data.execution import clean_up_after_writes, executed_promptly
 from ray_lance.errors import (
     CommitError,
     DatasetExistsError,
@@ -79,8 +79,9 @@ class RayRows:
 class LanceDatasink(Datasink[TaskResult]):
     """Writes a Ray dataset as a Lance dataset: ``ds.write_datasink(LanceDatasink(table, options))``.
 
-    Prefer :func:`write`, which also cleans up when the user interrupts, and returns the summary. Ray puts blocks
-    together until they hold ``target_bytes_per_file``, so that many small blocks become few files.
+    Prefer :func:`write`, which returns the summary and lets the write begin with its share of the cluster. Ray puts
+    blocks together until they hold ``target_bytes_per_file``, so that many small blocks become few files. A write that
+    fails or is interrupted ends when its tasks have ended and its files are removed.
 
     Args:
         table: Where to write.
@@ -125,8 +126,12 @@ class LanceDatasink(Datasink[TaskResult]):
         return self._job
 
     def on_write_start(self, schema: pa.Schema | None = None) -> None:
-        """Fix the schema that every task writes, from the dataset, the options or the first block."""
+        """Fix the schema that every task writes, from the dataset, the options or the first block.
+
+        From now on a failure and an interrupt are cleaned up after.
+        """
         job = self.start()
+        clean_up_after_writes(self.abort)
         if job.schema is None and isinstance(schema, pa.Schema) and schema.names:
             self._job = job.with_schema(_with_fields(storable_schema(schema), self._options))
 
@@ -147,7 +152,14 @@ class LanceDatasink(Datasink[TaskResult]):
         return [RayRows(block) for block in blocks]
 
     def on_write_complete(self, write_result: WriteResult[TaskResult]) -> None:
-        """Commit what all the tasks wrote as one version."""
+        """Commit what all the tasks wrote as one version, or clean up."""
+        try:
+            self._complete(write_result)
+        except BaseException:  # Ray reports no interrupts
+            self.abort()
+            raise
+
+    def _complete(self, write_result: WriteResult[TaskResult]) -> None:
         results = [result for result in write_result.write_returns if result is not None]
         files = [file for result in results for file in result.files]
         job = self._agree_on_schema([result.schema for result in results if result.schema is not None])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from functools import partial
@@ -15,7 +16,13 @@ from ray.data._internal.execution.operators.task_pool_map_operator import TaskPo
 from ray.data._internal.execution.streaming_executor import StreamingExecutor
 from ray.data._internal.output_buffer import OutputBlockSizeOption
 
-__all__ = ["PromptExecution", "begun_as_admitted", "executed_promptly", "with_unshaped_blocks"]
+__all__ = [
+    "PromptExecution",
+    "begun_as_admitted",
+    "clean_up_after_writes",
+    "executed_promptly",
+    "with_unshaped_blocks",
+]
 
 _LONGEST_WAIT_S = 0.5
 _STEP_S = 0.0005
@@ -36,9 +43,6 @@ class PromptExecution(ExecutionCallback):
 
     When an iteration is left early, Ray kills the processes of the tasks that still run, and the next execution waits
     seconds for new ones. An interrupt ends a read as well, after the take or the batch that it is at.
-
-    A failed or interrupted execution leaves its tasks running for a while, which does no harm as long as they only
-    read. Tasks that write are waited for: one that published a file after the clean-up would leave it behind.
     """
 
     def before_execution_starts(self, executor: StreamingExecutor) -> None:
@@ -48,8 +52,40 @@ class PromptExecution(ExecutionCallback):
             time.sleep(_STEP_S)
         operators: Any = executor._topology
         for operator in operators:
-            end = _end if operator.name == _WRITE else _interrupt
-            operator._cancel_active_tasks = partial(end, operator, operator._cancel_active_tasks)
+            operator._cancel_active_tasks = partial(_interrupt, operator._cancel_active_tasks)
+
+
+class CleanedUpExecution(ExecutionCallback):
+    """Cleans up after an execution that failed or was interrupted.
+
+    Args:
+        clean_up: What to call when the tasks have ended.
+    """
+
+    def __init__(self, clean_up: Callable[[], None]) -> None:
+        self._clean_up = clean_up
+
+    def after_execution_fails(self, executor: StreamingExecutor, error: Exception) -> None:  # noqa: ARG002
+        """Clean up."""
+        self._clean_up()
+
+
+def clean_up_after_writes(clean_up: Callable[[], None]) -> None:
+    """Have ``clean_up`` called when the execution fails or is interrupted, but not before its write tasks have ended.
+
+    A failed or interrupted execution leaves its tasks running for a while, which does no harm as long as they only
+    read. A task that published a file after the clean-up would leave it behind.
+
+    To be called where Ray calls :meth:`ray.data.Datasink.on_write_start`: in the thread of the execution (Ray 2.60).
+    """
+    executor = threading.current_thread()
+    if not isinstance(executor, StreamingExecutor):
+        return
+    for operator in executor._topology or ():
+        if operator.name == _WRITE:
+            cancel = partial(type(operator)._cancel_active_tasks, operator)
+            operator._cancel_active_tasks = partial(_end, operator, cancel)
+    executor._callbacks.append(CleanedUpExecution(clean_up))
 
 
 class UnshapedBlocks(ExecutionCallback):
@@ -78,9 +114,7 @@ class AdmittedExecution(ExecutionCallback):
         """Make the operators that run read tasks ask first."""
         for operator in executor._topology or ():
             if any(isinstance(source, InputDataBuffer) for source in operator.input_dependencies):
-                operator.can_add_input = partial(  # type: ignore[method-assign]
-                    _may_begin, operator, operator.can_add_input, type(self).admits
-                )
+                operator.can_add_input = partial(_may_begin, operator, operator.can_add_input, type(self).admits)
 
     def on_execution_step(self, executor: StreamingExecutor) -> None:
         """Rest while there is nothing to do until a task is admitted."""
@@ -125,7 +159,7 @@ def _may_begin(operator: Any, can_begin: Callable[[], bool], admits: Callable[[i
     return can_begin() and admits(operator.metrics.num_inputs_received)
 
 
-def _interrupt(_operator: Any, cancel: Any, **_: bool) -> None:
+def _interrupt(cancel: Any, **_: bool) -> None:
     cancel(force=False)
 
 

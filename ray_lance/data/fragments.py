@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import accumulate
 
 import pyarrow as pa
 from ray.data.expressions import Expr
@@ -28,6 +30,8 @@ class FragmentDatasource(LanceDatasource):
         fragment_ids: Fragments to read; None reads all.
         num_tasks: Wanted number of read tasks; None sizes them by bytes.
         fragments_per_task: Most fragments of the one table that a task may read, wholly or in part; None for any.
+        batch_size: With ``fragments_per_task``: tasks are cut so that only the last of so many fragments has rows that
+            fill no batch, where Lance can cut fragments.
         fill: What replaces nulls where a tensor cannot hold them: one value, or one by column.
     """
 
@@ -38,10 +42,12 @@ class FragmentDatasource(LanceDatasource):
         fragment_ids: Sequence[int] | None = None,
         num_tasks: int | None = None,
         fragments_per_task: int | None = None,
+        batch_size: int = 1,
         fill: Fill = None,
     ) -> None:
         super().__init__(scan, num_tasks=num_tasks, fill=fill)
         self._fragments_per_task = fragments_per_task
+        self._batch_size = batch_size
         self._fragments = _live_fragments(scan, fragment_ids)
 
     def planned(self, execution: int = 0) -> PlannedRead:  # noqa: ARG002  a scan is the same in every execution
@@ -53,17 +59,25 @@ class FragmentDatasource(LanceDatasource):
             self._planned = PlannedRead(plan, tuple(self._tasks(sizing)), sizing)
         return self._planned
 
+    def last_fragments(self) -> list[int]:
+        """Of each task the id of the last fragment that it reads from."""
+        tasks = self.planned().tasks
+        return [task.fragment_ids[-1] for task in tasks if isinstance(task, FragmentRange) and task.fragment_ids]
+
     def _tasks(self, sizing: TaskSizing) -> list[FragmentRange]:
         most = self._fragments_per_task
         if most is None:
             return plan_scan(self._scan, self._fragments, sizing)
         (fragments,) = self._fragments
         rows_per_task = sizing.rows_per_task(sum(fragment.rows for fragment in fragments))
-        tasks = []
+        tasks: list[FragmentRange] = []
         for first in range(0, len(fragments), most):
             group = fragments[first : first + most]
-            num_tasks = max(1, math.ceil(sum(fragment.rows for fragment in group) / rows_per_task))
-            tasks += plan_scan(self._scan, [group], replace(sizing, num_tasks=num_tasks))
+            if self._scan.is_divisible:
+                tasks += _cut(group, self._batch_size * max(1, round(rows_per_task / self._batch_size)))
+            else:
+                rows = sum(fragment.rows for fragment in group)
+                tasks += plan_scan(self._scan, [group], replace(sizing, num_tasks=math.ceil(rows / rows_per_task)))
         return tasks
 
     def supports_predicate_pushdown(self) -> bool:
@@ -88,6 +102,17 @@ class FragmentDatasource(LanceDatasource):
             predicate_expr if self._predicate_expr is None else self._predicate_expr & predicate_expr
         )
         return filtered
+
+
+def _cut(fragments: Sequence[FragmentRows], rows_per_task: int) -> Iterator[FragmentRange]:
+    """Ranges of so many rows, the last one of the rest. Each fragment has at least one row."""
+    ends = list(accumulate(fragment.rows for fragment in fragments))
+    for start in range(0, ends[-1], rows_per_task):
+        stop = min(start + rows_per_task, ends[-1])
+        first, last = bisect_right(ends, start), bisect_left(ends, stop)
+        before = ends[first] - fragments[first].rows
+        ids = tuple(fragment.fragment_id for fragment in fragments[first : last + 1])
+        yield FragmentRange(0, ids, start - before, stop - before)
 
 
 def _live_fragments(scan: Scan, fragment_ids: Sequence[int] | None) -> list[list[FragmentRows]]:

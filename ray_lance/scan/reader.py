@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -90,7 +91,9 @@ class ReadPlan:
         return iter(self.scan.scanner(task.table, task.fragment_ids).to_reader())
 
     def _batch_rows(self, batch_bytes: int, task: FragmentRange) -> int:
-        return max(1, min(task.num_rows, int(batch_bytes / self.row_bytes)))
+        # Rounded up, as the largest parts of a fragment are: one row left over would be a second chunk, and cost a copy
+        # of the whole block wherever chunks are combined.
+        return max(1, min(task.num_rows, math.ceil(batch_bytes / self.row_bytes)))
 
     def _deliver(self, batch: pa.RecordBatch) -> Iterator[pa.Table]:
         table = pa.Table.from_batches([batch])

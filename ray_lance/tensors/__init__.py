@@ -9,6 +9,7 @@ to_torch    Arrow -> torch: to_tensors, and the registry of all other types
 from_torch  torch, numpy, lists -> Arrow: from_tensors
 casts       conform: fit a schema, where that loses nothing
 blocks      Ray Data blocks: deliver (Lance -> Ray) and storable (Ray -> Lance)
+pickling    extension types that pyarrow itself cannot pickle
 
 Importing this package imports neither Ray nor Lance.
 """
@@ -19,7 +20,10 @@ from ray_lance.tensors.blocks import deliver, delivered_schema, storable, storab
 from ray_lance.tensors.casts import conform
 from ray_lance.tensors.from_torch import from_tensors
 from ray_lance.tensors.kinds import FixedShape, VariableShape, tensor_kind
+from ray_lance.tensors.pickling import register
 from ray_lance.tensors.to_torch import FillValue, Ragged, Tensors, check_fill, to_tensors
+
+register()
 
 __all__ = [
     "FillValue",

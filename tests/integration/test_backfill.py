@@ -15,7 +15,10 @@ import torch
 
 import ray_lance
 from ray_lance.data.backfill import BackfillOptions, backfill
+from ray_lance.data.column_writer import ColumnWriter
 from ray_lance.data.compute import Compute
+from ray_lance.data.gather import Gathered
+from ray_lance.data.window import Window
 from ray_lance.errors import (
     CommitError,
     DatasetNotFoundError,
@@ -87,13 +90,7 @@ def test_every_type_equals_the_computation_in_one_process(uri, sizes, deleted):
 
     summary = add(uri, values, input_columns=inputs, batch_size=64)
 
-    batch = ray.data.from_arrow(rows).take_batch(len(rows))
-    batch["vec"] = np.stack(batch["vec"])
-    expected = ray_lance.tensors.from_tensors(values(batch))
-    found = lance.dataset(uri).to_table(columns=expected.column_names)
-    assert found.schema.types == expected.schema.types
-    for name in expected.column_names:
-        assert found[name].to_pylist() == expected[name].to_pylist(), name
+    check_values(uri, rows)
     assert (summary.rows, summary.fragments_done, summary.fragments_skipped) == (
         len(rows),
         len(dataset.get_fragments()),
@@ -101,6 +98,44 @@ def test_every_type_equals_the_computation_in_one_process(uri, sizes, deleted):
     )
     assert orphans(uri) == []
     lance.dataset(uri).validate()
+
+
+def check_values(uri: str, rows: pa.Table) -> None:
+    """The dataset holds what ``values`` makes of all of ``rows`` in this process, in their order."""
+    batch = ray.data.from_arrow(rows).take_batch(len(rows))
+    batch["vec"] = np.stack(batch["vec"])
+    expected = ray_lance.tensors.from_tensors(values(batch))
+    found = lance.dataset(uri).to_table(columns=expected.column_names)
+    assert found.schema.types == expected.schema.types
+    for name in expected.column_names:
+        assert found[name].to_pylist() == expected[name].to_pylist(), name
+
+
+class Values:
+    """``values`` in an actor."""
+
+    def __call__(self, batch: dict) -> dict:
+        return values(batch)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    ("fn", "options"),
+    [(values, {}), (values, {"fragments_per_commit": 200}), (Values, {"concurrency": 1})],
+    ids=["at any time", "in groups", "actors"],
+)
+def test_a_thousand_tiny_fragments_equal_the_computation_in_one_process(uri, fn, options):
+    lance.write_dataset(sample_table(1_000), uri, max_rows_per_file=1)
+    lance.dataset(uri).delete("id % 7 = 3")
+    inputs = ["id", "vec", "text"]
+    rows = lance.dataset(uri).to_table(columns=inputs)
+
+    summary = add(uri, fn, input_columns=inputs, **options)
+
+    check_values(uri, rows)
+    assert (summary.rows, summary.fragments_done) == (len(rows), len(rows))
+    assert orphans(uri) == []
 
 
 @pytest.mark.parametrize("options", [{}, {"concurrency": 2}, {"batch_format": "torch"}, {"batch_format": "pyarrow"}])
@@ -280,6 +315,79 @@ def test_a_failing_batch_can_be_left_null_and_is_reported(uri):
     (failure,) = summary.failures
     assert failure.row_addresses == tuple((1 << 32) + 10 + i for i in range(5))
     assert failure.reason == "ValueError: thirty"
+
+
+class NotFarAhead:
+    """Refuses rows of a fragment that lies further behind the last one committed than it should."""
+
+    def __init__(self, uri: str, sizes: list[int], most: int) -> None:
+        self.uri, self.ends, self.most = uri, np.cumsum(sizes), most
+
+    def __call__(self, batch: dict) -> dict:
+        committed = sum(len(fragment.metadata.files) > 1 for fragment in lance.dataset(self.uri).get_fragments())
+        begun = int(np.searchsorted(self.ends, max(batch["id"]), side="right")) + 1
+        if begun - committed > self.most:
+            raise ValueError(f"{begun} fragments begun, {committed} committed")
+        return {"plus": batch["id"] + 1}
+
+
+@pytest.mark.parametrize(("most", "where"), [(1, None), (2, "label < 5"), (7, None)])
+@pytest.mark.parametrize("in_actors", [True, False], ids=["actors", "tasks"])
+def test_no_more_is_computed_ahead_of_the_commits_than_asked_for(uri, most, in_actors, where):
+    """What a kill can cost, at any moment: ``fragments_per_commit`` fragments, computed wholly or in part."""
+    sizes = [100, 20, 20, 15, 15, 15, 15, 40, 300, 20, 20, 20]
+    write_fragments(uri, sizes)
+    how = (uri, sizes, most)
+    fn, arguments = (NotFarAhead, how) if in_actors else (NotFarAhead(*how).__call__, ())
+
+    summary = add(
+        uri,
+        fn,
+        fn_constructor_args=arguments,
+        schema=pa.schema([("plus", pa.int64())]),
+        where=where,
+        batch_size=16,
+        concurrency=2,
+        fragments_per_commit=most,
+    )
+
+    assert summary.fragments_done == len(sizes)
+    assert all(value == (key + 1 if where is None or key % 10 < 5 else None) for key, value in column(uri).items())
+
+
+@pytest.mark.parametrize("size", [None, 3])
+def test_actors_do_not_read_themselves(uri, size):
+    write_fragments(uri, [20])
+    table = TableRef.of(uri).pin()
+    todo = Pass(None, (FragmentWork(0, 20, 20, keeps=False, sources=()),))
+    window = None if size is None else Window(size)
+
+    compute = Compute(Adder, ("id",), constructor_arguments=(1,), concurrency=1)
+    computed = compute.dataset(table, todo, pa.schema([("plus", pa.int64())]), exact=False, window=window)
+
+    assert "->" not in computed.materialize().stats()
+
+
+class Started(ColumnWriter):
+    """Starts no tasks, but notes how many there would be."""
+
+    def __init__(self) -> None:
+        super().__init__(None, 0, lance.LanceDataset.commit)
+        self.most = 0
+
+    def _start(self, fragments) -> None:
+        self._tasks.append(ray.put([]))
+        self.most = max(self.most, len(self._tasks))
+
+
+def test_however_many_fragments_are_finished_at_once_few_tasks_write_them():
+    """Beside actors they reserve no CPU, so that each of them may cost a process."""
+    finished = [Gathered(FragmentWork(number, 1, 1, keeps=False, sources=()), ()) for number in range(2_000)]
+    writer = Started()
+
+    writer.submit(finished)
+
+    assert 1 <= writer.most <= ray.cluster_resources()["CPU"]
 
 
 def computed_blocks(uri: str, fn, schema: pa.Schema, **options) -> list[int]:

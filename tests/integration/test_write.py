@@ -11,6 +11,8 @@ import pyarrow as pa
 import pytest
 import ray
 import torch
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 from lance.arrow import bfloat16_array
 from ray.data import SaveMode
 from ray.data.expressions import col
@@ -264,6 +266,43 @@ def test_two_hundred_small_blocks_become_few_files_of_the_target_size(uri):
     sizes = [file.file_size_bytes for part in lance.dataset(uri).get_fragments() for file in part.metadata.files]
     assert len(sizes) <= 9
     assert all(target / 2 <= size <= target * 2 for size in sizes)
+
+
+ROWS_OF_A_FILE = 100
+ROW_BYTES = 108
+
+
+def of_ids(rows: int) -> pa.Table:
+    """Rows of the same size each."""
+    return pa.table({"id": np.arange(rows), "data": pa.array([bytes(100)] * rows, pa.binary(100))})
+
+
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    sizes=st.lists(st.integers(1, 30) | st.integers(1, 450), min_size=1, max_size=25),
+    concurrency=st.integers(1, 4),
+    computed=st.booleans(),
+)
+@example(sizes=[30], concurrency=4, computed=False)
+@example(sizes=[99] * 12, concurrency=4, computed=True)
+@example(sizes=[101] * 12, concurrency=4, computed=True)
+@example(sizes=[149] * 3, concurrency=2, computed=False)
+@example(sizes=[1] * 120, concurrency=4, computed=True)
+def test_whatever_the_blocks_all_files_but_one_have_about_the_target_size(
+    tmp_path_factory, sizes, concurrency, computed
+):
+    uri = str(tmp_path_factory.mktemp("sizes") / "table.lance")
+    rows = blocks(*map(of_ids, sizes))
+    rows = rows.map_batches(lambda batch: batch, batch_size=None) if computed else rows
+
+    ray_lance.write_lance(rows, uri, target_bytes_per_file=ROWS_OF_A_FILE * ROW_BYTES, concurrency=concurrency)
+
+    found = sorted(fragment.count_rows() for fragment in lance.dataset(uri).get_fragments())
+    assert sum(found) == sum(sizes)
+    assert all(rows >= ROWS_OF_A_FILE / 2 for rows in found[1:])
+    assert found[-1] <= ROWS_OF_A_FILE * 2
+    if sum(sizes) <= ROWS_OF_A_FILE:
+        assert len(found) == 1
 
 
 def test_one_large_block_becomes_several_files(uri):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -119,18 +120,14 @@ def test_a_failing_task_leaves_nothing_behind(uri, tmp_path, mode):
         assert orphans(uri) == []
 
 
-class Lingering(LanceDatasink):
-    """One task fails as soon as another has begun, and that one is deaf to interrupts until it has written its rows."""
+class Deaf(LanceDatasink):
+    """Its task tells that it has begun, and is deaf to interrupts until it has written its rows."""
 
     def __init__(self, uri: str, options: WriteOptions, folder: Path) -> None:
         super().__init__(TableRef.of(uri), options)
         self.begun, self.given_up, self.ended = (str(folder / name) for name in ("begun", "given up", "ended"))
 
     def write(self, blocks, ctx):
-        blocks = list(blocks)
-        if blocks[0]["id"][0].as_py() == 0:
-            wait_for(self.begun)
-            raise ValueError("broken task")
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
             Path(self.begun).touch()
@@ -141,14 +138,31 @@ class Lingering(LanceDatasink):
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+class Lingering(Deaf):
+    """One task fails as soon as another has begun, which is deaf to interrupts."""
+
+    def write(self, blocks, ctx):
+        blocks = list(blocks)
+        if blocks[0]["id"][0].as_py() == 0:
+            wait_for(self.begun)
+            raise ValueError("broken task")
+        return super().write(blocks, ctx)
+
+
 def wait_for(path: str, at_most_s: float = 60.0) -> None:
     deadline = time.monotonic() + at_most_s
     while not Path(path).exists() and time.monotonic() < deadline:
         time.sleep(0.01)
 
 
+def write_directly(rows: ray.data.Dataset, sink: LanceDatasink) -> None:
+    """As those do who know only Ray's own way to write."""
+    rows.write_datasink(sink)
+
+
+@pytest.mark.parametrize("write", [run, write_directly])
 @pytest.mark.parametrize("mode", ["create", "append"])
-def test_a_task_that_outlives_the_failed_write_leaves_nothing_behind(uri, tmp_path, mode):
+def test_a_task_that_outlives_the_failed_write_leaves_nothing_behind(uri, tmp_path, mode, write):
     """The driver cleans up when the last task has ended, not when the first one has failed."""
     if mode == "append":
         lance.write_dataset(OLD, uri)
@@ -157,7 +171,7 @@ def test_a_task_that_outlives_the_failed_write_leaves_nothing_behind(uri, tmp_pa
     lingering = Lingering(uri, WriteOptions(mode=mode, target_bytes_per_file=1), folder)
 
     with pytest.raises(Exception, match="broken task"):
-        run(ray.data.from_arrow([sample_table(10), sample_table(10, 10)]), lingering)
+        write(ray.data.from_arrow([sample_table(10), sample_table(10, 10)]), lingering)
     Path(lingering.given_up).touch()
     wait_for(lingering.ended)
 
@@ -206,8 +220,9 @@ def interruptible():
 
 
 @pytest.mark.usefixtures("interruptible")
+@pytest.mark.parametrize("write", [run, write_directly])
 @pytest.mark.parametrize("mode", ["create", "append"])
-def test_an_interrupt_leaves_nothing_behind(uri, tmp_path, mode):
+def test_an_interrupt_of_the_commit_leaves_nothing_behind(uri, tmp_path, mode, write):
     if mode == "append":
         lance.write_dataset(OLD, uri)
 
@@ -215,13 +230,38 @@ def test_an_interrupt_leaves_nothing_behind(uri, tmp_path, mode):
         signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
-        run(new_rows(), sink(uri, interrupted, mode=mode, target_bytes_per_file=FILE))
+        write(new_rows(), sink(uri, interrupted, mode=mode, target_bytes_per_file=FILE))
 
     if mode == "create":
         assert leftovers(tmp_path) == []
     else:
         assert lance.dataset(uri).to_table().equals(OLD)
         assert orphans(uri) == []
+
+
+@pytest.mark.usefixtures("interruptible")
+@pytest.mark.parametrize("write", [run, write_directly])
+def test_an_interrupt_of_the_tasks_leaves_nothing_behind(uri, tmp_path, write):
+    lance.write_dataset(OLD, uri)
+    folder = tmp_path / "marks"
+    folder.mkdir()
+    deaf = Deaf(uri, WriteOptions(mode="append", target_bytes_per_file=1), folder)
+
+    def interrupt():
+        wait_for(deaf.begun)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    interrupter = threading.Thread(target=interrupt)
+    interrupter.start()
+    with pytest.raises(KeyboardInterrupt):
+        write(ray.data.from_arrow([sample_table(10)]), deaf)
+    interrupter.join()
+    Path(deaf.given_up).touch()
+    wait_for(deaf.ended)
+
+    assert Path(deaf.ended).exists()
+    assert lance.dataset(uri).to_table().equals(OLD)
+    assert orphans(uri) == []
 
 
 def test_eight_concurrent_appends_are_all_there_once(uri):

@@ -122,6 +122,24 @@ def check_tensors(uri: str, rows: dict[int, dict[str, Any]]) -> None:
         assert found[name] == plain([case.null if value is None else case.expected(value) for value in values]), name
 
 
+def test_a_function_can_be_given_the_schema_of_a_dataset_with_tensors_of_varying_shape(uri):
+    """Lance tells their type as an object that pyarrow cannot pickle."""
+
+    def images(ids):
+        return [np.full((i % 3 + 1, i % 5 + 1), i, np.float32) if i % 2 else None for i in map(int, ids)]
+
+    lance.write_dataset(from_tensors({"id": np.arange(4), "image": images(range(4))}), uri)
+    schema = lance.dataset(uri).schema
+
+    more = ray.data.range(6).map_batches(
+        lambda rows: from_tensors({"id": rows["id"] + 4, "image": images(rows["id"] + 4)}, schema)
+    )
+    written(more, uri, "append")
+
+    assert lance.dataset(uri).schema == schema
+    assert values(stored(uri)["image"]) == values(from_tensors({"image": images(range(10))})["image"])
+
+
 NUMPY_DTYPES = ["bool", "float16", "float32", "float64"]
 NUMPY_DTYPES += [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)]
 SHAPES: dict[str, tuple[int, ...]] = {"number": (), "vector": (3,), "image": (2, 2), "frames": (2, 1, 3)}

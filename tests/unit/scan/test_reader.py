@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import lance
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ray_lance.retry import RetryPolicy
-from ray_lance.scan.reader import resume_batches
+from ray_lance.scan.plan import MAX_TASK_BYTES, FragmentRows, TaskSizing, plan_scan
+from ray_lance.scan.pushdown import build_scan
+from ray_lance.scan.reader import ReadPlan, resume_batches
+from ray_lance.table import TableRef
 
 FAST = RetryPolicy(max_attempts=3, base_delay_s=0.0)
 
@@ -84,3 +89,16 @@ def test_an_error_of_the_consumer_is_not_retried():
     with pytest.raises(ConnectionError):
         stream.throw(ConnectionError("the consumer's own"))
     assert storage.opened_at == [0]
+
+
+def test_a_part_of_a_fragment_comes_in_one_piece_whatever_the_rounding(uri):
+    rows, width = 17, 2 * MAX_TASK_BYTES // 17  # 8.5 rows are a task, so that one part of two has 9
+    pixels = pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(rows * width, np.uint8)), width)
+    lance.write_dataset(pa.table({"pixels": pixels}), uri)
+    scan = build_scan([TableRef.of(uri).pin()], None, None, [], {})
+    tasks = plan_scan(scan, [[FragmentRows(0, rows)]], TaskSizing(width, MAX_TASK_BYTES))
+
+    pieces = [[table.num_rows for table in ReadPlan(scan, scan.schema(), width).read(task)] for task in tasks]
+
+    assert max(task.num_rows for task in tasks) == 9
+    assert pieces == [[task.num_rows] for task in tasks]

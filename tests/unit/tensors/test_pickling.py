@@ -1,0 +1,52 @@
+"""Extension types that have no class of their own in pyarrow can be sent to other processes."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from ray import cloudpickle
+
+from ray_lance.tensors import from_tensors
+
+RAGGED = {"x": [np.zeros((2, 3), np.float32), None, np.ones((1, 2), np.float32)]}
+
+
+def as_lance_reads_it(table: pa.Table) -> pa.Schema:
+    """The schema with pyarrow's type objects in place of names in the metadata."""
+    schema = pa.ipc.read_schema(table.schema.serialize())
+    assert type(schema.field("x").type) is pa.BaseExtensionType
+    return schema
+
+
+@pytest.mark.parametrize("pickler", [pickle, cloudpickle])
+@pytest.mark.parametrize(
+    "part", [lambda schema: schema, lambda schema: schema.field("x"), lambda schema: schema.field("x").type]
+)
+def test_tensors_of_varying_shape_come_back_as_they_were(pickler, part):
+    schema = as_lance_reads_it(from_tensors(RAGGED))
+
+    found = pickler.loads(pickler.dumps(part(schema)))
+
+    assert found == part(schema)
+
+
+def test_another_process_needs_nothing_imported_before():
+    schema = as_lance_reads_it(from_tensors(RAGGED))
+    code = "import pickle, sys; print(pickle.loads(sys.stdin.buffer.read()).field('x').type)"
+
+    run = subprocess.run([sys.executable, "-c", code], input=pickle.dumps(schema), capture_output=True, check=True)
+
+    assert run.stdout.decode().strip() == str(schema.field("x").type)
+
+
+def test_types_with_a_class_are_pickled_as_before():
+    dtype = pa.fixed_shape_tensor(pa.float32(), [2, 3], dim_names=["a", "b"])
+
+    found = pickle.loads(pickle.dumps(dtype))
+
+    assert (type(found), found) == (pa.FixedShapeTensorType, dtype)

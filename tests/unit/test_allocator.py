@@ -1,0 +1,58 @@
+"""What glibc keeps of freed memory, in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+
+from ray_lance.allocator import MOST_ARENAS
+from tests.datasets import write_fragments
+
+pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="arenas are glibc's")
+
+# Opens a table, lets many threads allocate at the same time, and prints how many arenas there are.
+PROBE = """
+import ctypes, sys, threading
+from pathlib import Path
+from ray_lance.table import TableRef
+
+TableRef.of(sys.argv[1]).pin()
+together = threading.Barrier(16)
+
+def allocate():
+    libc.malloc(1000)
+    together.wait()
+
+libc = ctypes.CDLL(None)
+libc.fopen.restype = ctypes.c_void_p
+threads = [threading.Thread(target=allocate) for _ in range(together.parties)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+log = ctypes.c_void_p(libc.fopen(sys.argv[2].encode(), b"w"))
+libc.malloc_info(0, log)
+libc.fclose(log)
+print(Path(sys.argv[2]).read_text().count("<heap nr="))
+"""
+
+
+def arenas(uri: str, log: str, **environment: str) -> int:
+    inherited = {name: value for name, value in os.environ.items() if name != "MALLOC_ARENA_MAX"}
+    command = [sys.executable, "-c", PROBE, uri, log]
+    run = subprocess.run(command, capture_output=True, text=True, check=True, env={**inherited, **environment})
+    return int(run.stdout)
+
+
+def test_the_threads_of_a_process_that_opens_a_table_share_few_arenas(uri, tmp_path):
+    write_fragments(uri, [10])
+
+    assert arenas(uri, str(tmp_path / "log")) <= MOST_ARENAS
+
+
+def test_a_number_of_arenas_in_the_environment_stays(uri, tmp_path):
+    write_fragments(uri, [10])
+
+    assert arenas(uri, str(tmp_path / "log"), MALLOC_ARENA_MAX="12") > MOST_ARENAS
