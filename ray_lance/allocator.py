@@ -15,7 +15,7 @@ _M_MMAP_THRESHOLD = -3
 _M_ARENA_MAX = -8
 
 KEPT_BYTES = 256 * 2**20
-MOST_ARENAS = 4
+MOST_ARENAS = 2 * (os.cpu_count() or 1)
 
 
 @cache
@@ -37,7 +37,7 @@ def keep_freed_memory() -> bool:
 
 @cache
 def share_arenas() -> bool:
-    """Let the threads of this process share four of glibc's arenas. To be called before Lance starts its threads.
+    """Let the threads of this process share two of glibc's arenas for each core. To be called before Lance starts its threads.
 
     By default there are up to eight arenas for each core, and each keeps what was freed in it. Lance reads in many
     threads that come and go, so that over some epochs the buffers of reads end up in every one of them, and a process
