@@ -37,7 +37,7 @@ def keep_freed_memory() -> bool:
 
 @cache
 def share_arenas() -> bool:
-    """Let the threads of this process share two of glibc's arenas for each core. To be called before Lance starts its threads.
+    """Let the threads of a process share two of glibc's arenas for each core. Call it before Lance starts its threads.
 
     By default there are up to eight arenas for each core, and each keeps what was freed in it. Lance reads in many
     threads that come and go, so that over some epochs the buffers of reads end up in every one of them, and a process
