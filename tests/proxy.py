@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -235,7 +235,7 @@ def proxied(upstream: str, trouble: Trouble = Trouble()) -> Iterator[Proxy]:
 def troubled_s3(trouble: Trouble = Trouble()) -> Iterator[tuple[S3, Proxy]]:
     """An S3 server that is reached through a proxy."""
     with s3_server() as server, proxied(server.endpoint, trouble) as proxy:
-        yield S3(proxy.endpoint), proxy
+        yield replace(server, endpoint=proxy.endpoint), proxy
 
 
 def _read(received: bytearray) -> _Message | None:

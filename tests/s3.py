@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import urllib.request
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,9 +19,13 @@ SECRET = "keep-this-to-yourself"
 
 @dataclass(frozen=True)
 class S3:
-    """A bucket, and what Lance needs to reach it."""
+    """A folder of a bucket, and what Lance needs to reach it.
+
+    Servers of one process share their contents: each has a folder of its own.
+    """
 
     endpoint: str
+    folder: str = ""
 
     @property
     def storage_options(self) -> dict[str, str]:
@@ -33,7 +38,7 @@ class S3:
         }
 
     def uri(self, name: str) -> str:
-        return f"s3://{BUCKET}/{name}"
+        return f"s3://{BUCKET}/{self.folder}{name}"
 
     def files(self, name: str) -> list[str]:
         return sorted(LanceFileSession(self.uri(name), storage_options=self.storage_options).list())
@@ -58,7 +63,7 @@ def s3_server() -> Iterator[S3]:
     server.start()
     try:
         host, port = server.get_host_and_port()
-        s3 = S3(f"http://{host}:{port}")
+        s3 = S3(f"http://{host}:{port}", f"{uuid.uuid4().hex}/")
         urllib.request.urlopen(urllib.request.Request(f"{s3.endpoint}/{BUCKET}", method="PUT"))
         yield s3
     finally:

@@ -17,7 +17,7 @@ from ray_lance.data.datasink import LanceDatasink, RayRows, TaskResult, run
 from ray_lance.errors import SchemaMismatchError
 from ray_lance.table import TableRef
 from ray_lance.tensors.blocks import storable
-from ray_lance.tensors.kinds import extension_name, storage_type
+from ray_lance.tensors.kinds import extension_name
 from ray_lance.tensors.memory import storage
 from ray_lance.write.commit import Committed, MergeConflictError, Send
 from ray_lance.write.fragments import TableRows, write_files
@@ -34,7 +34,7 @@ from ray_lance.write.merge import (
     with_row_ids,
 )
 from ray_lance.write.options import WriteOptions, WriteSummary
-from ray_lance.write.schema import portable
+from ray_lance.write.schema import bare_type, portable
 
 if TYPE_CHECKING:
     import ray.data
@@ -98,13 +98,15 @@ def _match(batch: pa.Table, job: WriteJob) -> pa.Table:
 def _bare(table: pa.Table, keys: Sequence[str]) -> pa.Table:
     """``table`` with the storage of its extension types, in columns whose names hold the fields.
 
-    Ray's shuffle fails on tensors with a permutation, and blocks of tensors of varying shape cannot be sent after it.
+    Ray's shuffle fails on tensors with a permutation and on nested extension types, and blocks of tensors of varying
+    shape cannot be sent after it.
     """
-    for index, column_field in enumerate(table.schema):
-        if extension_name(column_field) is not None and column_field.name not in keys:
+    for index, column_field in enumerate(portable(table.schema)):
+        stored = bare_type(column_field.type)
+        is_named = extension_name(column_field) is not None or not stored.equals(column_field.type, check_metadata=True)
+        if is_named and column_field.name not in keys:
             name = _BARE + base64.b64encode(pa.schema([column_field]).serialize()).decode()
-            stored = storage_type(column_field.type)
-            chunks = [storage(chunk) for chunk in table.column(index).chunks]
+            chunks = [storage(chunk).cast(stored) for chunk in table.column(index).chunks]
             table = table.set_column(index, pa.field(name, stored), pa.chunked_array(chunks, stored))
     return table
 
@@ -113,11 +115,13 @@ def _dressed(table: pa.Table) -> pa.Table:
     """What :func:`_bare` was given."""
     for index, name in enumerate(table.column_names):
         if name.startswith(_BARE):
-            (original,) = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(name.removeprefix(_BARE))))
+            (original,) = portable(pa.ipc.read_schema(pa.py_buffer(base64.b64decode(name.removeprefix(_BARE)))))
             column = table.column(index)
             if isinstance(original.type, pa.BaseExtensionType):
-                chunks = [original.type.wrap_array(chunk) for chunk in column.chunks]
+                chunks = [original.type.wrap_array(chunk.cast(original.type.storage_type)) for chunk in column.chunks]
                 column = pa.chunked_array(chunks, original.type)
+            else:
+                column = column.cast(original.type)
             table = table.set_column(index, original, column)
     twice = sorted({name for name in table.column_names if table.column_names.count(name) > 1})
     if twice:

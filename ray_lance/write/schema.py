@@ -9,9 +9,18 @@ from lance.blob import BlobType
 
 from ray_lance.errors import SchemaMismatchError, UnknownColumnError
 from ray_lance.tensors.casts import conform
-from ray_lance.tensors.kinds import VARIABLE_SHAPE, VariableShape, extension_name, tensor_kind, variable_shape_field
+from ray_lance.tensors.kinds import (
+    BFLOAT16,
+    VARIABLE_SHAPE,
+    VariableShape,
+    bfloat16_field,
+    extension_name,
+    storage_type,
+    tensor_kind,
+    variable_shape_field,
+)
 
-__all__ = ["fit", "is_blob", "portable", "refuse_null_types", "with_fields"]
+__all__ = ["bare_type", "fit", "is_blob", "portable", "refuse_null_types", "with_fields"]
 
 
 def fit(table: pa.Table, schema: pa.Schema) -> pa.Table:
@@ -41,7 +50,11 @@ def is_blob(field: pa.Field) -> bool:
 
 
 def portable(schema: pa.Schema) -> pa.Schema:
-    """``schema`` with tensors of varying shape in the form that can be pickled: pyarrow's type object cannot."""
+    """``schema`` with extension types as storage and metadata, where Arrow's own code fails on them as types.
+
+    Those are tensors of varying shape, and Lance's bfloat16 wherever it is nested: whether it comes as a type depends
+    on whether the process has imported ``lance.arrow``.
+    """
     return pa.schema([_portable(field) for field in schema], metadata=schema.metadata)
 
 
@@ -72,12 +85,39 @@ def with_fields(schema: pa.Schema, fields: Iterable[pa.Field]) -> pa.Schema:
     return schema
 
 
+def bare_type(dtype: pa.DataType) -> pa.DataType:
+    """``dtype`` as it is stored, without the names of extension types, nested ones included."""
+    stored = storage_type(dtype)
+    return _with_children(stored, [pa.field(child.name, bare_type(child.type)) for child in _children(stored)])
+
+
 def _portable(field: pa.Field) -> pa.Field:
-    if not isinstance(field.type, pa.BaseExtensionType) or extension_name(field) != VARIABLE_SHAPE:
-        return field
-    kind = tensor_kind(field)
-    assert isinstance(kind, VariableShape)
-    return variable_shape_field(field, kind.value, kind.ndim)
+    if extension_name(field) == BFLOAT16:
+        return bfloat16_field(field.name, field.metadata).with_nullable(field.nullable)
+    if isinstance(field.type, pa.BaseExtensionType):
+        if extension_name(field) != VARIABLE_SHAPE:
+            return field
+        kind = tensor_kind(field)
+        assert isinstance(kind, VariableShape)
+        return variable_shape_field(field, kind.value, kind.ndim)
+    return field.with_type(_with_children(field.type, [_portable(child) for child in _children(field.type)]))
+
+
+def _children(dtype: pa.DataType) -> list[pa.Field]:
+    if isinstance(dtype, pa.BaseExtensionType):
+        return []
+    return [dtype.field(index) for index in range(dtype.num_fields)]
+
+
+def _with_children(dtype: pa.DataType, children: list[pa.Field]) -> pa.DataType:
+    """A nested type with other fields in it. Types without a form of their own here stay as they are."""
+    if pa.types.is_fixed_size_list(dtype):
+        return pa.list_(children[0], dtype.list_size)
+    if pa.types.is_list(dtype):
+        return pa.list_(children[0])
+    if pa.types.is_large_list(dtype):
+        return pa.large_list(children[0])
+    return pa.struct(children) if pa.types.is_struct(dtype) else dtype
 
 
 def _with_blobs(table: pa.Table, field: pa.Field) -> pa.Table:

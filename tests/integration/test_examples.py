@@ -17,6 +17,7 @@ def run(example: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_quickstart():
     output = run("quickstart.py")
     assert "wrote 1797 images" in output

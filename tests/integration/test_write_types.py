@@ -364,3 +364,26 @@ def test_merging_no_rows_is_a_merge(uri, options):
     assert lance.dataset(uri).count_rows() == (0 if options else 2)
     assert (summary.rows, summary.rows_updated, summary.rows_deleted) == (0, 0, 2 if options else 0)
     assert orphans(uri) == []
+
+
+def test_processes_that_know_lances_bfloat16_write_the_same(uri):
+    def halves(batch):
+        import lance.arrow  # noqa: F401  registers the type for the life of the process, as a user's import would
+
+        ids = torch.from_numpy(np.array(batch["id"]))
+        return from_tensors({"id": ids, "half": ids[:, None].repeat(1, 3).to(torch.bfloat16)})
+
+    for mode, ids in (("create", [1, 2, 3]), ("merge", [3, 4])):
+        rows = ray.data.from_items([{"id": id} for id in ids], override_num_blocks=2).map_batches(halves)
+        write_lance(rows, uri, mode=mode, **({"on": "id"} if mode == "merge" else {}))
+    summary = ray_lance.add_columns(
+        uri, lambda batch: {"twice": batch["half"] * 2}, input_columns=["half"], batch_format="torch"
+    )
+
+    found = to_tensors(lance.dataset(uri).to_table())
+    order = found["id"].argsort()
+    assert found["id"][order].tolist() == [1, 2, 3, 4]
+    assert found["half"].dtype == found["twice"].dtype == torch.bfloat16
+    assert found["half"][order].tolist() == [[id] * 3 for id in (1, 2, 3, 4)]
+    assert found["twice"][order].tolist() == [[2 * id] * 3 for id in (1, 2, 3, 4)]
+    assert summary.rows == 4

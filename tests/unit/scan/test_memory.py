@@ -48,6 +48,7 @@ def probe(uri: str, filter: str) -> dict:
     return json.loads(run.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("filter", ["", "id >= 0"], ids=["all rows", "filtered"])
 def test_a_fragment_eight_times_larger_takes_at_most_1_3_times_the_memory(tmp_path, filter):
     small = probe(one_fragment(str(tmp_path / "small.lance"), SMALL_ROWS), filter)

@@ -53,6 +53,7 @@ def growth(folder: Path, row_bytes: int, file_bytes: int) -> int:
     return int(done.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row_bytes", [512, MIB], ids=["small rows", "huge rows"])
 def test_memory_does_not_grow_with_the_file(tmp_path, row_bytes):
     small = growth(tmp_path / "small", row_bytes, 64 * MIB)
