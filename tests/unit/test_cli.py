@@ -237,7 +237,7 @@ def test_an_object_store_is_reached_with_storage_options(capsys):
     found = json.loads(out)
     assert (code, found["rows"], len(found["measurements"])) == (0, 100, 2)
     assert missing[0] == 2
-    assert "there is no Lance dataset at s3://bucket/other.lance" in missing[2]
+    assert f"there is no Lance dataset at {s3.uri('other.lance')}" in missing[2]
     assert S3_SECRET not in out + err + missing[1] + missing[2]
 
 
