@@ -208,7 +208,7 @@ def _from_mapping(columns: Mapping[str, Any], schema: pa.Schema | None) -> pa.Ta
 
 
 def _check_types(found: pa.Schema, expected: pa.Schema) -> None:
-    found, expected = portable(found), portable(expected)
+    found = portable(found)
     for column in expected:
         dtype = found.field(column.name).type
         if dtype != column.type and not pa.types.is_null(dtype):

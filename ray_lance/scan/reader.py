@@ -8,12 +8,11 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from ray_lance.retry import RetryPolicy
-from ray_lance.scan.delivery import delivered
+from ray_lance.scan.delivery import delivered, with_fragment_id
 from ray_lance.scan.plan import FragmentRange
-from ray_lance.scan.scan import FRAGMENT_ID, ROW_ADDRESS, Scan
+from ray_lance.scan.scan import Scan
 from ray_lance.tensors import FillValue
 
 __all__ = ["BatchReader", "Fill", "ReadPlan", "resume_batches"]
@@ -96,9 +95,7 @@ class ReadPlan:
         return max(1, min(task.num_rows, math.ceil(batch_bytes / self.row_bytes)))
 
     def _deliver(self, batch: pa.RecordBatch) -> Iterator[pa.Table]:
-        table = pa.Table.from_batches([batch])
-        if FRAGMENT_ID in self.scan.names:
-            table = table.append_column(FRAGMENT_ID, pc.shift_right(table[ROW_ADDRESS], pa.scalar(32, pa.uint64())))
+        table = with_fragment_id(pa.Table.from_batches([batch]), self.scan)
         return delivered(table, self.scan, self.schema, self.row_bytes, self.fill)
 
 

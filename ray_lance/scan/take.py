@@ -11,12 +11,11 @@ import lance
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from ray_lance.order import ExplicitRows, RowPermutation
 from ray_lance.order.rows import RowArray
 from ray_lance.retry import RetryPolicy
-from ray_lance.scan.delivery import delivered
+from ray_lance.scan.delivery import delivered, with_fragment_id
 from ray_lance.scan.plan import MAX_WINDOW_BYTES, TaskSizing, cut_first
 from ray_lance.scan.reader import Fill
 from ray_lance.scan.scan import FRAGMENT_ID, META_COLUMNS, ROW_ADDRESS, Scan, quoted_path
@@ -146,7 +145,7 @@ def _is_run(rows: RowArray) -> bool:
 
 def _scan_run(scan: Scan, start: int, count: int) -> pa.Table:
     scanner = scan.of_table(0).scanner(0, offset=start, limit=count, batch_size=_RUN_BATCH_ROWS)
-    return _with_fragment_id(scanner.to_table(), scan).select(list(scan.read_names))
+    return with_fragment_id(scanner.to_table(), scan).select(list(scan.read_names))
 
 
 def _take(scan: Scan, dataset: lance.LanceDataset, rows: RowArray, are_offsets: bool) -> pa.Table:
@@ -157,13 +156,7 @@ def _take(scan: Scan, dataset: lance.LanceDataset, rows: RowArray, are_offsets: 
         selection: dict[str, Any] = {"indices" if are_offsets else "ids": rows}
         values = [value for _, value in dataset.read_blobs(name, **selection, preserve_order=True)]
         table = table.append_column(name, pa.array(values, pa.large_binary()))
-    return _with_fragment_id(table, scan).select(list(scan.read_names))
-
-
-def _with_fragment_id(table: pa.Table, scan: Scan) -> pa.Table:
-    if FRAGMENT_ID not in scan.names:
-        return table
-    return table.append_column(FRAGMENT_ID, pc.shift_right(table[ROW_ADDRESS], pa.scalar(32, pa.uint64())))
+    return with_fragment_id(table, scan).select(list(scan.read_names))
 
 
 def _take_columns(scan: Scan, blobs: tuple[str, ...]) -> list[str] | dict[str, str]:

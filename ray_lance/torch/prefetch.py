@@ -14,17 +14,14 @@ import pyarrow as pa
 
 from ray_lance.order import BatchSchedule, LaneRange, RowPermutation
 from ray_lance.order.rows import RowArray
+from ray_lance.scan.plan import FIRST_TASK_BYTES, MAX_TASK_BYTES, MAX_WINDOW_BYTES
 from ray_lance.torch.batches import RowReader
 
 __all__ = ["LaneRead", "batches", "ordered_map", "plan_reads"]
 
-READ_BYTES = 32 * 2**20
+READ_BYTES = MAX_TASK_BYTES
 """Bytes that one read is to have: as many as a take needs to be fast, few enough to hold several."""
 
-# So that the first batch does not wait for a whole read of each lane.
-_FIRST_READ_BYTES = 2**20
-# A window is read whole where it can be: two reads of parts of one both touch all of its clumps.
-_MAX_WINDOW_BYTES = 4 * READ_BYTES
 _MAX_THREADS = 4
 _DECODED_AHEAD = 4
 
@@ -76,9 +73,9 @@ class _LaneCutter:
         self._lane, self._order = lane, order
         self._wanted = max(1, int(READ_BYTES / row_bytes))
         window = order.clump_order.clumps_per_window * order.mixing.clump if order.mixing is not None else 1
-        self._window = window if 1 < window <= _MAX_WINDOW_BYTES / row_bytes else None
+        self._window = window if 1 < window <= MAX_WINDOW_BYTES / row_bytes else None
         self._longest = self._wanted if self._window is None else max(self._window, 2 * self._wanted)
-        self._limit = max(1, int(_FIRST_READ_BYTES / row_bytes))
+        self._limit = max(1, int(FIRST_TASK_BYTES / row_bytes))  # for the first batch not to wait for more
         self._ranges: list[tuple[int, int]] = []
         self._rows = 0
         self._span, self._edge = (0, 0), 0

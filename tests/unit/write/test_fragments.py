@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass, field
 
 import lance
 import numpy as np
@@ -185,40 +186,36 @@ def test_an_error_of_the_rows_arrives_as_itself(uri, tmp_path):
     assert leftovers(tmp_path) == []
 
 
+@dataclass(frozen=True)
+class Measured(TableRows):
+    """Rows that note the bytes of each piece that was asked for."""
+
+    sizes: list[int] = field(default_factory=list)
+
+    def table(self, start: int, stop: int) -> pa.Table:
+        piece = super().table(start, stop)
+        self.sizes.append(piece.nbytes)
+        return piece
+
+
 def test_memory_does_not_grow_with_the_file(uri):
     """One file of 64 MB passes through in pieces that are all small."""
+    rows = Measured(pa.table({"x": np.zeros(8_000_000)}))
 
-    class Counted(TableRows):
-        largest = 0
-
-        def table(self, start: int, stop: int) -> pa.Table:
-            piece = super().table(start, stop)
-            Counted.largest = max(Counted.largest, piece.nbytes)
-            return piece
-
-    block = pa.table({"x": np.zeros(8_000_000)})
-
-    write_tables(uri, [Counted(block)], target_bytes_per_file=2**30)
+    write_tables(uri, [rows], target_bytes_per_file=2**30)
 
     assert len(lance.dataset(uri).get_fragments()) == 1
-    assert Counted.largest <= 8 * 2**20
+    assert max(rows.sizes) <= 8 * 2**20
 
 
 def test_memory_does_not_grow_with_rows_that_are_much_larger_than_the_others(uri):
-    class Counted(TableRows):
-        largest = 0
-
-        def table(self, start: int, stop: int) -> pa.Table:
-            piece = super().table(start, stop)
-            Counted.largest = max(Counted.largest, piece.nbytes)
-            return piece
-
     block = pa.table({"x": pa.array([b""] * 200_000 + [bytes(2**20)] * 40, pa.binary())})
+    rows = Measured(block)
 
-    write_tables(uri, [Counted(block)], schema=block.schema)
+    write_tables(uri, [rows], schema=block.schema)
 
     assert lance.dataset(uri).count_rows() == block.num_rows
-    assert Counted.largest <= 8 * 2**20
+    assert max(rows.sizes) <= 8 * 2**20
 
 
 @pytest.mark.parametrize("at", [0, 1])

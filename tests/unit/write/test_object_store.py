@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import traceback
 
-import lance
 import pyarrow as pa
 import pytest
 
@@ -30,19 +29,6 @@ def table(s3, request) -> TableRef:
     return TableRef.of(s3.uri(name), storage_options=s3.storage_options)
 
 
-def orphans(s3, table: TableRef) -> list[str]:
-    """Data and transaction files of no version."""
-    name = table.uri.rsplit("/", 1)[1]
-    latest = table.open()
-    referred = set()
-    for entry in latest.versions():
-        version = lance.dataset(table.uri, version=entry["version"], storage_options=s3.storage_options)
-        transaction = version.read_transaction(entry["version"])
-        referred.add(f"_transactions/{transaction.read_version}-{transaction.uuid}.txn")
-        referred.update(f"data/{file.path}" for part in version.get_fragments() for file in part.metadata.files)
-    return [path for path in s3.files(name) if not path.startswith("_versions/") and path not in referred]
-
-
 def test_create_append_and_overwrite(s3, table):
     write_tables(table, [OLD])
     write_tables(table, [NEW], mode="append", target_bytes_per_file=FILE)
@@ -53,7 +39,7 @@ def test_create_append_and_overwrite(s3, table):
     dataset = table.open()
     assert dataset.to_table().equals(NEW)
     assert dataset.version == 3
-    assert orphans(s3, table) == []
+    assert s3.orphans(table.uri.rsplit("/", 1)[1]) == []
 
 
 @pytest.mark.parametrize("failing", range(3))
@@ -64,7 +50,7 @@ def test_a_fault_at_any_file_loses_and_doubles_nothing(s3, table, failing):
 
     assert cue.calls > failing
     assert table.open().to_table().equals(NEW)
-    assert orphans(s3, table) == []
+    assert s3.orphans(table.uri.rsplit("/", 1)[1]) == []
 
 
 def test_a_lasting_fault_leaves_nothing_behind(s3, table):
@@ -92,7 +78,7 @@ def test_a_lost_acknowledgement_is_recognised(s3, table):
 
     assert table.open().version == 2
     assert table.open().count_rows() == 220
-    assert orphans(s3, table) == []
+    assert s3.orphans(table.uri.rsplit("/", 1)[1]) == []
 
 
 def test_of_many_creators_one_wins(s3, table):
@@ -104,7 +90,7 @@ def test_of_many_creators_one_wins(s3, table):
     assert len(winners) == 1
     assert all(isinstance(result, DatasetExistsError) for result in results if isinstance(result, Exception))
     assert table.open().to_table().equals(contenders[winners[0]])
-    assert orphans(s3, table) == []
+    assert s3.orphans(table.uri.rsplit("/", 1)[1]) == []
 
 
 def test_concurrent_appends_are_all_there_once(s3, table):
@@ -116,7 +102,7 @@ def test_concurrent_appends_are_all_there_once(s3, table):
     assert [result for result in results if isinstance(result, Exception)] == []
     ids = table.open().to_table()["id"].to_pylist()
     assert sorted(ids) == sorted(pa.concat_tables([OLD, *parts])["id"].to_pylist())
-    assert orphans(s3, table) == []
+    assert s3.orphans(table.uri.rsplit("/", 1)[1]) == []
 
 
 def test_secrets_are_in_no_error_and_no_repr(table, caplog):
