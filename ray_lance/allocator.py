@@ -14,22 +14,25 @@ _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
 _M_ARENA_MAX = -8
 
+_THRESHOLDS = frozenset(("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"))  # as glibc spells them
+
 KEPT_BYTES = 256 * 2**20
 MOST_ARENAS = 2 * (os.cpu_count() or 1)
 
 
 @cache
 def keep_freed_memory() -> bool:
-    """Let glibc keep up to 256 MiB of freed memory for the next allocation. For read and write workers, once each.
+    """Let glibc keep up to 256 MiB of freed memory for the next allocation. For processes that stream, once each.
 
-    A read task allocates buffers of its size and frees them when its block has been handed over. By default glibc gets
-    such buffers from the kernel each time and returns them each time, and every page of a new buffer costs a page
-    fault: as much time as reading the data from a warm page cache takes.
+    A read allocates buffers of its size and frees them when its rows have been handed over. By default glibc gets such
+    buffers from the kernel each time and returns them each time, and every page of a new buffer costs a page fault: as
+    much time as reading the data from a warm page cache takes.
 
     Returns:
-        Whether the allocator took the setting; False where the C library is another one.
+        Whether the allocator took the setting; False where the C library is another one, or where
+        ``MALLOC_MMAP_THRESHOLD_`` or ``MALLOC_TRIM_THRESHOLD_`` in the environment has decided it.
     """
-    if platform.libc_ver()[0] != "glibc":
+    if platform.libc_ver()[0] != "glibc" or not _THRESHOLDS.isdisjoint(os.environ):
         return False
     mallopt = ctypes.CDLL(None).mallopt
     return bool(mallopt(_M_MMAP_THRESHOLD, KEPT_BYTES) and mallopt(_M_TRIM_THRESHOLD, KEPT_BYTES))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -12,6 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 import pyarrow as pa
 
+from ray_lance.allocator import keep_freed_memory
 from ray_lance.order import BatchSchedule, LaneRange, RowPermutation
 from ray_lance.order.rows import RowArray
 from ray_lance.scan.plan import FIRST_TASK_BYTES, MAX_TASK_BYTES, MAX_WINDOW_BYTES
@@ -109,10 +111,13 @@ class _LaneCutter:
         return self._edge
 
 
-def ordered_map(function: Callable[[T], R], items: Iterable[T], threads: int, ahead: int) -> Generator[R, None, None]:
+def ordered_map(
+    function: Callable[[T], R], items: Iterable[T], threads: int, ahead: int, alone: int = 0
+) -> Generator[R, None, None]:
     """``map`` by threads: results in order, ``ahead`` of them begun before they are asked for; 0 threads use none.
 
-    An error is raised where its result would have come. Closing the generator drops what has not begun.
+    The first ``alone`` items have the threads to themselves: others begin when those are done. An error is raised where
+    its result would have come. Closing the generator drops what has not begun.
     """
     if threads == 0:
         yield from map(function, items)
@@ -121,6 +126,8 @@ def ordered_map(function: Callable[[T], R], items: Iterable[T], threads: int, ah
     pending: deque[Future[R]] = deque()
     source = iter(items)
     try:
+        pending.extend(pool.submit(function, item) for item in itertools.islice(source, alone))
+        wait(pending)
         while True:
             while len(pending) <= ahead:
                 try:
@@ -150,8 +157,11 @@ def batches(
     def read(task: LaneRead) -> tuple[int, pa.Table]:
         return task.lane, reader.take(task.rows(order))
 
+    keep_freed_memory()
     plan = plan_reads(schedule, steps, order, reader.row_bytes)
-    with closing(ordered_map(read, plan, min(prefetch, _MAX_THREADS), prefetch)) as reads:
+    # The small reads that the first batch waits for, which also bring the metadata that all others need.
+    first = len(schedule.pieces(steps.start)) if steps else 0
+    with closing(ordered_map(read, plan, min(prefetch, _MAX_THREADS), prefetch, alone=first)) as reads:
         tables = _cut(reads, (schedule.pieces(step) for step in steps))
         threads = min(prefetch, _MAX_THREADS) if reader.decodes else 0
         with closing(ordered_map(reader.finish, tables, threads, _DECODED_AHEAD)) as finished:

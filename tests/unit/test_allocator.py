@@ -56,3 +56,14 @@ def test_a_number_of_arenas_in_the_environment_stays(uri, tmp_path):
     write_fragments(uri, [10])
 
     assert arenas(uri, str(tmp_path / "log"), MALLOC_ARENA_MAX="12") > MOST_ARENAS
+
+
+@pytest.mark.parametrize(
+    ("environment", "kept"),
+    [({}, True), ({"MALLOC_TRIM_THRESHOLD_": "131072"}, False), ({"MALLOC_MMAP_THRESHOLD_": "131072"}, False)],
+)
+def test_a_threshold_in_the_environment_stays(environment, kept):
+    command = [sys.executable, "-c", "from ray_lance.allocator import keep_freed_memory; print(keep_freed_memory())"]
+    run = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, **environment})
+
+    assert run.stdout.strip() == str(kept)
