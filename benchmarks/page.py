@@ -109,15 +109,21 @@ FIGURES = (
         "lance.torch LanceDataset, sequential",
     ),
     Figure(
+        "the same, with all rows in one fragment",
+        "ingest",
+        "in process, one fragment",
+        "lance.torch LanceDataset, sequential",
+    ),
+    Figure(
         "`LanceIterableDataset` shuffled, over HuggingFace datasets shuffled",
         "ingest",
-        "in process, shuffled",
+        "in process, HuggingFace",
         "HuggingFace datasets, shuffled",
     ),
     Figure(
         "`LanceIterableDataset` shuffled, over lancedb's `StreamingDataset`",
         "ingest",
-        "in process, shuffled",
+        "in process, streaming",
         "lancedb StreamingDataset, shuffled",
     ),
     Figure(
@@ -125,6 +131,24 @@ FIGURES = (
         "ingest",
         "map-style",
         "SafeLanceDataset, two workers",
+    ),
+    Figure(
+        "30 ms per request, through Ray: a shuffled epoch, over the sequential read",
+        "remote",
+        "through Ray",
+        "ray_lance.read_lance, sequential",
+    ),
+    Figure(
+        "30 ms per request, in process: a shuffled epoch, over the sequential read",
+        "remote",
+        "in process",
+        "LanceIterableDataset, sequential",
+    ),
+    Figure(
+        "30 ms per request, in process: a shuffled epoch, over lancedb's `StreamingDataset`",
+        "remote",
+        "in process",
+        "lancedb StreamingDataset, clumps of 64",
     ),
 )
 

@@ -24,7 +24,7 @@ import PIL.Image
 import pyarrow as pa
 import ray
 import ray.train
-from peers import BATCH, Epoch, images, in_process, mapped, shuffled_peers
+from peers import BATCH, Epoch, hugging_face, images, in_process, mapped, streaming
 from ray.train.torch import TorchTrainer
 from scan.bench import generate
 
@@ -164,15 +164,18 @@ def main() -> None:
     rows, rounds = arguments.rows, arguments.rounds
     DATA.mkdir(exist_ok=True)
     large, small, photos = generate(rows, 20), generate(rows // 10, 20), write_photos(2000)
-    fast, shuffled, loaders = in_process(large), shuffled_peers(small), mapped(small)
+    fast, memory_mapped, streams, loaders = in_process(large), hugging_face(large), streaming(small), mapped(small)
+    one_fragment = in_process(generate(rows, 1))
     results = [
-        compare("in process, whole epoch", whole(fast), rows=rows, rounds=rounds, warm_ups=1),
+        compare("in process, whole epoch", whole(fast), rows=rows, rounds=rounds, warm_ups=2),
+        compare("in process, one fragment", whole(one_fragment), rows=rows, rounds=rounds, warm_ups=2),
         compare("in process, first batch", first_batches(fast), rows=BATCH, rounds=rounds, warm_ups=1),
-        compare("in process, shuffled peers", whole(shuffled), rows=rows // 10, rounds=rounds, warm_ups=1),
+        compare("in process, HuggingFace datasets", whole(memory_mapped), rows=rows, rounds=rounds, warm_ups=1),
+        compare("in process, streaming", whole(streams), rows=rows // 10, rounds=rounds, warm_ups=1),
         compare("map-style, two loader workers", whole(loaders), rows=rows // 10, rounds=rounds, warm_ups=1),
         compare("JPEG images, decoded", whole(images(photos)), rows=2000, rounds=rounds, warm_ups=1),
     ]
-    shares = waiting({**fast, **dict(list(shuffled.items())[1:])}, steps=min(300, rows // 10 // BATCH))
+    shares = waiting({**streams, **memory_mapped, **fast}, steps=min(300, rows // 10 // BATCH))
     plot(shares)
     start_ray()
     with tempfile.TemporaryDirectory() as storage:

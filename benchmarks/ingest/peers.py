@@ -29,10 +29,7 @@ def rows_of(batch: Any) -> int:
 
 
 def in_process(uri: str) -> dict[str, Epoch]:
-    """Shuffled epochs of the fast contenders, in this process; ``lance.torch`` reads in order, which is all it can."""
-
-    def ours() -> Iterator[int]:
-        yield from map(rows_of, LanceIterableDataset(uri, batch_size=BATCH, shuffle=7, tail="uneven"))
+    """Epochs of the fast contenders, in this process; ``lance.torch`` reads in order, which is all it can."""
 
     def sequential() -> Iterator[int]:
         yield from map(rows_of, LanceIterableDataset(uri, batch_size=BATCH, tail="uneven"))
@@ -41,34 +38,32 @@ def in_process(uri: str) -> dict[str, Epoch]:
         yield from map(rows_of, LanceTorchDataset(uri, batch_size=BATCH))
 
     return {
-        "LanceIterableDataset, shuffled": ours,
+        **_shuffled(uri),
         "LanceIterableDataset, sequential": sequential,
         "lance.torch LanceDataset, sequential": lance_torch,
     }
 
 
-def shuffled_peers(uri: str) -> dict[str, Epoch]:
-    """Shuffled epochs of this library, HuggingFace datasets and lancedb, in this process."""
-    table = lancedb.connect(str(DATA)).open_table(Path(uri).stem)
-    hugging_face = _as_arrow_files(uri)
-
-    def ours() -> Iterator[int]:
-        yield from map(rows_of, LanceIterableDataset(uri, batch_size=BATCH, shuffle=7, tail="uneven"))
+def hugging_face(uri: str) -> dict[str, Epoch]:
+    """Shuffled epochs of this library and HuggingFace datasets, in this process."""
+    memory_mapped = _as_arrow_files(uri)
 
     def theirs() -> Iterator[int]:
-        shuffled = hugging_face.shuffle(seed=7).with_format("torch")
+        shuffled = memory_mapped.shuffle(seed=7).with_format("torch")
         yield from (len(batch["id"]) for batch in shuffled.iter(batch_size=BATCH))
 
-    def streaming() -> Iterator[int]:
-        stream = StreamingDataset(table, num_splits=1, shuffle_seed=7, rank=0, world_size=1)
-        loader = torch.utils.data.DataLoader(stream, batch_size=BATCH, num_workers=0)
-        yield from map(rows_of, loader)
+    return {**_shuffled(uri), "HuggingFace datasets, shuffled": theirs}
 
-    return {
-        "LanceIterableDataset, shuffled": ours,
-        "HuggingFace datasets, shuffled": theirs,
-        "lancedb StreamingDataset, shuffled": streaming,
-    }
+
+def streaming(uri: str) -> dict[str, Epoch]:
+    """Shuffled epochs of this library and lancedb's streaming dataset, in this process."""
+    table = lancedb.connect(str(DATA)).open_table(Path(uri).stem)
+
+    def theirs() -> Iterator[int]:
+        stream = StreamingDataset(table, num_splits=1, shuffle_seed=7, rank=0, world_size=1)
+        yield from map(rows_of, torch.utils.data.DataLoader(stream, batch_size=BATCH, num_workers=0))
+
+    return {**_shuffled(uri), "lancedb StreamingDataset, shuffled": theirs}
 
 
 def mapped(uri: str) -> dict[str, Epoch]:
@@ -105,3 +100,12 @@ def _as_arrow_files(uri: str) -> datasets.Dataset:
     if not folder.exists():
         datasets.Dataset(lance.dataset(uri).to_table()).save_to_disk(str(folder))
     return datasets.load_from_disk(str(folder))
+
+
+def _shuffled(uri: str) -> dict[str, Epoch]:
+    """The subject of most comparisons."""
+
+    def ours() -> Iterator[int]:
+        yield from map(rows_of, LanceIterableDataset(uri, batch_size=BATCH, shuffle=7, tail="uneven"))
+
+    return {"LanceIterableDataset, shuffled": ours}

@@ -112,6 +112,8 @@ def pace_of(epoch: Epoch, server: Server, latency: float) -> Pace:
 
 def race(question: str, contenders: Mapping[str, Epoch], server: Server, latency: float, rounds: int) -> dict:
     """The pace of each contender, each once per round in turn; the first one is compared with the others."""
+    for epoch in contenders.values():  # starts threads and worker processes
+        pace_of(epoch, server, 0.0)
     paces: dict[str, list[Pace]] = {name: [] for name in contenders}
     for _ in range(rounds):
         for name, epoch in contenders.items():
@@ -212,10 +214,7 @@ def main() -> None:
             settings(uri, server, latency),
         ]
         start_ray()
-        contenders = through_ray(uri, s3)
-        for epoch in contenders.values():  # starts the worker processes
-            pace_of(epoch, server, 0.0)
-        results.append(race("through Ray", contenders, server, latency, rounds))
+        results.append(race("through Ray", through_ray(uri, s3), server, latency, rounds))
         ray.shutdown()
     save(results, FOLDER, NOTE.format(latency=1e3 * latency))
 

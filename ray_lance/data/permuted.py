@@ -17,7 +17,7 @@ from ray_lance.scan.plan import TaskSizing
 from ray_lance.scan.reader import Fill
 from ray_lance.scan.scan import Scan
 from ray_lance.scan.steps import StepRange, plan_steps
-from ray_lance.scan.take import PermutationPlan, PermutationRange, plan_positions
+from ray_lance.scan.take import PermutationPlan, PermutationRange, plan_positions, suited
 
 __all__ = ["PermutationDatasource"]
 
@@ -135,10 +135,13 @@ class PermutationDatasource(LanceDatasource):
 
     def _tasks(self, order: RowPermutation) -> tuple[tuple[PermutationRange, ...] | tuple[StepRange, ...], TaskSizing]:
         if self._schedule is None:
-            sizing = self._sizing(len(order))
+            sizing = self._sizing_of(order, len(order))
             return tuple(plan_positions(order, sizing)), sizing
         schedule = self._schedule
         # The other ranks read at the same time: all of them together are what the cluster has to do.
-        sizing = self._sizing(schedule.steps * schedule.global_batch)
+        sizing = self._sizing_of(order, schedule.steps * schedule.global_batch)
         window = 0 if order.mixing is None else order.mixing.window
         return tuple(plan_steps(schedule, sizing, window)), sizing
+
+    def _sizing_of(self, order: RowPermutation, rows: int) -> TaskSizing:
+        return suited(self._sizing(rows), order, self._scan.tables[0])

@@ -12,7 +12,7 @@ from ray_lance.scan.plan import FragmentRows, TaskSizing, plan_scan
 from ray_lance.scan.pushdown import build_scan
 from ray_lance.scan.reader import ReadPlan
 from ray_lance.scan.size import row_bytes
-from ray_lance.scan.take import PermutationPlan, plan_positions
+from ray_lance.scan.take import PermutationPlan, plan_positions, suited
 from ray_lance.table import TableRef
 
 __all__ = ["preview"]
@@ -37,7 +37,7 @@ def preview(
     if shuffle is not None:
         order = Permutation(table, filter).shuffle(shuffle).order
         scan = build_scan([table], columns, None, [], {})
-        sizing = TaskSizing.for_cluster(len(order), row_bytes(scan), cpus)
+        sizing = suited(TaskSizing.for_cluster(len(order), row_bytes(scan), cpus), order, table)
         plan = PermutationPlan(scan, order, scan.schema(), sizing.row_bytes)
         found = explain_planned(PlannedRead(plan, tuple(plan_positions(order, sizing)), sizing))
         return found if filter is None else replace(found, order=f"rows where {filter}, {found.order}")

@@ -64,6 +64,7 @@ class TaskSizing:
         num_tasks: Wanted number of tasks; goes before ``target_bytes``.
         first_tasks: Small tasks at the beginning, as many as run at once, for the sake of the first batch. Ray looks
             for results when every running task has one, or after 100 ms, so that a single small one would not do.
+            0 where small tasks take as long as large ones.
     """
 
     row_bytes: float

@@ -62,7 +62,8 @@ def plan_steps(schedule: BatchSchedule, sizing: TaskSizing, window: int = 0) -> 
     windows_bytes = min(lanes * window * sizing.row_bytes, MAX_WINDOW_BYTES)
     steps_per_task = max(1, int(max(sizing.target_bytes, windows_bytes) / step_bytes))
     small = max(1, int(FIRST_TASK_BYTES / step_bytes))
-    first = min(steps, small * max(1, sizing.first_tasks // schedule.world_size))
+    first_tasks = max(1, sizing.first_tasks // schedule.world_size) if sizing.first_tasks else 0
+    first = min(steps, small * first_tasks)
     begin = [StepRange(schedule, start, min(start + small, first)) for start in range(0, first, small)]
     rest = -(-(steps - first) // steps_per_task)
     return [*begin, *_even(schedule, first, rest)]

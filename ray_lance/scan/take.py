@@ -20,8 +20,9 @@ from ray_lance.scan.plan import MAX_WINDOW_BYTES, TaskSizing, cut_first
 from ray_lance.scan.reader import Fill
 from ray_lance.scan.scan import FRAGMENT_ID, META_COLUMNS, ROW_ADDRESS, Scan, quoted_path
 from ray_lance.scan.steps import StepRange
+from ray_lance.table import TableRef
 
-__all__ = ["PermutationPlan", "PermutationRange", "plan_positions", "take_rows"]
+__all__ = ["PermutationPlan", "PermutationRange", "parts_are_cheap", "plan_positions", "suited", "take_rows"]
 
 _MIN_RUN = 64
 # Buffers of such batches are small enough for the allocator to use them again, where those of a whole run are not.
@@ -100,6 +101,20 @@ def plan_positions(order: RowPermutation, sizing: TaskSizing) -> list[Permutatio
         tasks = min(count, sizing.num_tasks)
         return _ranges([task * count // tasks for task in range(tasks + 1)])
     return cut_first(_windows(order, sizing), sizing)
+
+
+def parts_are_cheap(order: RowPermutation, table: TableRef) -> bool:
+    """Whether a small part of the order is read in less time than a whole window of it.
+
+    Rows that are mixed in a window lie in all of its clumps, so that few of them need as many requests as all: on an
+    object store they cost the same.
+    """
+    return order.mixing is None or not table.is_remote
+
+
+def suited(sizing: TaskSizing, order: RowPermutation, table: TableRef) -> TaskSizing:
+    """``sizing`` for an order over a table: without small first tasks where those would not be done sooner."""
+    return sizing if parts_are_cheap(order, table) else replace(sizing, first_tasks=0)
 
 
 def _windows(order: RowPermutation, sizing: TaskSizing) -> list[PermutationRange]:

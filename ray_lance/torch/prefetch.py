@@ -17,6 +17,7 @@ from ray_lance.allocator import keep_freed_memory
 from ray_lance.order import BatchSchedule, LaneRange, RowPermutation
 from ray_lance.order.rows import RowArray
 from ray_lance.scan.plan import FIRST_TASK_BYTES, MAX_TASK_BYTES, MAX_WINDOW_BYTES
+from ray_lance.scan.take import parts_are_cheap
 from ray_lance.torch.batches import RowReader
 
 __all__ = ["LaneRead", "batches", "ordered_map", "plan_reads"]
@@ -44,7 +45,7 @@ class LaneRead:
 
 
 def plan_reads(
-    schedule: BatchSchedule, steps: Iterable[int], order: RowPermutation, row_bytes: float
+    schedule: BatchSchedule, steps: Iterable[int], order: RowPermutation, row_bytes: float, *, small_first: bool = True
 ) -> Iterator[LaneRead]:
     """Reads that cover the given steps of a rank, each lane's in order, all in about the order they are needed.
 
@@ -56,13 +57,14 @@ def plan_reads(
         steps: Those to read, ascending.
         order: Its order.
         row_bytes: Mean bytes of a row.
+        small_first: Whether each lane's first read is a small one, for the first batch not to wait for more.
     """
     lanes: dict[int, _LaneCutter] = {}
     for step in steps:
         for piece in schedule.pieces(step):
             lane = lanes.get(piece.lane)
             if lane is None:
-                lane = lanes[piece.lane] = _LaneCutter(piece.lane, order, row_bytes)
+                lane = lanes[piece.lane] = _LaneCutter(piece.lane, order, row_bytes, small_first=small_first)
             yield from lane.add(piece.start, piece.stop)
     for lane in lanes.values():
         yield from lane.flush()
@@ -71,13 +73,13 @@ def plan_reads(
 class _LaneCutter:
     """Collects the ranges of a lane into reads."""
 
-    def __init__(self, lane: int, order: RowPermutation, row_bytes: float) -> None:
+    def __init__(self, lane: int, order: RowPermutation, row_bytes: float, *, small_first: bool) -> None:
         self._lane, self._order = lane, order
         self._wanted = max(1, int(READ_BYTES / row_bytes))
         window = order.clump_order.clumps_per_window * order.mixing.clump if order.mixing is not None else 1
         self._window = window if 1 < window <= MAX_WINDOW_BYTES / row_bytes else None
         self._longest = self._wanted if self._window is None else max(self._window, 2 * self._wanted)
-        self._limit = max(1, int(FIRST_TASK_BYTES / row_bytes))  # for the first batch not to wait for more
+        self._limit = max(1, int(FIRST_TASK_BYTES / row_bytes)) if small_first else self._longest
         self._ranges: list[tuple[int, int]] = []
         self._rows = 0
         self._span, self._edge = (0, 0), 0
@@ -158,10 +160,11 @@ def batches(
         return task.lane, reader.take(task.rows(order))
 
     keep_freed_memory()
-    plan = plan_reads(schedule, steps, order, reader.row_bytes)
-    # The small reads that the first batch waits for, which also bring the metadata that all others need.
-    first = len(schedule.pieces(steps.start)) if steps else 0
-    with closing(ordered_map(read, plan, min(prefetch, _MAX_THREADS), prefetch, alone=first)) as reads:
+    small_first = parts_are_cheap(order, reader.permutation.table)
+    plan = plan_reads(schedule, steps, order, reader.row_bytes, small_first=small_first)
+    # What the first batch waits for, small reads and those that soon follow; they bring the metadata for all others.
+    alone = (1 + small_first) * len(schedule.pieces(steps.start)) if steps else 0
+    with closing(ordered_map(read, plan, min(prefetch, _MAX_THREADS), prefetch, alone)) as reads:
         tables = _cut(reads, (schedule.pieces(step) for step in steps))
         threads = min(prefetch, _MAX_THREADS) if reader.decodes else 0
         with closing(ordered_map(reader.finish, tables, threads, _DECODED_AHEAD)) as finished:

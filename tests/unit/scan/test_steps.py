@@ -25,7 +25,11 @@ def schedules(draw):
 
 
 sizings = st.builds(
-    TaskSizing, row_bytes=st.just(8.0), target_bytes=st.integers(1, 2000), num_tasks=st.none() | st.integers(1, 40)
+    TaskSizing,
+    row_bytes=st.just(8.0),
+    target_bytes=st.integers(1, 2000),
+    num_tasks=st.none() | st.integers(1, 40),
+    first_tasks=st.integers(0, 6),
 )
 
 
@@ -65,7 +69,7 @@ def test_a_wanted_number_of_tasks_is_shared_by_the_ranks(num_tasks, steps_of_tas
 def test_tasks_grow_to_a_window_of_each_lane_within_bounds(target, window, world_size, steps_of_tasks):
     mebibyte = 2**20
     schedule = BatchSchedule(rows=160, lanes=4, global_batch=4, world_size=world_size)
-    tasks = plan_steps(schedule, TaskSizing(mebibyte, target * mebibyte), window)
+    tasks = plan_steps(schedule, TaskSizing(mebibyte, target * mebibyte, first_tasks=1), window)
     assert [task.end - task.first for task in tasks] == steps_of_tasks
 
 

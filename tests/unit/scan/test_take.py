@@ -11,10 +11,11 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from ray_lance.order import DenseRows, RowPermutation
+from ray_lance.order import BatchSchedule, DenseRows, RowPermutation
 from ray_lance.scan.plan import TaskSizing
 from ray_lance.scan.pushdown import build_scan
-from ray_lance.scan.take import plan_positions, take_rows
+from ray_lance.scan.steps import plan_steps
+from ray_lance.scan.take import plan_positions, suited, take_rows
 from ray_lance.table import TableRef
 from tests.datasets import sample_table
 
@@ -61,6 +62,32 @@ def test_the_first_window_is_cut_for_all_processes_to_begin_with_a_small_part():
     assert cut[5:] == whole[1:]
     assert [cut[0].start, cut[4].stop] == [whole[0].start, whole[0].stop]
     assert sum(task.num_rows for task in cut) == len(order)
+
+
+@pytest.mark.parametrize(
+    ("uri", "shuffled", "first_tasks"),
+    [
+        ("/data/a.lance", True, 4),
+        ("file:///data/a.lance", True, 4),
+        ("s3://a/b.lance", False, 4),
+        ("s3://a/b.lance", True, 0),
+    ],
+)
+def test_parts_of_windows_are_read_first_only_where_they_cost_a_part_of_the_window(uri, shuffled, first_tasks):
+    order = RowPermutation(DenseRows(1_000_000))
+    order = order.shuffle(7, 64, 65536) if shuffled else order
+    sizing = suited(TaskSizing(528, 32 * 2**20, first_tasks=4), order, TableRef.of(uri))
+
+    assert sizing == TaskSizing(528, 32 * 2**20, first_tasks=first_tasks)
+
+
+def test_without_small_tasks_a_rank_begins_with_a_whole_window():
+    schedule = BatchSchedule(1_000_000, 1, 1024)
+    small = plan_steps(schedule, TaskSizing(528, 32 * 2**20, first_tasks=4), 65536)
+    whole = plan_steps(schedule, TaskSizing(528, 32 * 2**20), 65536)
+
+    assert small[0].num_rows < 4096 < 60_000 < whole[0].num_rows
+    assert sum(task.num_rows for task in whole) == sum(task.num_rows for task in small)
 
 
 @pytest.fixture(scope="module")

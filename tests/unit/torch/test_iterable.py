@@ -287,6 +287,12 @@ class TestSteps:
         assert all(count * 528 <= 2**20 for count in rows[:4])
         assert sum(rows) == schedule.steps * 1024
 
+    def test_where_parts_of_windows_cost_as_much_as_windows_the_first_reads_are_windows(self):
+        order = RowPermutation(DenseRows(10**6)).shuffle(1, 64, 65536)
+        schedule = BatchSchedule(10**6, 1, 1024)
+        first = next(plan_reads(schedule, range(schedule.steps), order, 528.0, small_first=False))
+        assert first.ranges == ((0, int(order.window_edges()[1])),)
+
 
 class TestRanks:
     def test_are_found_in_torch_distributed(self, table):
