@@ -17,7 +17,7 @@ __all__ = ["FragmentRange", "FragmentRows", "TaskSizing", "cut_first", "plan_fra
 
 MIN_TASK_BYTES = 4 * 2**20
 MAX_TASK_BYTES = 32 * 2**20
-FIRST_TASK_BYTES = 2**20
+FIRST_TASK_BYTES = 2**19
 # A window of a shuffle is read whole where it can be: a part of one touches all of its clumps.
 MAX_WINDOW_BYTES = 4 * MAX_TASK_BYTES
 

@@ -64,7 +64,8 @@ def plan_reads(
         for piece in schedule.pieces(step):
             lane = lanes.get(piece.lane)
             if lane is None:
-                lane = lanes[piece.lane] = _LaneCutter(piece.lane, order, row_bytes, small_first=small_first)
+                first_rows = max(len(piece), int(FIRST_TASK_BYTES / row_bytes)) if small_first else None
+                lane = lanes[piece.lane] = _LaneCutter(piece.lane, order, row_bytes, first_rows)
             yield from lane.add(piece.start, piece.stop)
     for lane in lanes.values():
         yield from lane.flush()
@@ -73,13 +74,13 @@ def plan_reads(
 class _LaneCutter:
     """Collects the ranges of a lane into reads."""
 
-    def __init__(self, lane: int, order: RowPermutation, row_bytes: float, *, small_first: bool) -> None:
+    def __init__(self, lane: int, order: RowPermutation, row_bytes: float, first_rows: int | None) -> None:
         self._lane, self._order = lane, order
         self._wanted = max(1, int(READ_BYTES / row_bytes))
         window = order.clump_order.clumps_per_window * order.mixing.clump if order.mixing is not None else 1
         self._window = window if 1 < window <= MAX_WINDOW_BYTES / row_bytes else None
         self._longest = self._wanted if self._window is None else max(self._window, 2 * self._wanted)
-        self._limit = max(1, int(FIRST_TASK_BYTES / row_bytes)) if small_first else self._longest
+        self._limit = min(first_rows or self._longest, self._longest)
         self._ranges: list[tuple[int, int]] = []
         self._rows = 0
         self._span, self._edge = (0, 0), 0

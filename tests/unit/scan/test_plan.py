@@ -105,7 +105,7 @@ def test_the_first_tasks_are_small_for_the_first_batch_to_come_soon():
     tasks = plan_scan(scan(), fragments([[1_000_000]]), sizing)
 
     assert len(tasks) == 20
-    assert [task.stop for task in tasks[:5]] == [1985, 3970, 5955, 7940, 62_500]
+    assert [task.stop for task in tasks[:5]] == [992, 1984, 2976, 3968, 62_500]
     assert [task.start for task in tasks[1:]] == [task.stop for task in tasks[:-1]]
 
 

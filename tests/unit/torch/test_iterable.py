@@ -284,8 +284,15 @@ class TestSteps:
         reads = list(plan_reads(schedule, range(schedule.steps), order, 528.0))
         rows = [sum(stop - start for start, stop in read.ranges) for read in reads]
         assert [read.lane for read in reads[:4]] == [0, 1, 2, 3]
-        assert all(count * 528 <= 2**20 for count in rows[:4])
+        assert all(count * 528 <= 2**19 for count in rows[:4])
         assert sum(rows) == schedule.steps * 1024
+
+    def test_the_first_read_of_a_lane_holds_its_part_of_the_first_batch(self):
+        order = RowPermutation(DenseRows(10**6)).shuffle(1, 64, 65536)
+        schedule = BatchSchedule(10**6, 2, 8192)
+        first, second, *_ = plan_reads(schedule, range(schedule.steps), order, 528.0)
+        assert first.ranges == ((0, 4096),)
+        assert second.ranges == ((500_000, 504_096),)
 
     def test_where_parts_of_windows_cost_as_much_as_windows_the_first_reads_are_windows(self):
         order = RowPermutation(DenseRows(10**6)).shuffle(1, 64, 65536)
