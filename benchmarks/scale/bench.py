@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import lance
 import numpy as np
@@ -25,9 +26,10 @@ from fragments import ORDERS
 from lance.fragment import write_fragments
 from paths import CPUS, PATHS
 from paths import RANKS as RANKS_HERE
-from watch import MIB, ROLES, Timeline, drop_from_page_cache, watching
+from watch import MIB, ROLES, Timeline, watching
 
 from harness import DATA, save
+from tests.page_cache import drop_from_page_cache
 
 FOLDER = Path(__file__).parent
 WIDTH = 256

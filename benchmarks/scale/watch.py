@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import mmap
 import os
 import re
 import threading
@@ -13,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
+from tests.page_cache import drop_from_page_cache
 
 MIB = 2**20
 EVERY_S = 0.05
@@ -146,32 +144,3 @@ def resident(pid: int) -> Memory:
 def _drop(folders: Sequence[Path], timeline: Timeline, ended: threading.Event) -> None:
     while not ended.wait(DROP_EVERY_S):
         timeline.cached.append((time.monotonic(), drop_from_page_cache(folders)))
-
-
-def drop_from_page_cache(folders: Sequence[Path]) -> int:
-    """Let the kernel forget the files of some folders, as far as they are on disk. Returns how many bytes it held."""
-    held = 0
-    for path in [path for folder in folders for path in folder.rglob("*") if path.is_file()]:
-        try:
-            handle = os.open(path, os.O_RDONLY)
-        except FileNotFoundError:
-            continue
-        try:
-            held += _cached_bytes(handle)
-            os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
-        finally:
-            os.close(handle)
-    return held
-
-
-def _cached_bytes(handle: int) -> int:
-    size = os.fstat(handle).st_size
-    if size == 0:
-        return 0
-    pages = np.zeros(-(-size // mmap.PAGESIZE), np.uint8)
-    # A private mapping that may be written, since ctypes takes the address of no other.
-    with mmap.mmap(handle, size, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE) as mapped:
-        address = ctypes.byref(ctypes.c_char.from_buffer(mapped))
-        failed = ctypes.CDLL(None).mincore(address, ctypes.c_size_t(size), ctypes.c_void_p(pages.ctypes.data))
-        del address
-    return 0 if failed else int((pages & 1).sum()) * mmap.PAGESIZE

@@ -27,10 +27,10 @@ from ray_lance.order import BatchSchedule
 from ray_lance.scan.pushdown import build_scan
 from ray_lance.scan.take import take_rows
 from ray_lance.table import TableRef
-from ray_lance.torch import LanceIterableDataset
 from ray_lance.train import LanceDataConfig
 from tests.datasets import sample_table
-from tests.laws import Run, check_coverage, check_one_order, check_resume, check_same_batches, sequence
+from tests.executors import ranks
+from tests.laws import check_coverage, check_one_order, check_resume, check_same_batches, sequence
 from tests.proxy import Proxy, Trouble, troubled_s3
 
 # Workers cannot import this module.
@@ -124,24 +124,6 @@ def check_values(rows: list[dict]) -> None:
         assert row["label"] == row["id"] % 10
         assert list(row["vec"]) == [float(row["id"])] * 4
         assert row["text"] == f"row {row['id']}"
-
-
-def ranks(table: TableRef, **options):
-    """An executor of the iterable dataset; see tests.laws."""
-
-    def execute(world_size, cursor=None, steps=None):
-        batches, states = [], []
-        for rank in range(world_size):
-            dataset = LanceIterableDataset(
-                table, batch_size=400 // world_size, rank=rank, world_size=world_size, **options
-            )
-            if cursor is not None:
-                dataset.load_state_dict(json.loads(json.dumps(cursor)))
-            batches.append([batch["id"].numpy() for batch in itertools.islice(dataset, steps)])
-            states.append(dataset.state_dict())
-        return Run(batches, states[0])
-
-    return execute
 
 
 class TestLawsUnderTrouble:

@@ -117,8 +117,8 @@ def test_reads_in_process_are_planned_of_that_size(name, ranks):
     reads = list(itertools.islice(plan_reads(schedule, range(steps), job.order(), job.row_bytes), 6))
 
     rows = [sum(stop - start for start, stop in read.ranges) for read in reads]
-    # The first is small: a batch, or 512 KiB. The second ends with the window in which the lane begins; windows differ by
-    # a clump.
+    # The first is a batch, or 512 KiB. The second ends with the window in which the lane begins; windows differ by a
+    # clump.
     assert rows[0] == max(BATCH, 2**19 // job.row_bytes)
     assert all(job.read_rows - job.clump <= count <= job.read_rows for count in rows[2:])
     assert max(rows) * job.row_bytes <= WINDOWS_READ_WHOLE
