@@ -63,10 +63,10 @@ def add_columns(
     later computes what is missing: rows appended since, for instance. Appends and deletions by others meanwhile do no
     harm; fragments that others rewrite meanwhile are computed again.
 
-    A call goes on with an earlier one that had the same input columns, ``where``, name of ``fn`` and arguments of
-    ``fn``. A call that differs in one of them, or whose ``fn`` has new code, needs ``overwrite=True``; if such a call
-    is interrupted, the same call without ``overwrite`` goes on with it. Rows that others update later keep the value
-    computed before: compute them again with ``overwrite=True`` and a ``where`` that selects them.
+    A call goes on with an earlier one that had the same input columns, ``where``, ``decode``, name of ``fn`` and
+    arguments of ``fn``. A call that differs in one of them, or whose ``fn`` has new code, needs ``overwrite=True``; if
+    such a call is interrupted, the same call without ``overwrite`` goes on with it. Rows that others update later keep
+    the value computed before: compute them again with ``overwrite=True`` and a ``where`` that selects them.
 
     Args:
         uri: Path or URI of the Lance dataset, or a reference to it.

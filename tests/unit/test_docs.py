@@ -10,6 +10,10 @@ from pathlib import Path
 
 import pytest
 
+import ray_lance
+import ray_lance.torch
+import ray_lance.train
+
 DOCS = Path(__file__).parents[2] / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
 
@@ -37,6 +41,13 @@ def test_the_snippets_of_a_page_run(page, tmp_path):
 
 def test_there_are_pages():
     assert {DOCS / "migrating.md", DOCS / "backfill.md"} <= set(PAGES)
+
+
+@pytest.mark.parametrize("package", [ray_lance, ray_lance.torch, ray_lance.train], ids=lambda package: package.__name__)
+def test_every_public_name_is_in_the_reference(package):
+    reference = (DOCS / "reference.md").read_text()
+
+    assert [name for name in package.__all__ if not re.search(rf"\b{name}\b", reference)] == []
 
 
 if __name__ == "__main__":
