@@ -9,6 +9,7 @@
     |-- TensorConversionError (TypeError)        a column that cannot become a tensor the way it was asked for
     |-- CursorMismatchError (ValueError)         a cursor of another order than the one it is loaded into
     `-- CommitError (RuntimeError)               a commit that did not happen, after every retry
+        `-- MergeConflictError                   of a merge whose rows others changed; in write/commit.py
 
 Each one also derives from the built-in exception that users of Ray and Lance would catch.
 """

@@ -219,10 +219,11 @@ class Permutation:
         if seed is None:
             raise InvalidArgumentError("seed=None: a split by columns needs a seed, any integer")
         # A split into one part checks that the rows are the same in every epoch.
-        whole = self._order.split({"all": 1.0}, None)["all"]
+        whole, mixing = self._order.split({"all": 1.0}, None)["all"], self._order.mixing
+        whole = replace(whole, mixing=None)  # in the rows' own order, so that a shuffle's clumps are neighbours
         ids, hashes = _hashed_rows(self.table, whole, [by] if isinstance(by, str) else list(by))
         return {
-            name: self._with(replace(whole, row_set=ExplicitRows(ids[members]), start=0, stop=None))
+            name: self._with(replace(whole, row_set=ExplicitRows(ids[members]), mixing=mixing, start=0, stop=None))
             for name, members in hash_split(hashes, fractions, seed).items()
         }
 
@@ -311,7 +312,7 @@ class Permutation:
     def __getstate__(self) -> dict[str, Any]:
         # The manifest grows with the number of fragments; the version alone finds it again.
         return {
-            "_table": replace(self._table, manifest=None),
+            "_table": self._table.without_manifest(),
             "_identity": table_identity(self.table),
             "_order": self._order,
             "_filter": self._filter,

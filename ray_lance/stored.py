@@ -103,7 +103,7 @@ def _base_table(table: Any, base_version: bytes | None) -> TableRef:
         return TableRef.of(source.uri or "", version=version, storage_options=source.storage_options).pin()
     except DatasetNotFoundError as error:
         raise DatasetNotFoundError(
-            f"permutation_table was made from version {version} of {source.uri!r}, which is gone: make it anew from "
+            f"permutation_table was made from version {version} of {source}, which is gone: make it anew from "
             "the present version"
         ) from error
 

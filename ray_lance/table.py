@@ -134,8 +134,12 @@ class TableRef:
 
     def latest(self) -> TableRef:
         """The same table at whatever version is the latest when it is pinned or opened."""
+        return replace(self.without_manifest(), version=None)
+
+    def without_manifest(self) -> TableRef:
+        """The same table and version with nothing attached that grows with the dataset; opening it lists versions."""
         # A namespace is asked anew where the table lies.
-        return replace(self, uri=self.uri if self.namespace_impl is None else None, version=None, manifest=None)
+        return replace(self, uri=self.uri if self.namespace_impl is None else None, manifest=None)
 
     def namespace_arguments(self) -> dict[str, Any]:
         """Keyword arguments that let Lance refresh credentials through the namespace; empty without one."""
@@ -198,8 +202,8 @@ class TableRef:
 
 
 def _absolute(uri: str) -> str:
-    """A relative local path as an absolute one: workers have another working directory."""
-    return uri if "://" in uri or uri.startswith("~") else os.path.abspath(uri)  # noqa: PTH100  Path would resolve ".."
+    """A local path as an absolute one: workers have another working directory, and may have another home."""
+    return uri if "://" in uri else os.path.abspath(os.path.expanduser(uri))  # noqa: PTH100, PTH111  Path resolves ".."
 
 
 def _as_dict(name: str, value: Any) -> dict[str, Any]:
@@ -301,7 +305,7 @@ def _not_found(ref: TableRef) -> DatasetNotFoundError:
     if ref.version is None:
         return DatasetNotFoundError(f"uri: there is no Lance dataset at {place}")
     try:
-        versions = [entry["version"] for entry in _open(replace(ref, version=None, manifest=None)).versions()]
+        versions = [entry["version"] for entry in _open(ref.latest()).versions()]
     except DatasetNotFoundError as error:
         return error
     kept = f"{versions[0]} to {versions[-1]}" if versions else "none"

@@ -63,7 +63,6 @@ class ColumnWriter:
         committed: What has been committed.
         failures: Rows without a value, in committed fragments.
         lost: Fragments that others changed before their commit.
-        version: The version of the last commit; None before.
     """
 
     def __init__(self, window: Window | None, num_cpus: int, send: Send) -> None:
@@ -77,7 +76,6 @@ class ColumnWriter:
         self.committed: list[WrittenColumn] = []
         self.failures: list[RowFailure] = []
         self.lost: list[FragmentWork] = []
-        self.version: int | None = None
 
     def begin(self, job: ColumnJob) -> None:
         """Take fragments of ``job`` from now on."""
@@ -131,10 +129,9 @@ class ColumnWriter:
     def _collect(self, *, wait: bool) -> None:
         if not self._tasks:
             return
-        ready, self._tasks = ray.wait(
-            self._tasks, num_returns=1 if wait else len(self._tasks), timeout=None if wait else 0
-        )
+        ready, _ = ray.wait(self._tasks, num_returns=1 if wait else len(self._tasks), timeout=None if wait else 0)
         for task in ready:
+            self._tasks.remove(task)  # one by one: if it has failed, the others can still be committed
             self._finished += ray.get(task)
 
     def _commit_due(self) -> None:
@@ -151,8 +148,6 @@ class ColumnWriter:
         if not group:
             return
         done = commit_group(self._job, [outcome.written for outcome in group], self._send)
-        if done.committed:
-            self.version = done.version
         self.committed += done.committed
         self.lost += [written.work for written in done.lost]
         if self._window is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import json
 import time
@@ -118,14 +119,15 @@ class Compute:
         """
         function = self.function.func if isinstance(self.function, partial) else self.function
         name = getattr(function, "__qualname__", None) or type(function).__qualname__
-        given = [list(self.arguments), dict(self.keywords)]
-        given += [list(self.constructor_arguments), dict(self.constructor_keywords)]
+        given: dict[str, Any] = {"fn_args": list(self.arguments)}
+        given |= {f"fn_kwargs[{key!r}]": value for key, value in self.keywords.items()}
+        given |= {"fn_constructor_args": list(self.constructor_arguments)}
+        given |= {f"fn_constructor_kwargs[{key!r}]": value for key, value in self.constructor_keywords.items()}
         if isinstance(self.function, partial):
-            given += [list(self.function.args), dict(self.function.keywords)]
-        if decoders:
-            given.append({name: repr(decoder) for name, decoder in decoders.items()})
-        text = json.dumps(given, sort_keys=True, default=lambda value: type(value).__qualname__)
-        return Recipe(self.input_columns, where, name, text)
+            given |= {"partial.args": list(self.function.args)}
+            given |= {f"partial.keywords[{key!r}]": value for key, value in self.function.keywords.items()}
+        given |= {f"decode[{key!r}]": repr(decoder) for key, decoder in (decoders or {}).items()}
+        return Recipe(self.input_columns, where, name, tuple(sorted((key, _digest(value)) for key, value in given.items())))
 
     def check_against(self, schema: pa.Schema) -> None:
         """Check that the input columns exist.
@@ -334,6 +336,12 @@ def count_rows(table: TableRef, todo: Pass) -> Pass:
 
 def _count_rows(table: TableRef, fragment_ids: Sequence[int], filter: str) -> dict[int, int]:
     return count_selected(table.open(), fragment_ids, filter)
+
+
+def _digest(value: Any) -> str:
+    """What tells values apart and does not show them: arguments may be secrets, and every reader sees the dataset."""
+    text = json.dumps(value, sort_keys=True, default=lambda part: type(part).__qualname__)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def _first_schema(table: TableRef, where: str | None, compute: Compute) -> pa.Schema:

@@ -31,7 +31,7 @@ from ray_lance.write.commit import Committed, Send, commit_rows, find_commit
 from ray_lance.write.fragments import Rows, WrittenFile, write_files
 from ray_lance.write.job import WriteJob, begin
 from ray_lance.write.options import WriteOptions, WriteSummary
-from ray_lance.write.schema import portable, refuse_null_types, with_fields
+from ray_lance.write.schema import portable, refuse_null_types, untyped, with_fields
 
 if TYPE_CHECKING:
     from ray.data._internal.execution.interfaces import TaskContext
@@ -133,7 +133,9 @@ class LanceDatasink(Datasink[TaskResult]):
         job = self.start()
         clean_up_after_writes(self.abort)
         if job.schema is None and isinstance(schema, pa.Schema) and schema.names:
-            self._job = job.with_schema(_with_fields(storable_schema(schema), self._options))
+            seen = _with_fields(storable_schema(schema), self._options)
+            # Of pandas blocks Ray looks at one row, in which values may be missing: then tasks look at more of them.
+            self._job = job if untyped(seen) else job.with_schema(seen)
 
     def write(self, blocks: Iterable[Any], ctx: TaskContext) -> TaskResult:  # noqa: ARG002
         """Write the blocks of one task as files."""
@@ -144,7 +146,7 @@ class LanceDatasink(Datasink[TaskResult]):
             return TaskResult((), None)
         # Sent between processes, a column of tensors of varying shape arrives as Arrow's extension type.
         inferred = job.schema is None
-        schema = _with_fields(rows[0].table(0, 1).schema, self._options) if inferred else portable(job.schema)
+        schema = _inferred(rows, self._options) if inferred else portable(job.schema)
         return TaskResult(tuple(write_files(rows, job.with_schema(schema))), schema)
 
     def rows(self, blocks: Iterable[Any]) -> list[Rows]:
@@ -308,8 +310,21 @@ def _nothing_done(job: WriteJob) -> WriteSummary:
 
 def _with_fields(schema: pa.Schema, options: WriteOptions) -> pa.Schema:
     """The inferred schema with the fields that the options replace."""
-    if isinstance(options.schema, tuple):
-        schema = storable_schema(with_fields(schema, options.schema))
+    return storable_schema(with_fields(schema, options.schema)) if isinstance(options.schema, tuple) else schema
+
+
+def _inferred(rows: Sequence[Rows], options: WriteOptions) -> pa.Schema:
+    """The schema of the first row, or of as many blocks as it takes for every column to have a value.
+
+    Raises:
+        SchemaMismatchError: A column has none at all.
+    """
+    schema = _with_fields(rows[0].table(0, 1).schema, options)
+    for block in rows:
+        if not (missing := untyped(schema)):
+            break
+        seen = block.table(0, block.num_rows).schema
+        schema = with_fields(schema, [seen.field(name) for name in missing if name in seen.names])
     refuse_null_types(schema)
     return schema
 

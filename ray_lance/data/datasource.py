@@ -146,7 +146,8 @@ def _read_blocks(
         yield table
 
 
-@lru_cache(maxsize=16)
+# Few: a plan may hold the addresses of all rows, and an idle worker would keep it in the object store.
+@lru_cache(maxsize=2)
 def _fetch_plan(shared: ray.ObjectRef) -> Any:
     plan, row_addresses = ray.get(shared)
     return plan if row_addresses is None else plan.with_rows(ray.get(row_addresses))

@@ -123,7 +123,9 @@ class Scan:
         if self.filter is not None:
             options["filter"] = self.filter
         projection = _projection(self.of_table(table).columns, with_row_address=ROW_ADDRESS in self.read_names)
-        return dataset.scanner(**projection, **{"blob_handling": "all_binary", **self.options, **options})
+        # In order whatever was asked for: a stream that broke goes on behind the number of rows that it delivered.
+        given = {"blob_handling": "all_binary", **self.options, **options, "scan_in_order": True}
+        return dataset.scanner(**projection, **given)
 
     def stored_schema(self) -> pa.Schema:
         """The unified schema of the tables as Lance's scanner gives it, in delivery order.

@@ -73,8 +73,9 @@ def open_source(
         return Permutation(source, filter, version=version, storage_options=storage_options)
     for name, value in (("filter", filter), ("version", version), ("storage_options", storage_options)):
         if value is not None:
+            shown = "..." if name == "storage_options" else repr(value)
             raise InvalidArgumentError(
-                f"{name}={value!r} does not apply to a permutation, which has decided it: pass it to "
+                f"{name}={shown} does not apply to a permutation, which has decided it: pass it to "
                 "Permutation(source, ...)"
             )
     return source

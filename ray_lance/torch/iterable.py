@@ -196,6 +196,11 @@ class LanceIterableDataset(IterableDataset[Any]):
         cursor = Cursor.from_json(state)
         permutation = self.permutation
         cursor.check(permutation.fingerprint, self._wanted_lanes or cursor.lanes, permutation.describe())
+        if permutation.fixed_epoch and cursor.epoch != permutation.order.epoch_number:
+            raise CursorMismatchError(
+                f"epoch: the state is of epoch {cursor.epoch}, and here Permutation.epoch has fixed epoch "
+                f"{permutation.order.epoch_number}: load it into a dataset of that epoch, or of no fixed one"
+            )
         self._schedule(cursor)
         self._is_loaded, self._lanes = True, cursor.lanes
         if part is None:

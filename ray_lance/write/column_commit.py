@@ -144,8 +144,8 @@ def remove_leftovers(job: ColumnJob, committed: Collection[str]) -> None:
         committed: Names of the files that it committed.
     """
     storage, record = job.target.storage(), job.record
-    owners = (record.owner, *record.unfinished)
-    prefixes = tuple(f"{record.generation}-{owner}" for owner in owners)
+    prefixes = (record.file_prefix, *record.unfinished)
+    owners = [prefix.partition("-")[2] for prefix in prefixes]
     kept = {name.removesuffix(".lance") for name in committed}
     transactions = tuple(str(uuid.UUID(owner.ljust(32, "0")))[:18] for owner in owners)
     try:
@@ -158,8 +158,8 @@ def remove_leftovers(job: ColumnJob, committed: Collection[str]) -> None:
             if path in referred or f"data/{stems.get(path)}.lance" in referred:
                 continue
             job.target.options.retry.call(lambda path=path: storage.remove(path), f"removing {path}")  # type: ignore[misc]
-        for owner in owners:
-            storage.finish(f"{record.generation}-{owner}")
+        for prefix in prefixes:
+            storage.finish(prefix)
     except Exception as error:
         logger.warning("files of job %s at %s may be left behind: %s", record.owner, job.target.shown_uri, error)
 

@@ -125,7 +125,7 @@ def place(
     new, old = _Ascending(values, schema), _Ascending(kept, schema)
     position = 0
     while position < physical_rows:
-        stop = min(physical_rows, position + new.rows_per_batch())
+        stop = min(physical_rows, position + min(new.rows_per_batch(), old.rows_per_batch()))
         yield from _window(new.until(stop), old.until(stop), position, stop).to_batches()
         position = stop
 
@@ -168,8 +168,8 @@ class _Ascending:
         self._ended = not self._advance()
 
     def rows_per_batch(self) -> int:
-        """Rows of a batch of bounded bytes."""
-        row_bytes = self._rows.nbytes / len(self._rows) if len(self._rows) else 64.0
+        """Rows of a batch of bounded bytes; where none are left, as many as may be."""
+        row_bytes = self._rows.nbytes / len(self._rows) if len(self._rows) else 0.0
         return int(min(max(1, _BATCH_BYTES // max(row_bytes, 1e-3)), _MAX_BATCH_ROWS))
 
     def until(self, stop: int) -> tuple[Offsets, pa.Table]:

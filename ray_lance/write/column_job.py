@@ -31,7 +31,7 @@ class ColumnJob:
     @property
     def file_prefix(self) -> str:
         """Begins the names of all files of this job."""
-        return f"{self.record.generation}-{self.record.owner}"
+        return self.record.file_prefix
 
     def field_ids(self) -> list[int]:
         """Ids of the columns' fields, children behind their parents."""

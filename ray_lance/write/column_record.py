@@ -28,21 +28,22 @@ class Recipe:
         input_columns: The columns that the values are computed from.
         where: Condition of the rows that get values; None for all.
         function: Name of the function or class.
-        arguments: What else the function is given, as text.
+        arguments: What else the function is given: names, and a digest of each value, since values may be secrets.
     """
 
     input_columns: tuple[str, ...]
     where: str | None
     function: str
-    arguments: str
+    arguments: tuple[tuple[str, str], ...]
 
     def difference(self, other: Recipe) -> str:
         """The first part in which two recipes differ, as text; empty where they are equal."""
-        for name, mine in asdict(self).items():
-            theirs = getattr(other, name)
+        for name in ("input_columns", "where", "function"):
+            mine, theirs = getattr(self, name), getattr(other, name)
             if mine != theirs:
                 return f"{name}={theirs!r} then, {name}={mine!r} now"
-        return ""
+        changed = sorted({name for name, _ in set(self.arguments) ^ set(other.arguments)})
+        return f"with another value of {', '.join(changed)}" if changed else ""
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,8 @@ class ColumnRecord:
         recipe: How they are made.
         generation: Begins the names of all files that belong to this computation; 16 hexadecimal digits.
         owner: Id of the job that may commit; empty when the last job came to its end. 16 hexadecimal digits.
-        unfinished: Ids of earlier jobs that did not come to their end and may have left files.
+        unfinished: Beginnings of the names of files that earlier jobs may have left, which did not come to their end:
+            generation and owner, also of computations that this one replaces.
         since: The version that the first of the unfinished jobs began with.
         replaces: Whether every fragment without a file of this generation is to be computed anew. Otherwise only
             rows without a value are.
@@ -70,8 +72,17 @@ class ColumnRecord:
 
     def claimed(self, version: int) -> ColumnRecord:
         """The record of a new job that goes on with the computation at ``version``."""
-        unfinished = (*self.unfinished, self.owner) if self.owner else self.unfinished
+        unfinished = self.all_unfinished()
         return replace(self, owner=new_id(), unfinished=unfinished, since=self.since if unfinished else version)
+
+    @property
+    def file_prefix(self) -> str:
+        """Begins the names of all files of the job that owns the columns."""
+        return f"{self.generation}-{self.owner}"
+
+    def all_unfinished(self) -> tuple[str, ...]:
+        """``unfinished``, and the job that owns the columns if there is one."""
+        return (*self.unfinished, self.file_prefix) if self.owner else self.unfinished
 
     def finished(self) -> ColumnRecord:
         """The record after the last fragment."""
@@ -87,6 +98,7 @@ class ColumnRecord:
         values = json.loads(text)
         recipe = values["recipe"]
         recipe["input_columns"] = tuple(recipe["input_columns"])
+        recipe["arguments"] = tuple((name, digest) for name, digest in recipe["arguments"])
         tuples = {name: tuple(values[name]) for name in ("columns", "unfinished")}
         return cls(**{**values, **tuples, "recipe": Recipe(**recipe)})
 
@@ -146,7 +158,7 @@ def check_columns(schema: pa.Schema, columns: pa.Schema, recipe: Recipe, *, over
     if existing and not overwrite:
         record = _same_record(schema, columns, recipe)
     else:
-        record = ColumnRecord(tuple(columns.names), recipe, replaces=bool(existing))
+        record = _new_record(schema, columns, recipe, existing)
     stored = column_fields(schema, existing)
     for name in existing:
         if stored.field(name).type != columns.field(name).type:
@@ -155,6 +167,16 @@ def check_columns(schema: pa.Schema, columns: pa.Schema, recipe: Recipe, *, over
                 "drop it first (lance's drop_columns), or give the new column another name"
             )
     return record
+
+
+def _new_record(schema: pa.Schema, columns: pa.Schema, recipe: Recipe, existing: Iterable[str]) -> ColumnRecord:
+    """The record of a computation from the start, which also cleans up after those that it replaces."""
+    records = [record for name in existing if (record := record_of(schema, name)) is not None]
+    unfinished = sorted({job for record in records for job in record.all_unfinished()})
+    since = min((record.since for record in records if record.all_unfinished()), default=0)
+    return ColumnRecord(
+        tuple(columns.names), recipe, unfinished=tuple(unfinished), since=since, replaces=bool(list(existing))
+    )
 
 
 def _same_record(schema: pa.Schema, columns: pa.Schema, recipe: Recipe) -> ColumnRecord:

@@ -20,7 +20,7 @@ from ray_lance.tensors.kinds import (
     variable_shape_field,
 )
 
-__all__ = ["bare_type", "fit", "is_blob", "portable", "refuse_null_types", "with_fields"]
+__all__ = ["bare_type", "fit", "is_blob", "portable", "refuse_null_types", "untyped", "with_fields"]
 
 
 def fit(table: pa.Table, schema: pa.Schema) -> pa.Table:
@@ -64,12 +64,16 @@ def refuse_null_types(schema: pa.Schema) -> None:
     Raises:
         SchemaMismatchError: A column has the null type: all the values seen were None.
     """
-    untyped = [field.name for field in schema if pa.types.is_null(field.type)]
-    if untyped:
+    if names := untyped(schema):
         raise SchemaMismatchError(
-            f"columns {untyped} hold only nulls in the first rows, so their types are unknown; "
-            f"give them, for instance schema=[pyarrow.field({untyped[0]!r}, pyarrow.string())]"
+            f"columns {names} hold only nulls in the first rows, so their types are unknown; "
+            f"give them, for instance schema=[pyarrow.field({names[0]!r}, pyarrow.string())]"
         )
+
+
+def untyped(schema: pa.Schema) -> list[str]:
+    """Names of the columns of the null type, which says nothing: all the values seen were None."""
+    return [field.name for field in schema if pa.types.is_null(field.type)]
 
 
 def with_fields(schema: pa.Schema, fields: Iterable[pa.Field]) -> pa.Schema:

@@ -65,6 +65,14 @@ class Adder:
         return {"plus": batch["id"] * factor + self.addend}
 
 
+class Keyed(Adder):
+    """Is constructed with a secret."""
+
+    def __init__(self, addend: int, key: str) -> None:
+        super().__init__(addend)
+        self.key = key
+
+
 def add(uri: str, fn=plus, **options) -> ray_lance.AddColumnsSummary:
     options.setdefault("input_columns", ["id"])
     return ray_lance.add_columns(uri, fn, **options)
@@ -388,6 +396,35 @@ def test_however_many_fragments_are_finished_at_once_few_tasks_write_them():
     writer.submit(finished)
 
     assert 1 <= writer.most <= ray.cluster_resources()["CPU"]
+
+
+def test_after_a_failed_task_those_that_ended_with_it_are_still_committed(monkeypatch):
+    committed: list = []
+    monkeypatch.setattr(ColumnWriter, "_commit", lambda self: committed.extend(self._finished))
+    writer = Started()
+    fail = ray.remote(num_cpus=0)(lambda: 1 / 0).remote()
+    writer._tasks = [fail, ray.put(["second"]), ray.put(["third"])]
+    ray.wait([fail])
+
+    with pytest.raises(ZeroDivisionError):
+        writer._collect(wait=False)
+    writer.salvage()
+
+    assert committed == ["second", "third"]
+
+
+def test_arguments_of_the_function_are_not_written_down(uri):
+    write_fragments(uri, [20])
+    secret = {"fn_constructor_kwargs": {"addend": 7, "key": "hunter2"}, "concurrency": 1}
+    add(uri, Keyed, **secret)
+
+    metadata = str(lance.dataset(uri).schema.field("plus").metadata) + str(lance.dataset(uri).lance_schema)
+    assert "hunter2" not in metadata
+    other = {**secret, "fn_constructor_kwargs": {"addend": 7, "key": "hunter3"}}
+    with pytest.raises(InvalidArgumentError, match=r"another value of fn_constructor_kwargs\['key'\]") as refused:
+        add(uri, Keyed, **other)
+    assert "hunter" not in str(refused.value)
+    assert add(uri, Keyed, **secret).fragments_done == 0
 
 
 def computed_blocks(uri: str, fn, schema: pa.Schema, **options) -> list[int]:

@@ -7,6 +7,7 @@ import sys
 
 import lance
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 import ray
@@ -380,3 +381,21 @@ def test_a_table_of_a_namespace(tmp_path):
 
     rows = ray_lance.read_lance(**place).take_all()
     assert sorted(row["id"] for row in rows) == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype"), [([None, 1.5, 2.0], "float64"), ([None, 1.5, 2.0], "object"), ([None, "a", "b"], "object")]
+)
+def test_a_column_of_a_data_frame_may_begin_with_a_missing_value(uri, values, dtype):
+    frame = pd.DataFrame({"id": range(3), "value": pd.Series(values, dtype=dtype)})
+
+    ray_lance.write_lance(ray.data.from_pandas(frame), uri)
+
+    assert lance.dataset(uri).to_table()["value"].to_pylist() == values
+
+
+def test_a_column_without_any_value_is_refused(uri):
+    frame = pd.DataFrame({"id": range(3), "value": [None] * 3})
+
+    with pytest.raises(ray_lance.SchemaMismatchError, match=r"\['value'\] hold only nulls"):
+        ray_lance.write_lance(ray.data.from_pandas(frame), uri)

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import ray_lance
-from ray_lance import Permutation
+from ray_lance import Permutation, TableRef
 from tests.datasets import sample_table, write_fragments
 
 
@@ -116,6 +116,20 @@ class TestSplit:
             assert before[name] == [i for i in after[name] if i < 100]
         if by == "label":
             assert {i % 10 for i in after["train"]}.isdisjoint(i % 10 for i in after["val"])
+
+    def test_by_columns_a_shuffle_keeps_neighbours_together(self, table, uri):
+        fractions = {"train": 0.7, "val": 0.3}
+        first = Permutation(uri).shuffle(3, clump=4, window=8).split(fractions, by="text")
+        second = Permutation(uri).split(fractions, by="text")
+        for name in fractions:
+            assert ids_of(first[name]) == ids_of(second[name].shuffle(3, clump=4, window=8))
+
+    def test_of_a_table_of_a_namespace_can_be_sent_to_workers(self, tmp_path):
+        lance.write_dataset(sample_table(20), str(tmp_path / "words.lance"))
+        ref = TableRef(None, namespace_impl="dir", namespace_properties={"root": str(tmp_path)}, table_id=("words",))
+        permutation = Permutation(ref).shuffle(1)
+
+        assert ids_of(pickle.loads(pickle.dumps(permutation))) == ids_of(permutation)
 
     @pytest.mark.parametrize(
         ("fractions", "options", "message"),

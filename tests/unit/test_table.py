@@ -113,6 +113,20 @@ class TestOpen:
         pinned = pickle.loads(pickle.dumps(ref.pin()))
         assert pinned.open().count_rows() == 2
 
+    def test_without_manifest_a_pinned_table_of_a_namespace_is_found_again_at_its_version(self, tmp_path):
+        lance.write_dataset(pa.table({"a": [1, 2]}), str(tmp_path / "words.lance"))
+        ref = TableRef(None, namespace_impl="dir", namespace_properties={"root": str(tmp_path)}, table_id=("words",))
+        recipe = pickle.loads(pickle.dumps(ref.pin().without_manifest()))
+        lance.write_dataset(pa.table({"a": [3]}), str(tmp_path / "words.lance"), mode="append")
+
+        assert recipe.manifest is None
+        assert recipe.pin().open().count_rows() == 2
+
+    def test_a_home_directory_is_resolved_here_and_not_by_each_worker(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("HOME", str(tmp_path))
+
+        assert TableRef.of("~/words.lance").uri == str(tmp_path / "words.lance")
+
     def test_the_latest_version_of_a_pinned_table_of_a_namespace(self, tmp_path):
         lance.write_dataset(pa.table({"a": [1, 2]}), str(tmp_path / "words.lance"))
         ref = TableRef(None, namespace_impl="dir", namespace_properties={"root": str(tmp_path)}, table_id=("words",))

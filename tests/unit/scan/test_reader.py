@@ -14,6 +14,7 @@ from ray_lance.scan.plan import MAX_TASK_BYTES, FragmentRows, TaskSizing, plan_s
 from ray_lance.scan.pushdown import build_scan
 from ray_lance.scan.reader import ReadPlan, resume_batches
 from ray_lance.table import TableRef
+from tests.datasets import write_fragments
 
 FAST = RetryPolicy(max_attempts=3, base_delay_s=0.0)
 
@@ -102,3 +103,16 @@ def test_a_part_of_a_fragment_comes_in_one_piece_whatever_the_rounding(uri):
 
     assert max(task.num_rows for task in tasks) == 9
     assert pieces == [[task.num_rows] for task in tasks]
+
+
+def test_a_scan_is_in_order_whatever_its_options_say_since_streams_are_resumed_by_count(uri, monkeypatch):
+    asked: list[dict] = []
+    scanner = lance.LanceDataset.scanner
+    monkeypatch.setattr(
+        lance.LanceDataset, "scanner", lambda self, **given: asked.append(given) or scanner(self, **given)
+    )
+    write_fragments(uri, [10, 10])
+    scan = build_scan([TableRef.of(uri).pin()], ["id"], "id > 3", [], {"scan_in_order": False})
+
+    assert scan.scanner(0).to_table()["id"].to_pylist() == list(range(4, 20))
+    assert asked[-1]["scan_in_order"] is True

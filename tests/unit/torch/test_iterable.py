@@ -226,6 +226,15 @@ class TestEpochs:
 
 
 class TestState:
+    def test_of_another_epoch_is_refused_where_one_is_fixed(self, table):
+        permutation = Permutation(table).shuffle(3)
+        first = LanceIterableDataset(permutation.epoch(0), batch_size=10)
+        next(iter(first))
+
+        LanceIterableDataset(permutation, batch_size=10).load_state_dict(first.state_dict())
+        with pytest.raises(ray_lance.CursorMismatchError, match=r"epoch 0, and here .* epoch 3"):
+            LanceIterableDataset(permutation.epoch(3), batch_size=10).load_state_dict(first.state_dict())
+
     def test_counts_what_was_returned_not_what_was_read(self, table):
         dataset = LanceIterableDataset(table, batch_size=10, shuffle=1, prefetch=4)
         assert dataset.state_dict()["rows"] == 0
@@ -368,6 +377,11 @@ class TestArguments:
     def test_that_cannot_work(self, table, options, message):
         with pytest.raises(ray_lance.InvalidArgumentError, match=message):
             LanceIterableDataset(table, **options)
+
+    def test_the_refusal_of_storage_options_does_not_show_them(self, table):
+        with pytest.raises(ray_lance.InvalidArgumentError, match="storage_options") as refused:
+            LanceIterableDataset(Permutation(table), batch_size=1, storage_options={"aws_secret_access_key": "hunter2"})
+        assert "hunter2" not in str(refused.value)
 
     @pytest.mark.parametrize("options", [{"filter": "id > 3"}, {"version": 1}, {"storage_options": {}}])
     def test_that_a_permutation_has_decided(self, table, options):

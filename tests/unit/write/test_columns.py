@@ -26,7 +26,7 @@ from tests.datasets import sample_table, write_fragments
 from tests.orphans import orphans
 from tests.writes import QUICK, Cue, FaultySend
 
-RECIPE = Recipe(("id",), None, "plus", "[]")
+RECIPE = Recipe(("id",), None, "plus", ())
 PLUS = pa.schema([("plus", pa.int64())])
 
 
@@ -143,6 +143,18 @@ def test_a_file_of_other_rows_is_refused(uri, addresses, message):
 # ---- records and recipes -----------------------------------------------------------------------------------------
 
 
+def test_kept_rows_are_placed_in_batches_of_bounded_bytes():
+    """Also where no new row is left, whose size could tell."""
+    schema = pa.schema({"value": pa.binary()})
+    kept = pa.table({"value": pa.array([bytes(100_000)] * 2000, pa.binary())}, schema=schema)
+    new = pa.table({"value": [b"new"]}, schema=schema)
+
+    batches = list(place([(np.array([0]), new)], [(np.arange(1, 2001), kept)], 2001, schema))
+
+    assert sum(batch.num_rows for batch in batches) == 2001
+    assert max(batch.nbytes for batch in batches) <= 64 * 2**20
+
+
 @given(
     st.lists(st.text(min_size=1), min_size=1, unique=True),
     st.none() | st.text(),
@@ -150,7 +162,9 @@ def test_a_file_of_other_rows_is_refused(uri, addresses, message):
     st.booleans(),
 )
 def test_a_record_survives_as_text(columns, where, unfinished, replaces):
-    record = ColumnRecord(tuple(columns), Recipe(tuple(columns), where, "f", "[]"), unfinished=tuple(unfinished))
+    record = ColumnRecord(
+        tuple(columns), Recipe(tuple(columns), where, "f", (("fn_args", "0f"),)), unfinished=tuple(unfinished)
+    )
     record = replace(record, replaces=replaces).claimed(7)
 
     assert ColumnRecord.from_json(record.to_json()) == record
@@ -161,13 +175,18 @@ def test_claims_accumulate_until_a_job_comes_to_its_end():
     second = first.claimed(8)
 
     assert (first.unfinished, first.since) == ((), 3)
-    assert (second.unfinished, second.since) == ((first.owner,), 3)
+    assert (second.unfinished, second.since) == ((first.file_prefix,), 3)
     assert second.finished().claimed(9).unfinished == ()
 
 
 @pytest.mark.parametrize(
     "changed",
-    [{"where": "id > 3"}, {"function": "other"}, {"input_columns": ("label",)}, {"arguments": "[1]"}],
+    [
+        {"where": "id > 3"},
+        {"function": "other"},
+        {"input_columns": ("label",)},
+        {"arguments": (("fn_kwargs['size']", "0f"),)},
+    ],
     ids=lambda changed: next(iter(changed)),
 )
 def test_another_recipe_is_refused_without_overwrite(uri, changed):
@@ -176,7 +195,8 @@ def test_another_recipe_is_refused_without_overwrite(uri, changed):
     other = replace(RECIPE, **changed)
     schema = lance.dataset(uri).schema
 
-    with pytest.raises(InvalidArgumentError, match=next(iter(changed))):
+    named = r"fn_kwargs\['size'\]" if "arguments" in changed else next(iter(changed))
+    with pytest.raises(InvalidArgumentError, match=named):
         check_columns(schema, PLUS, other, overwrite=False)
     assert check_columns(schema, PLUS, other, overwrite=True).replaces
 
@@ -365,6 +385,21 @@ def test_a_finished_job_removes_what_killed_ones_left(uri):
     assert orphans(uri) == []
     assert values(uri) == {i: i + 1 for i in range(40)}
     assert record_of(lance.dataset(uri).schema, "plus").unfinished == ()
+
+
+def test_a_job_that_overwrites_removes_what_a_killed_one_left_and_lets_it_commit_no_more(uri):
+    write_fragments(uri, [20, 20])
+    killed = start(uri)
+    written = write(killed)
+    assert len(orphans(uri)) == 2
+
+    successor = start(uri, replace(RECIPE, function="other"), overwrite=True)
+    work_through(successor, change=5)
+
+    assert orphans(uri) == []
+    assert values(uri) == {i: i + 5 for i in range(40)}
+    with pytest.raises(CommitError, match="taken over"):
+        commit_group(killed, written)
 
 
 def test_clean_up_keeps_what_an_older_version_refers_to(uri):
