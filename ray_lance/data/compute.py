@@ -127,7 +127,9 @@ class Compute:
             given |= {"partial.args": list(self.function.args)}
             given |= {f"partial.keywords[{key!r}]": value for key, value in self.function.keywords.items()}
         given |= {f"decode[{key!r}]": repr(decoder) for key, decoder in (decoders or {}).items()}
-        return Recipe(self.input_columns, where, name, tuple(sorted((key, _digest(value)) for key, value in given.items())))
+        return Recipe(
+            self.input_columns, where, name, tuple(sorted((key, _digest(value)) for key, value in given.items()))
+        )
 
     def check_against(self, schema: pa.Schema) -> None:
         """Check that the input columns exist.
