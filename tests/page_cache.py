@@ -44,7 +44,8 @@ def forgetting(folder: Path) -> Iterator[list[int]]:
 def drop_from_page_cache(folders: Sequence[Path]) -> int:
     """Let the kernel forget the files of some folders, as far as they are on disk. Returns how many bytes it held."""
     held = 0
-    for path in [path for folder in folders for path in folder.rglob("*") if path.is_file()]:
+    # os.walk leaves out folders that vanish meanwhile.
+    for path in [Path(at, name) for folder in folders for at, _, names in os.walk(folder) for name in names]:
         try:
             handle = os.open(path, os.O_RDONLY)
         except FileNotFoundError:

@@ -1,6 +1,6 @@
 """Does it hold when the dataset is larger than memory, has very many files, or the nodes are several?
 
-Usage: python benchmarks/scale/bench.py [--mib 1536] [--store-mib 192] [--fragments 20000]
+Usage: python benchmarks/scale/bench.py [--mib 1536] [--store-mib 448] [--fragments 20000]
 """
 
 from __future__ import annotations
@@ -242,7 +242,7 @@ def plot(runs: dict[str, tuple[dict, Timeline]], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--mib", type=int, default=1536, help="size of the large dataset")
-    parser.add_argument("--store-mib", type=int, default=192, help="size of the object store")
+    parser.add_argument("--store-mib", type=int, default=448, help="size of the object store: six windows of a shuffle")
     parser.add_argument("--fragments", type=int, default=20_000)
     parser.add_argument("--passes", type=int, default=3, help="how often a path goes through the dataset")
     arguments = parser.parse_args()
