@@ -35,7 +35,7 @@ format: $(VENV)/.ready ## bring the code into style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.ready ## compare with the peers; prints ratios and writes results beside each benchmark
+bench: $(VENV)/.ready ## compare with the peers, up to ten minutes for each question; writes results and the page of them
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	@for bench in benchmarks/*/bench.py; do echo "== $$bench"; $(BIN)/python $$bench || exit 1; done
 	$(BIN)/python benchmarks/page.py

@@ -159,26 +159,6 @@ class BatchSchedule:
         self._check_steps(step, step + 1, "step", step)
         return [piece for lane, low, high in self._shares() for piece in self._read(lane, step, step, low, high)]
 
-    def lane_ranges(self, first_step: int, end_step: int) -> list[LaneRange]:
-        """What this rank reads at steps ``[first_step, end_step)``, lane by lane, neighbouring ranges merged.
-
-        For each lane, the concatenation of its ranges is the concatenation of its ``pieces`` over the steps: a
-        reader fetches these (one large range per lane where ranks own whole lanes) and deals out
-        ``len(piece)`` rows for each piece of a step. Where a rank owns part of a lane there is a range per step.
-
-        Raises:
-            IndexError: The steps are not within ``[0, steps]``.
-        """
-        self._check_steps(first_step, end_step)
-        found: list[LaneRange] = []
-        for lane, low, high in self._shares():
-            for piece in self._lane_pieces(lane, low, high, first_step, end_step):
-                if found and found[-1].lane == lane and found[-1].stop == piece.start:
-                    found[-1] = LaneRange(lane, found[-1].start, piece.stop)
-                else:
-                    found.append(piece)
-        return found
-
     def lane_bounds(self, lane: int) -> tuple[int, int]:
         """Positions ``[start, stop)`` of a lane."""
         return lane * self.rows // self.lanes, (lane + 1) * self.rows // self.lanes
@@ -193,13 +173,6 @@ class BatchSchedule:
         for lane in range(first // self._per_lane, -(-end // self._per_lane)):
             offset = lane * self._per_lane
             yield lane, max(first - offset, 0), min(end - offset, self._per_lane)
-
-    def _lane_pieces(self, lane: int, low: int, high: int, first_step: int, end_step: int) -> Iterator[LaneRange]:
-        if high - low == self._per_lane and first_step < end_step:
-            yield from self._read(lane, first_step, end_step - 1, low, high)
-            return
-        for step in range(first_step, end_step):
-            yield from self._read(lane, step, step, low, high)
 
     def _read(self, lane: int, first_step: int, last_step: int, low: int, high: int) -> Iterator[LaneRange]:
         """From ``low`` in the first step to ``high`` in the last one, cut off or continued at the lane's end."""
