@@ -124,6 +124,7 @@ class TestLaws:
         }
         check_same_batches(runs)
 
+    @pytest.mark.slow
     def test_transformations_keep_order_and_resume(self, table):
         def doubled(batch):
             return {"id": batch["id"], "double": 2 * batch["id"]}

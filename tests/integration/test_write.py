@@ -278,6 +278,7 @@ def of_ids(rows: int) -> pa.Table:
     return pa.table({"id": np.arange(rows), "data": pa.array([bytes(100)] * rows, pa.binary(100))})
 
 
+@pytest.mark.slow
 @settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     sizes=st.lists(st.integers(1, 30) | st.integers(1, 450), min_size=1, max_size=25),

@@ -15,7 +15,8 @@ import ray_lance.torch
 import ray_lance.train
 
 DOCS = Path(__file__).parents[2] / "docs"
-PAGES = sorted(DOCS.glob("*.md"))
+PAGES = sorted(page for page in DOCS.glob("*.md") if "```python" in page.read_text())
+SLOW = {"backfill", "failures", "training"}  # start clusters and trainers
 
 
 def run_snippets(page: Path) -> None:
@@ -25,7 +26,9 @@ def run_snippets(page: Path) -> None:
         exec(compile(snippet, f"{page.name}, snippet {number}", "exec"), names)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize(
+    "page", [pytest.param(page, marks=[pytest.mark.slow] * (page.stem in SLOW), id=page.stem) for page in PAGES]
+)
 def test_the_snippets_of_a_page_run(page, tmp_path):
     done = subprocess.run(
         [sys.executable, __file__, page],
