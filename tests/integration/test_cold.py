@@ -8,10 +8,19 @@ import lance
 import numpy as np
 import pytest
 
-from ray_lance import Permutation, read_lance
+from ray_lance import Permutation, TableRef, read_lance
+from ray_lance.torch import LanceIterableDataset
 from tests.datasets import sample_table
 from tests.executors import ranks
-from tests.laws import check_coverage, check_one_order, check_resume, check_same_batches, sequence
+from tests.laws import (
+    check_coverage,
+    check_one_order,
+    check_refusal,
+    check_resume,
+    check_same_batches,
+    check_undisturbed,
+    sequence,
+)
 from tests.page_cache import drop_from_page_cache, forgetting
 
 ROWS = 40_000
@@ -70,3 +79,28 @@ def test_a_stopped_run_goes_on_with_exactly_the_rest(table, cold):
     execute = ranks(table, columns=["id", "text"], shuffle=5, lanes=4, tail="uneven")
 
     check_resume(execute, [(2, 30), (1, 20)], 4)
+
+
+def test_what_others_write_meanwhile_changes_nothing(tmp_path):
+    uri = tmp_path / "table.lance"
+    lance.write_dataset(sample_table(ROWS), uri, max_rows_per_file=ROWS // 8)
+    pinned = TableRef.of(uri).pin()
+
+    def disturb() -> None:
+        lance.write_dataset(sample_table(100, ROWS), uri, mode="append").delete("id % 3 = 0")
+        lance.dataset(uri).optimize.compact_files()
+
+    with forgetting(tmp_path) as held:
+        check_undisturbed(ranks(pinned, columns=["id"], shuffle=5), disturb, 2)
+    assert sum(held) > 0
+
+
+def test_states_of_other_orders_are_refused(table, cold):
+    def dataset(**options) -> LanceIterableDataset:
+        own = {"batch_size": 10, "shuffle": 5, "lanes": 5, "rank": 0, "world_size": 1}
+        return LanceIterableDataset(table, **{**own, **options})
+
+    changes = {"seed": {"shuffle": 6}, "filter": {"filter": "id > 3"}, "version": {"version": 1}, "lanes": {"lanes": 2}}
+    foreign = {name: dataset(**change).state_dict() for name, change in changes.items()}
+
+    check_refusal(dataset().load_state_dict, foreign, dataset().state_dict())

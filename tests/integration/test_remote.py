@@ -27,10 +27,19 @@ from ray_lance.order import BatchSchedule
 from ray_lance.scan.pushdown import build_scan
 from ray_lance.scan.take import take_rows
 from ray_lance.table import TableRef
+from ray_lance.torch import LanceIterableDataset
 from ray_lance.train import LanceDataConfig
 from tests.datasets import sample_table
 from tests.executors import ranks
-from tests.laws import check_coverage, check_one_order, check_resume, check_same_batches, sequence
+from tests.laws import (
+    check_coverage,
+    check_one_order,
+    check_refusal,
+    check_resume,
+    check_same_batches,
+    check_undisturbed,
+    sequence,
+)
 from tests.proxy import Proxy, Trouble, troubled_s3
 
 # Workers cannot import this module.
@@ -173,6 +182,30 @@ class TestLawsUnderTrouble:
         check_resume(execute, [(2, 3), (1, 2)], 4)
 
         check_coverage(sequence(execute(1)), live_ids())
+
+    def test_what_others_write_meanwhile_changes_nothing(self, store):
+        s3, proxy = store
+        options = {"storage_options": s3.storage_options}
+        lance.write_dataset(sample_table(ROWS), s3.uri("pinned"), max_rows_per_file=ROWS // FILES, **options)
+        pinned = TableRef.of(s3.uri("pinned"), **options).pin()
+
+        def disturb() -> None:
+            proxy.set_trouble(CALM)
+            lance.write_dataset(sample_table(100, ROWS), s3.uri("pinned"), mode="append", **options).delete("id < 9")
+            proxy.set_trouble(READING)
+
+        with making(proxy, READING):
+            check_undisturbed(ranks(pinned, columns=["id"], shuffle=5), disturb, 2)
+
+    def test_states_of_other_orders_are_refused(self, table, reading):
+        def dataset(**options) -> LanceIterableDataset:
+            own = {"batch_size": 10, "shuffle": 5, "lanes": 5, "rank": 0, "world_size": 1}
+            return LanceIterableDataset(table.latest(), **{**own, **options})
+
+        changes = {"seed": {"shuffle": 6}, "filter": {"filter": "id > 3"}, "version": {"version": 1}}
+        foreign = {name: dataset(**change).state_dict() for name, change in changes.items()}
+
+        check_refusal(dataset().load_state_dict, foreign, dataset().state_dict())
 
     @pytest.mark.slow
     def test_training_gets_the_global_batches_of_a_calm_store(self, table, reading, tmp_path):
