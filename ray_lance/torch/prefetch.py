@@ -128,15 +128,19 @@ def ordered_map(
     pool = ThreadPoolExecutor(threads, thread_name_prefix="ray_lance")
     pending: deque[Future[R]] = deque()
     source = iter(items)
+
+    def begin(count: int) -> None:
+        pending.extend(pool.submit(function, item) for item in itertools.islice(source, max(0, count)))
+
     try:
-        pending.extend(pool.submit(function, item) for item in itertools.islice(source, alone))
-        wait(pending)
+        begin(alone)
+        first = list(pending)
         while True:
-            while len(pending) <= ahead:
-                try:
-                    pending.append(pool.submit(function, next(source)))
-                except StopIteration:
-                    break
+            if pending and first:
+                wait([pending[0]])
+            if all(each.done() for each in first):
+                first.clear()  # and with them their results
+                begin(ahead + 1 - len(pending))
             if not pending:
                 return
             yield pending.popleft().result()
@@ -163,8 +167,9 @@ def batches(
     keep_freed_memory()
     small_first = parts_are_cheap(order, reader.permutation.table)
     plan = plan_reads(schedule, steps, order, reader.row_bytes, small_first=small_first)
-    # What the first batch waits for, small reads and those that soon follow; they bring the metadata for all others.
-    alone = (1 + small_first) * len(schedule.pieces(steps.start)) if steps else 0
+    # What the first batch waits for, and after small reads those that soon follow; they bring the metadata for others.
+    reads_of_lane = 2 if small_first else 1
+    alone = reads_of_lane * len(schedule.pieces(steps.start)) if steps else 0
     with closing(ordered_map(read, plan, min(prefetch, _MAX_THREADS), prefetch, alone)) as reads:
         tables = _cut(reads, (schedule.pieces(step) for step in steps))
         threads = min(prefetch, _MAX_THREADS) if reader.decodes else 0

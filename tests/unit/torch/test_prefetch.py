@@ -50,6 +50,21 @@ def test_others_begin_before_the_first_result_is_taken():
     results.close()
 
 
+def test_a_result_does_not_wait_for_those_that_begin_with_it():
+    first_taken = threading.Event()
+
+    def work(item: int) -> int:
+        if item == 1:
+            assert first_taken.wait(timeout=60)
+        return item
+
+    results = ordered_map(work, range(4), threads=2, ahead=3, alone=2)
+
+    assert next(results) == 0
+    first_taken.set()
+    assert list(results) == [1, 2, 3]
+
+
 def test_an_error_comes_where_its_result_would_have_come():
     def work(item: int) -> int:
         if item == 1:
