@@ -7,9 +7,9 @@ import json
 from typing import Any
 
 from ray_lance.torch import LanceIterableDataset
-from tests.laws import Executor, Run
+from tests.laws import Executor, Run, check_refusal
 
-__all__ = ["ranks"]
+__all__ = ["check_other_orders_refused", "ranks"]
 
 
 def ranks(table: Any, **options: Any) -> Executor:
@@ -28,3 +28,16 @@ def ranks(table: Any, **options: Any) -> Executor:
         return Run(batches, states[0])
 
     return execute
+
+
+def check_other_orders_refused(table: Any) -> None:
+    """Law 7 for the iterable dataset over a table of several versions: each difference alone is refused."""
+
+    def dataset(**options: Any) -> LanceIterableDataset:
+        own = {"batch_size": 10, "shuffle": 5, "lanes": 5, "rank": 0, "world_size": 1}
+        return LanceIterableDataset(table, **{**own, **options})
+
+    changes = {"seed": {"shuffle": 6}, "filter": {"filter": "id > 3"}, "version": {"version": 1}, "lanes": {"lanes": 2}}
+    foreign = {name: dataset(**change).state_dict() for name, change in changes.items()}
+
+    check_refusal(dataset().load_state_dict, foreign, dataset().state_dict())

@@ -72,12 +72,12 @@ def write_column_file(
     job = replace(job, schema=portable(job.schema))  # it may have been sent here as extension types
     storage = storage or job.target.storage()
     retry = job.target.options.retry
-    with storage.stage(job.file_prefix) as folder:
+    with storage.stage(job.record.file_prefix) as folder:
         attempts = count()
         file, staged = retry.call(
             lambda: _stage(job, work, tables(), folder / f"attempt-{next(attempts)}"), "writing a column file"
         )
-        name = f"{job.file_prefix}-{work.fragment_id}-{uuid.uuid4().hex[:8]}"
+        name = f"{job.record.file_prefix}-{work.fragment_id}-{uuid.uuid4().hex[:8]}"
         num_bytes = 0
         for source, target in publications(staged, name):
             num_bytes += source.stat().st_size

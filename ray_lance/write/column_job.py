@@ -28,11 +28,6 @@ class ColumnJob:
     record: ColumnRecord
     schema: pa.Schema
 
-    @property
-    def file_prefix(self) -> str:
-        """Begins the names of all files of this job."""
-        return self.record.file_prefix
-
     def field_ids(self) -> list[int]:
         """Ids of the columns' fields, children behind their parents."""
         return field_ids(self.target.table.open(), self.schema.names)

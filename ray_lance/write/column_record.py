@@ -169,13 +169,13 @@ def check_columns(schema: pa.Schema, columns: pa.Schema, recipe: Recipe, *, over
     return record
 
 
-def _new_record(schema: pa.Schema, columns: pa.Schema, recipe: Recipe, existing: Iterable[str]) -> ColumnRecord:
+def _new_record(schema: pa.Schema, columns: pa.Schema, recipe: Recipe, existing: list[str]) -> ColumnRecord:
     """The record of a computation from the start, which also cleans up after those that it replaces."""
     records = [record for name in existing if (record := record_of(schema, name)) is not None]
     unfinished = sorted({job for record in records for job in record.all_unfinished()})
     since = min((record.since for record in records if record.all_unfinished()), default=0)
     return ColumnRecord(
-        tuple(columns.names), recipe, unfinished=tuple(unfinished), since=since, replaces=bool(list(existing))
+        tuple(columns.names), recipe, unfinished=tuple(unfinished), since=since, replaces=bool(existing)
     )
 
 

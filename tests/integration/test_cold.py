@@ -9,13 +9,11 @@ import numpy as np
 import pytest
 
 from ray_lance import Permutation, TableRef, read_lance
-from ray_lance.torch import LanceIterableDataset
 from tests.datasets import sample_table
-from tests.executors import ranks
+from tests.executors import check_other_orders_refused, ranks
 from tests.laws import (
     check_coverage,
     check_one_order,
-    check_refusal,
     check_resume,
     check_same_batches,
     check_undisturbed,
@@ -96,11 +94,4 @@ def test_what_others_write_meanwhile_changes_nothing(tmp_path):
 
 
 def test_states_of_other_orders_are_refused(table, cold):
-    def dataset(**options) -> LanceIterableDataset:
-        own = {"batch_size": 10, "shuffle": 5, "lanes": 5, "rank": 0, "world_size": 1}
-        return LanceIterableDataset(table, **{**own, **options})
-
-    changes = {"seed": {"shuffle": 6}, "filter": {"filter": "id > 3"}, "version": {"version": 1}, "lanes": {"lanes": 2}}
-    foreign = {name: dataset(**change).state_dict() for name, change in changes.items()}
-
-    check_refusal(dataset().load_state_dict, foreign, dataset().state_dict())
+    check_other_orders_refused(table)

@@ -27,14 +27,12 @@ from ray_lance.order import BatchSchedule
 from ray_lance.scan.pushdown import build_scan
 from ray_lance.scan.take import take_rows
 from ray_lance.table import TableRef
-from ray_lance.torch import LanceIterableDataset
 from ray_lance.train import LanceDataConfig
 from tests.datasets import sample_table
-from tests.executors import ranks
+from tests.executors import check_other_orders_refused, ranks
 from tests.laws import (
     check_coverage,
     check_one_order,
-    check_refusal,
     check_resume,
     check_same_batches,
     check_undisturbed,
@@ -198,14 +196,7 @@ class TestLawsUnderTrouble:
             check_undisturbed(ranks(pinned, columns=["id"], shuffle=5), disturb, 2)
 
     def test_states_of_other_orders_are_refused(self, table, reading):
-        def dataset(**options) -> LanceIterableDataset:
-            own = {"batch_size": 10, "shuffle": 5, "lanes": 5, "rank": 0, "world_size": 1}
-            return LanceIterableDataset(table.latest(), **{**own, **options})
-
-        changes = {"seed": {"shuffle": 6}, "filter": {"filter": "id > 3"}, "version": {"version": 1}}
-        foreign = {name: dataset(**change).state_dict() for name, change in changes.items()}
-
-        check_refusal(dataset().load_state_dict, foreign, dataset().state_dict())
+        check_other_orders_refused(table.latest())
 
     @pytest.mark.slow
     def test_training_gets_the_global_batches_of_a_calm_store(self, table, reading, tmp_path):

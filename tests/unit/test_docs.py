@@ -27,7 +27,7 @@ def run_snippets(page: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "page", [pytest.param(page, marks=[pytest.mark.slow] * (page.stem in SLOW), id=page.stem) for page in PAGES]
+    "page", [pytest.param(page, marks=pytest.mark.slow if page.stem in SLOW else (), id=page.stem) for page in PAGES]
 )
 def test_the_snippets_of_a_page_run(page, tmp_path):
     done = subprocess.run(
