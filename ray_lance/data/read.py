@@ -9,6 +9,7 @@ from typing import Any
 import ray
 from ray.data import Dataset
 
+from ray_lance.data.dataset import ReadDataset
 from ray_lance.data.datasource import LanceDatasource
 from ray_lance.data.execution import executed_promptly
 from ray_lance.data.fragments import FragmentDatasource
@@ -206,7 +207,8 @@ def _read_datasource(datasource: LanceDatasource, ray_arguments: Mapping[str, An
     passed = {name: value for name, value in ray_arguments.items() if value is not None}
     # The datasource sizes its tasks itself. A larger number here would make Ray cut each task's output into as many
     # blocks as are missing, which costs more than the read and keeps Ray from fusing it with the next operator.
-    return executed_promptly(ray.data.read_datasource(datasource, override_num_blocks=1, **passed))
+    dataset = ray.data.read_datasource(datasource, override_num_blocks=1, **passed)
+    return executed_promptly(ReadDataset.of(dataset))
 
 
 def _check_resources(arguments: Mapping[str, Any]) -> None:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from ray.data import Dataset
-from ray.data._internal.iterator.iterator_impl import DataIteratorImpl
 
+from ray_lance.data.iterator import BlockwiseIterator
 from ray_lance.errors import InvalidArgumentError
 from ray_lance.order import BatchSchedule
 from ray_lance.scan.steps import StepRange
@@ -15,7 +15,7 @@ from ray_lance.scan.steps import StepRange
 __all__ = ["Pass", "Restartable"]
 
 
-class Pass(DataIteratorImpl):
+class Pass(BlockwiseIterator):
     """One execution, which must deliver as many rows as were read.
 
     Args:

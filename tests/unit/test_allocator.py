@@ -49,7 +49,7 @@ def arenas(uri: str, log: str, **environment: str) -> int:
 def test_the_threads_of_a_process_that_opens_a_table_share_few_arenas(uri, tmp_path):
     write_fragments(uri, [10])
 
-    assert arenas(uri, str(tmp_path / "log")) <= MOST_ARENAS
+    assert arenas(uri, str(tmp_path / "log")) <= MOST_ARENAS + 1  # pyarrow has one of its own from its import on
 
 
 def test_a_number_of_arenas_in_the_environment_stays(uri, tmp_path):

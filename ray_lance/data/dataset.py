@@ -1,0 +1,55 @@
+"""The Ray dataset that a read returns: Ray's own, with an iterator of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+from ray.data import DataIterator, Dataset
+
+from ray_lance.data.iterator import BlockwiseIterator
+
+__all__ = ["ReadDataset"]
+
+_STREAMING = (
+    "add_column",
+    "drop_columns",
+    "filter",
+    "flat_map",
+    "limit",
+    "map",
+    "map_batches",
+    "rename_columns",
+    "select_columns",
+    "with_column",
+)
+
+
+class ReadDataset(Dataset):
+    """A ``ray.data.Dataset`` whose batches of tensors are cut by :class:`~ray_lance.data.iterator.BlockwiseIterator`.
+
+    So are those of what its transformations return, as far as they stream; the others return plain Ray datasets.
+    """
+
+    @classmethod
+    def of(cls, dataset: Dataset) -> ReadDataset:
+        """The same Ray dataset as one of these."""
+        return dataset if isinstance(dataset, cls) else Dataset.copy(dataset, _as=cls)
+
+    def iterator(self) -> DataIterator:
+        """A ``ray.data.DataIterator`` over the rows."""
+        return BlockwiseIterator(self)
+
+
+def _of_own_kind(method: Callable[..., Dataset]) -> Callable[..., ReadDataset]:
+    @wraps(method)
+    def transformed(self: ReadDataset, *args: Any, **kwargs: Any) -> ReadDataset:
+        return ReadDataset.of(method(self, *args, **kwargs))
+
+    return transformed
+
+
+# Ray names its own class where it makes the result of a transformation.
+for _name in _STREAMING:
+    setattr(ReadDataset, _name, _of_own_kind(getattr(Dataset, _name)))

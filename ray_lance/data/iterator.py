@@ -1,0 +1,131 @@
+"""Batches of tensors from a Ray dataset's blocks, cut in the thread that asks for them.
+
+Ray cuts, collates and hands over each batch in threads of its own, which is right for batches that take long to make. A
+batch of tensors that share the memory of a block takes some 30 microseconds, and its way through the threads up to a
+millisecond: more than reading it. So the threads fetch whole blocks here, ahead as always, and what is left to do for a
+batch is done where it is used. Cutting and converting are Ray's own functions, so the batches are the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
+from typing import Any
+
+import pyarrow as pa
+import torch
+from ray.data._internal.arrow_ops.transform_pyarrow import try_combine_chunked_columns
+from ray.data._internal.batcher import Batcher
+from ray.data._internal.block_batching.iter_batches import BatchIterator
+from ray.data._internal.block_batching.util import blocks_to_batches
+from ray.data._internal.iterator.iterator_impl import DataIteratorImpl
+from ray.data._internal.utils.torch_utils import DefaultFinalizeFn
+from ray.data.block import Block, BlockAccessor
+from ray.data.collate_fn import DefaultCollateFn
+
+from ray_lance.data.collate import TensorCollate
+
+__all__ = ["BlockwiseIterator"]
+
+_CPU = torch.device("cpu")
+
+
+class BlockwiseIterator(DataIteratorImpl):
+    """Ray's iterator over a Ray dataset; cuts batches of CPU tensors in the thread that asks for them.
+
+    Batches that go to another device, are shuffled locally or are made by a ``collate_fn`` of the caller's go through
+    Ray's threads as ever.
+    """
+
+    def _create_batch_iterator(
+        self, ref_bundles_iter: Iterator[Any], prefetch_bytes_callback: Any = None, **kwargs: Any
+    ) -> BatchIterator:
+        # Every way that Ray has to iterate in batches comes through here.
+        kwargs["prefetch_bytes_callback"] = prefetch_bytes_callback
+        convert = _conversion(kwargs["collate_fn"], kwargs["finalize_fn"])
+        if convert is None or kwargs["batch_size"] is None or kwargs["shuffle_buffer_min_size"] is not None:
+            return BatchIterator(ref_bundles_iter, **kwargs)
+        return _BatchesOfBlocks(ref_bundles_iter, convert=convert, **kwargs)
+
+
+def _conversion(collate: Any, finalize: Any) -> Callable[[Any], Any] | None:
+    """What makes tensors of a batch in Arrow format; None if Ray's threads are to make them."""
+    if not isinstance(finalize, DefaultFinalizeFn) or finalize._device != _CPU:
+        return None
+    if type(collate) is DefaultCollateFn:
+        # Its threads, one per column, cost five times what they do.
+        default: Callable[[Any], Any] = DefaultCollateFn(collate.dtypes, collate.combine_chunks, num_workers=0)
+        return default
+    if isinstance(collate, TensorCollate) and collate.device is None and not collate.pin_memory:
+        return collate
+    return None
+
+
+class _BatchesOfBlocks(BatchIterator):
+    """Ray's batch iterator with blocks in the place of batches, which are cut here."""
+
+    def __init__(
+        self, ref_bundles: Iterator[Any], *, convert: Callable[[Any], Any], drop_last: bool, **options: Any
+    ) -> None:
+        super().__init__(ref_bundles, **{**options, "collate_fn": None, "finalize_fn": None})
+        self._convert = convert
+        self._drops_last = drop_last
+
+    def __iter__(self) -> Iterator[Any]:
+        assert self._batch_size is not None
+        with closing(self._iter_batches()) as blocks, closing(_cut(blocks, self._batch_size)) as batches:
+            for rows in batches:
+                if rows.num_rows() == self._batch_size or not self._drops_last:
+                    self._count(1)
+                    yield self._convert(rows.to_batch_format("pyarrow"))
+
+    def _blocks_to_batches(self, blocks: Iterator[Any]) -> Iterator[Any]:
+        whole: Iterator[Any] = blocks_to_batches(blocks, stats=self._stats)
+        return whole
+
+    def _format_batches(self, batches: Iterator[Any]) -> Iterator[Any]:
+        return batches
+
+    def _attribute_blocked_time(self, *block_and_times: Any) -> None:
+        super()._attribute_blocked_time(*block_and_times)
+        self._count(-1)  # it has counted a block
+
+    def _count(self, batches: int) -> None:
+        if self._stats is not None:
+            self._stats.iter_batches_total += batches
+
+
+def _cut(blocks: Iterator[Block], size: int) -> Generator[BlockAccessor, None, None]:
+    """The rows of all blocks in runs of ``size``; a block is copied only where a run begins in one and ends in another.
+
+    Ray's own batcher puts the rest of a block back for each batch. It is left what it is for: joining rows of blocks
+    whose types may differ.
+    """
+    joined = Batcher(size)
+    waiting = 0
+    for block in blocks:
+        rows = _in_one_chunk(block)
+        start = 0
+        if waiting:
+            start = min(size - waiting, rows.num_rows())
+            joined.add(rows.slice(0, start, copy=False))
+            waiting += start
+        if waiting == size:
+            yield BlockAccessor.for_block(joined.next_batch())
+            waiting = 0
+        while rows.num_rows() - start >= size:
+            yield BlockAccessor.for_block(rows.slice(start, start + size, copy=False))
+            start += size
+        if start < rows.num_rows():
+            joined.add(rows.slice(start, rows.num_rows(), copy=False))
+            waiting += rows.num_rows() - start
+    if waiting:
+        joined.done_adding()
+        yield BlockAccessor.for_block(joined.next_batch())
+
+
+def _in_one_chunk(block: Block) -> BlockAccessor:
+    """Slices of a table of many chunks would look through all of them each time."""
+    if isinstance(block, pa.Table):
+        block = try_combine_chunked_columns(block, min_chunks_to_combine=1)
+    return BlockAccessor.for_block(block)
