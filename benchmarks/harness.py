@@ -9,7 +9,7 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -45,14 +45,20 @@ def start_ray() -> None:
 
 
 def compare(
-    question: str, contenders: Mapping[str, Callable[[], int]], *, rows: int, rounds: int = 5, warm_ups: int = 3
+    question: str,
+    contenders: Mapping[str, Callable[[], int | Iterator[int]]],
+    *,
+    rows: int,
+    rounds: int = 5,
+    warm_ups: int = 3,
 ) -> dict:
     """Time each contender once per round, in turn.
 
     Args:
         question: What is compared, for the table.
-        contenders: Name to a function that does the whole work and returns the number of rows it delivered. The first
-            one is the subject: ratios say how often faster it is than each other one.
+        contenders: Name to a function that does the whole work and returns the number of rows it delivered, or yields
+            it and then cleans up, which is not timed. The first one is the subject: ratios say how often faster it is
+            than each other one.
         rows: Rows that each contender must deliver; another number is an error, not a result.
         rounds: Measured rounds.
         warm_ups: Rounds before, which start worker processes, map the object store into them and fill the page cache.
@@ -62,9 +68,7 @@ def compare(
         # Every contender takes every place in a round.
         turn = number % len(contenders)
         for name, run in [*contenders.items()][turn:] + [*contenders.items()][:turn]:
-            begin = time.perf_counter()
-            delivered = run()
-            elapsed = time.perf_counter() - begin
+            delivered, elapsed = _timed(run)
             if delivered != rows:
                 raise RuntimeError(f"{question}: {name} delivered {delivered} rows instead of {rows}")
             if number >= 0:
@@ -106,6 +110,18 @@ def machine() -> dict:
 def versions() -> dict:
     """Versions of the packages that take part."""
     return {package: version(package) for package in PACKAGES}
+
+
+def _timed(run: Callable[[], int | Iterator[int]]) -> tuple[int, float]:
+    begin = time.perf_counter()
+    work = run()
+    if isinstance(work, int):
+        return work, time.perf_counter() - begin
+    delivered = next(work)
+    elapsed = time.perf_counter() - begin
+    for _ in work:
+        raise RuntimeError("a contender yields once")
+    return delivered, elapsed
 
 
 def _ratio(subject: str, peer: str, seconds: Mapping[str, list[float]]) -> Ratio:

@@ -12,7 +12,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,14 +42,13 @@ def whole(epochs: dict[str, Epoch]) -> dict[str, Callable[[], int]]:
     return {name: lambda epoch=epoch: sum(epoch()) for name, epoch in epochs.items()}
 
 
-def first_batches(epochs: dict[str, Epoch]) -> dict[str, Callable[[], int]]:
+def first_batches(epochs: dict[str, Epoch]) -> dict[str, Callable[[], Iterator[int]]]:
     """Contenders that open the dataset and stop at the first batch."""
 
-    def first(epoch: Epoch) -> int:
+    def first(epoch: Epoch) -> Iterator[int]:
         batches = epoch()
-        rows = next(batches)
+        yield next(batches)
         batches.close() if hasattr(batches, "close") else None
-        return rows
 
     return {name: lambda epoch=epoch: first(epoch) for name, epoch in epochs.items()}
 

@@ -69,9 +69,11 @@ def streaming(uri: str) -> dict[str, Epoch]:
 def mapped(uri: str) -> dict[str, Epoch]:
     """Map-style datasets under a loader with two persistent workers and ``shuffle=True``."""
     mine = make_loader(LanceMapDataset(uri), batch_size=BATCH, shuffle=True, num_workers=2)
+    uncached = make_loader(LanceMapDataset(uri, cache_bytes=0), batch_size=BATCH, shuffle=True, num_workers=2)
     safe = get_safe_loader(SafeLanceDataset(uri), batch_size=BATCH, num_workers=2, shuffle=True)
     return {
         "LanceMapDataset, two workers": lambda: map(rows_of, mine),
+        "LanceMapDataset, cache_bytes=0": lambda: map(rows_of, uncached),
         "SafeLanceDataset, two workers": lambda: map(rows_of, safe),
     }
 

@@ -11,6 +11,7 @@ import statistics
 import sys
 import time
 import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -36,8 +37,10 @@ def batches_of(dataset: ray.data.Dataset) -> int:
     return sum(len(batch["id"]) for batch in dataset.iter_torch_batches(batch_size=BATCH))
 
 
-def first_batch(dataset: ray.data.Dataset) -> int:
-    return len(next(iter(dataset.iter_torch_batches(batch_size=BATCH)))["id"])
+def first_batch(dataset: ray.data.Dataset) -> Iterator[int]:
+    batches = iter(dataset.iter_torch_batches(batch_size=BATCH))
+    yield len(next(batches)["id"])
+    batches.close()
 
 
 def epoch_contenders(uri: str) -> dict:

@@ -8,6 +8,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, default_colla
 
 from ray_lance.errors import InvalidArgumentError
 from ray_lance.torch.mapped import Rows
+from ray_lance.torch.transport import packed
 
 __all__ = ["make_loader"]
 
@@ -63,8 +64,8 @@ def make_loader(
 
 def _whole_batch(data: Any) -> Any:
     if isinstance(data, Rows):
-        return data.batch
-    return default_collate(data) if isinstance(data, list) else data
+        return packed(data.batch)
+    return default_collate(data) if isinstance(data, list) else packed(data)
 
 
 def _start_method(context: Any) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,14 @@ from torch.utils.data._utils.collate import collate, default_collate_fn_map
 
 from ray_lance.decode import Decode
 from ray_lance.formats import Format
+from ray_lance.order.rows import RowArray
 from ray_lance.permutation import Permutation
 from ray_lance.scan.pushdown import Columns
 from ray_lance.tensors import FillValue, Ragged
 from ray_lance.torch.batches import BatchOptions, RowReader, open_source
+from ray_lance.torch.cache import CacheBytes, RowCache, cache_limit, check_cache_bytes
 from ray_lance.torch.ranks import current_worker
+from ray_lance.torch.transport import packed
 
 __all__ = ["LanceMapDataset", "Row", "Rows"]
 
@@ -59,7 +63,8 @@ class LanceMapDataset(Dataset[Any]):
     ``dataset[i]`` is one row, and a loader's batch is one sorted, batched take (``__getitems__``). Pickles as a recipe
     of less than 2 KB (row ids of a filter excepted); each process opens the dataset once, when it first reads.
     For training on data that is larger than memory, :class:`LanceIterableDataset` is faster: it reads neighbours
-    together.
+    together. Single rows are slow to read, so each process keeps what it has read often in memory, up to
+    ``cache_bytes``; rows of a filter and of LanceDB's permutation tables are read each time.
 
     Args:
         source: Path or URI, :class:`~ray_lance.TableRef`, ``lance.LanceDataset`` or :class:`~ray_lance.Permutation`,
@@ -73,6 +78,8 @@ class LanceMapDataset(Dataset[Any]):
         ragged: What ragged columns become: ``"nested"``, ``"pad"`` or ``"list"``.
         version: Version number or tag; for a permutation, give it there.
         storage_options: Options of the object store; for a permutation, give them there.
+        cache_bytes: Bytes of rows that each process may keep in memory, 0 for none. ``"auto"`` is 512 MiB, but no more
+            than a sixteenth of the machine's or the container's memory for all processes together.
 
     Raises:
         InvalidArgumentError: An argument breaks a rule.
@@ -97,7 +104,10 @@ class LanceMapDataset(Dataset[Any]):
         ragged: Ragged = "nested",
         version: int | str | None = None,
         storage_options: Mapping[str, str] | None = None,
+        cache_bytes: CacheBytes = "auto",
     ) -> None:
+        check_cache_bytes(cache_bytes)
+        self._cache_bytes = cache_bytes
         options = BatchOptions(columns, format, decode, fill, ragged, transform)
         self._reader = RowReader(open_source(source, filter, version, storage_options), options)
 
@@ -125,11 +135,24 @@ class LanceMapDataset(Dataset[Any]):
         """
         current_worker()  # refuses a forked one
         rows = self.permutation.order.take(np.asarray(indices, dtype=np.int64))
-        batch = self._reader.finish(self._reader.take(rows))
+        batch = self._reader.finish(self._take(rows))
         if isinstance(batch, list) and len(batch) == len(rows):  # formats of rows
             return batch
         is_matrix = self._reader.options.format == "torch_col"
         return Rows(batch, len(rows), _matrix_row if is_matrix else _row)
+
+    def _take(self, rows: RowArray) -> pa.Table:
+        if rows.dtype.kind == "i" and len(rows):  # offsets, not addresses
+            return self._cache.take(rows)
+        return self._reader.take(rows)
+
+    @cached_property
+    def _cache(self) -> RowCache:
+        reader, count = self._reader, len(self.permutation.order.base)
+        return RowCache(reader.take, count, reader.row_bytes, cache_limit(self._cache_bytes))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_cache"}
 
 
 def _row(batch: Any, index: int) -> Any:
@@ -150,7 +173,9 @@ def _matrix_row(batch: Any, index: int) -> Any:
 
 
 def _collate(rows: Any, *, collate_fn_map: Any = None) -> Any:
-    return rows.batch if isinstance(rows, Rows) else collate([dict(row) for row in rows], collate_fn_map=collate_fn_map)
+    if not isinstance(rows, Rows):
+        return collate([dict(row) for row in rows], collate_fn_map=collate_fn_map)
+    return packed(rows.batch)
 
 
 default_collate_fn_map[Row] = _collate

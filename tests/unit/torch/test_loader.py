@@ -41,6 +41,22 @@ def rows(batches) -> list[list[int]]:
     return [batch["id"].tolist() for batch in batches]
 
 
+def of_many_kinds(batch: dict) -> dict:
+    """Columns and other values of every kind that a transform may make of them."""
+    ids = batch["id"]
+    return {
+        "text": batch["text"],
+        "id": ids,
+        "mask": ids % 3 == 0,
+        "half": ids.to(torch.bfloat16),
+        "transposed": torch.stack([ids, ids + 1]).T,
+        "none": torch.empty(0, 3),
+        "scalar": torch.tensor(2.5),
+        "nested": torch.nested.nested_tensor([ids[:2].float(), ids[:3].float()], layout=torch.jagged),
+        "count": len(ids),
+    }
+
+
 @pytest.fixture(scope="module")
 def epochs(table) -> list[list[list[int]]]:
     """The batches of four epochs, read in this process."""
@@ -105,6 +121,33 @@ class TestWithWorkers:
         batches = list(loader)
         assert sorted(torch.cat([batch["id"] for batch in batches]).tolist()) == list(range(100))
         assert all(torch.equal(batch["vec"][:, 0], batch["id"].float()) for batch in batches)
+
+    @pytest.mark.parametrize("kind", ["map", "iterable"])
+    def test_tensors_travel_together_and_arrive_as_they_were(self, table, workers, kind):
+        def loaded(**options):
+            if kind == "map":
+                dataset = LanceMapDataset(table, columns=["id", "text"], transform=of_many_kinds)
+                return list(make_loader(dataset, batch_size=50, **options))
+            dataset = LanceIterableDataset(table, batch_size=50, columns=["id", "text"], transform=of_many_kinds)
+            return list(make_loader(dataset, **options))
+
+        here, sent = loaded(), loaded(**workers)
+
+        assert len(here) == len(sent) == 2
+        for left, right in zip(here, sent, strict=True):
+            assert type(right) is dict
+            assert list(left) == list(right)
+            for name, value in left.items():
+                if not isinstance(value, torch.Tensor):
+                    assert value == right[name]
+                elif not value.is_nested:
+                    assert (value.dtype, value.shape) == (right[name].dtype, right[name].shape), name
+                    assert torch.equal(value, right[name]), name
+            assert [part.tolist() for part in left["nested"]] == [part.tolist() for part in right["nested"]]
+            plain = [value for value in right.values() if isinstance(value, torch.Tensor) and not value.is_nested]
+            assert len({value.untyped_storage().data_ptr() for value in plain}) == 1
+            right["id"].add_(1)  # memory of its own, which may be written to
+            assert torch.equal(right["id"], left["id"] + 1)
 
     def test_ranks_are_those_of_the_training_process(self, table, epochs, workers):
         dataset = LanceIterableDataset(

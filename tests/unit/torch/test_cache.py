@@ -1,0 +1,164 @@
+"""Rows that are kept in memory are those of the dataset, and no more of them than may be."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ray_lance import Permutation
+from ray_lance.errors import InvalidArgumentError
+from ray_lance.torch import LanceMapDataset, cache
+from ray_lance.torch.cache import RowCache, cache_limit
+from tests.datasets import write_fragments
+
+COUNT, RANGE, ROW_BYTES = 95, 10, 8
+RANGES = [list(range(start, min(COUNT, start + RANGE))) for start in range(0, COUNT, RANGE)]
+
+
+class Table:
+    """Rows whose values are their offsets; notes what is read of them."""
+
+    def __init__(self) -> None:
+        self.reads: list[list[int]] = []
+
+    def read(self, offsets) -> pa.Table:
+        self.reads.append(offsets.tolist())
+        return pa.table({"id": pa.array(offsets, pa.int64())})
+
+    def cached(self, max_ranges: float = 100) -> RowCache:
+        return RowCache(self.read, COUNT, ROW_BYTES, int(max_ranges * RANGE * ROW_BYTES))
+
+
+def take(rows: RowCache, offsets: list[int]) -> list[int]:
+    return rows.take(np.array(offsets, np.int64))["id"].to_pylist()
+
+
+class TestRanges:
+    @pytest.fixture(autouse=True)
+    def small(self, monkeypatch):
+        monkeypatch.setattr(cache, "MAX_TASK_BYTES", RANGE * ROW_BYTES)
+
+    @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(
+        st.lists(st.lists(st.integers(0, COUNT - 1), min_size=1, max_size=30), min_size=1, max_size=8),
+        st.sampled_from([0, 3, 100]),
+    )
+    def test_rows_are_those_that_were_asked_for(self, monkeypatch, batches, max_ranges):
+        monkeypatch.setattr(cache, "_TAKEN_BEFORE", 20)
+        rows = Table().cached(max_ranges)
+
+        assert [take(rows, batch) for batch in batches] == batches
+
+    def test_one_is_read_once_when_enough_of_it_has_been_taken(self):
+        table = Table()
+        rows = table.cached()
+
+        for _ in range(102):
+            take(rows, [20, 29] * 5)  # 1,020 rows
+        assert set(map(len, table.reads)) == {10}
+        table.reads.clear()
+
+        assert take(rows, [20, 29, 29, 25, 94]) == [20, 29, 29, 25, 94]
+        assert table.reads == [list(range(20, 30)), [94]]
+        table.reads.clear()
+
+        assert take(rows, [21, 28]) == [21, 28]
+        assert not table.reads
+
+    def test_the_last_one_ends_with_the_dataset(self):
+        table = Table()
+
+        take(table.cached(), [94] * 1024)
+
+        assert table.reads == [RANGES[-1]]
+
+    @pytest.mark.parametrize("max_ranges", [0, 0.9, 1, 2.5, 9, 10])
+    def test_no_more_are_kept_than_may_be(self, max_ranges):
+        table = Table()
+        rows = table.cached(max_ranges)
+        for offsets in RANGES:
+            take(rows, offsets * 205)
+        table.reads.clear()
+
+        for offsets in RANGES:
+            take(rows, offsets)
+
+        assert len(RANGES) - len(table.reads) == int(max_ranges)
+
+
+@pytest.fixture
+def uri(tmp_path) -> str:
+    path = str(tmp_path / "table.lance")
+    write_fragments(path, [400, 1, 800], deleted="id % 16 = 5")
+    return path
+
+
+def test_a_dataset_keeps_its_rows_in_the_order_of_its_permutation(uri):
+    shuffled = Permutation(uri).shuffle(3)
+    dataset = LanceMapDataset(shuffled, columns=["id", "vec", "text"])
+    everything = list(range(len(dataset)))
+    before = dataset.__getitems__(everything).batch
+    for file in Path(uri, "data").iterdir():
+        file.unlink()
+
+    after = dataset.__getitems__(everything[::-1]).batch
+
+    assert after["id"].flip(0).equal(before["id"])
+    assert after["vec"].flip(0).equal(before["vec"])
+    assert after["text"][::-1] == before["text"]
+    assert dataset[-1]["id"] == before["id"][-1]
+
+
+def test_what_is_kept_is_not_pickled(uri):
+    dataset = LanceMapDataset(uri)
+    dataset.__getitems__(range(len(dataset)))
+
+    assert len(pickle.dumps(dataset)) < 2048
+    assert len(pickle.loads(pickle.dumps(dataset))[3]["vec"]) == 4
+
+
+@pytest.mark.parametrize("options", [{"cache_bytes": 0}, {"filter": "id >= 0"}])
+def test_rows_of_a_filter_and_without_a_cache_are_read_each_time(uri, options):
+    dataset = LanceMapDataset(uri, columns=["id"], **options)
+    dataset.__getitems__(range(len(dataset)))
+    for file in Path(uri, "data").iterdir():
+        file.unlink()
+
+    with pytest.raises(Exception, match="Not found"):
+        dataset[3]
+
+
+@pytest.mark.parametrize(
+    ("memory", "processes", "limit"),
+    [(2**40, None, 512 * 2**20), (2**30, None, 2**26), (2**34, "4", 2**28)],
+)
+def test_auto_is_a_share_of_the_memory(monkeypatch, memory, processes, limit):
+    monkeypatch.setattr(cache, "_memory", lambda: memory)
+    if processes:
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
+
+    assert cache_limit("auto") == limit
+    assert cache_limit(12) == 12
+
+
+def test_a_containers_limit_counts(monkeypatch, tmp_path):
+    limit = tmp_path / "memory.max"
+    monkeypatch.setattr(cache, "_CGROUP_LIMITS", (str(limit), str(tmp_path / "none")))
+
+    limit.write_text("max\n")
+    machine = cache._memory()
+    limit.write_text(f"{2**28}\n")
+
+    assert cache._memory() == 2**28 < machine
+
+
+@pytest.mark.parametrize("cache_bytes", [-1, 1.5, True, "all", None])
+def test_wrong_sizes_are_refused(uri, cache_bytes):
+    with pytest.raises(InvalidArgumentError, match="cache_bytes="):
+        LanceMapDataset(uri, cache_bytes=cache_bytes)
