@@ -51,6 +51,11 @@ class TensorCollate(ArrowBatchCollateFn):
         if self.pin_memory and not torch.cuda.is_available():
             raise InvalidArgumentError("pin_memory=True needs CUDA, and this process sees no CUDA device: leave it out")
 
+    @property
+    def is_short(self) -> bool:
+        """Whether collating is little work: tensors are neither converted nor padded nor moved."""
+        return self.dtypes is None and self.ragged != "pad" and self.device is None and not self.pin_memory
+
     def __call__(self, batch: pa.Table) -> Tensors:
         """Tensors and lists by column name (see :func:`ray_lance.tensors.to_tensors`).
 

@@ -23,6 +23,7 @@ _STREAMING = (
     "rename_columns",
     "select_columns",
     "with_column",
+    "with_columns",
 )
 
 

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
 import torch
 from ray.data._internal.arrow_ops.transform_pyarrow import try_combine_chunked_columns
 from ray.data._internal.batcher import Batcher
+from ray.data._internal.block_batching.interfaces import FinalizedBatch
 from ray.data._internal.block_batching.iter_batches import BatchIterator
 from ray.data._internal.block_batching.util import blocks_to_batches
 from ray.data._internal.iterator.iterator_impl import DataIteratorImpl
@@ -33,8 +35,8 @@ _CPU = torch.device("cpu")
 class BlockwiseIterator(DataIteratorImpl):
     """Ray's iterator over a Ray dataset; cuts batches of CPU tensors in the thread that asks for them.
 
-    Batches that go to another device, are shuffled locally or are made by a ``collate_fn`` of the caller's go through
-    Ray's threads as ever.
+    Batches that are more work go through Ray's threads as ever: those that go to another device or through pinned
+    memory, are converted or padded, are shuffled locally or are made by a ``collate_fn`` of the caller's.
     """
 
     def _create_batch_iterator(
@@ -42,21 +44,21 @@ class BlockwiseIterator(DataIteratorImpl):
     ) -> BatchIterator:
         # Every way that Ray has to iterate in batches comes through here.
         kwargs["prefetch_bytes_callback"] = prefetch_bytes_callback
-        convert = _conversion(kwargs["collate_fn"], kwargs["finalize_fn"])
-        if convert is None or kwargs["batch_size"] is None or kwargs["shuffle_buffer_min_size"] is not None:
+        collate = _short_collation(kwargs["collate_fn"], kwargs["finalize_fn"])
+        if collate is None or kwargs["batch_size"] is None or kwargs["shuffle_buffer_min_size"] is not None:
             return BatchIterator(ref_bundles_iter, **kwargs)
-        return _BatchesOfBlocks(ref_bundles_iter, convert=convert, **kwargs)
+        return _BatchesOfBlocks(ref_bundles_iter, **{**kwargs, "collate_fn": collate})
 
 
-def _conversion(collate: Any, finalize: Any) -> Callable[[Any], Any] | None:
-    """What makes tensors of a batch in Arrow format; None if Ray's threads are to make them."""
+def _short_collation(collate: Any, finalize: Any) -> Callable[[Any], Any] | None:
+    """What collates a batch in little time, because the tensors share its memory; None for anything else."""
     if not isinstance(finalize, DefaultFinalizeFn) or finalize._device != _CPU:
         return None
-    if type(collate) is DefaultCollateFn:
+    if type(collate) is DefaultCollateFn and collate.dtypes is None:
         # Its threads, one per column, cost five times what they do.
-        default: Callable[[Any], Any] = DefaultCollateFn(collate.dtypes, collate.combine_chunks, num_workers=0)
+        default: Callable[[Any], Any] = DefaultCollateFn(combine_chunks=collate.combine_chunks, num_workers=0)
         return default
-    if isinstance(collate, TensorCollate) and collate.device is None and not collate.pin_memory:
+    if isinstance(collate, TensorCollate) and type(collate).__call__ is TensorCollate.__call__ and collate.is_short:
         return collate
     return None
 
@@ -65,11 +67,16 @@ class _BatchesOfBlocks(BatchIterator):
     """Ray's batch iterator with blocks in the place of batches, which are cut here."""
 
     def __init__(
-        self, ref_bundles: Iterator[Any], *, convert: Callable[[Any], Any], drop_last: bool, **options: Any
+        self,
+        ref_bundles: Iterator[Any],
+        *,
+        collate_fn: Callable[[Any], Any],
+        finalize_fn: Callable[[Any], Any],
+        drop_last: bool,
+        **options: Any,
     ) -> None:
-        super().__init__(ref_bundles, **{**options, "collate_fn": None, "finalize_fn": None})
-        self._convert = convert
-        self._drops_last = drop_last
+        super().__init__(ref_bundles, **options)
+        self._collate, self._finalize, self._drops_last = collate_fn, finalize_fn, drop_last
 
     def __iter__(self) -> Iterator[Any]:
         assert self._batch_size is not None
@@ -77,14 +84,21 @@ class _BatchesOfBlocks(BatchIterator):
             for rows in batches:
                 if rows.num_rows() == self._batch_size or not self._drops_last:
                     self._count(1)
-                    yield self._convert(rows.to_batch_format("pyarrow"))
+                    yield self._tensors(rows)
+
+    def _tensors(self, rows: BlockAccessor) -> Any:
+        with torch.inference_mode(False):  # as in Ray's threads, whatever the thread that asks has set
+            return self._finalize(self._collate(rows.to_batch_format("pyarrow"))).data
 
     def _blocks_to_batches(self, blocks: Iterator[Any]) -> Iterator[Any]:
         whole: Iterator[Any] = blocks_to_batches(blocks, stats=self._stats)
         return whole
 
-    def _format_batches(self, batches: Iterator[Any]) -> Iterator[Any]:
-        return batches
+    def _format_batches(self, blocks: Iterator[Any]) -> Iterator[Any]:
+        return (replace(block, data=_in_one_chunk(block.data)) for block in blocks)
+
+    def _finalize_batches(self, blocks: Iterator[Any]) -> Iterator[Any]:
+        return (FinalizedBatch(block.metadata, block.data) for block in blocks)
 
     def _attribute_blocked_time(self, *block_and_times: Any) -> None:
         super()._attribute_blocked_time(*block_and_times)
@@ -104,7 +118,7 @@ def _cut(blocks: Iterator[Block], size: int) -> Generator[BlockAccessor, None, N
     joined = Batcher(size)
     waiting = 0
     for block in blocks:
-        rows = _in_one_chunk(block)
+        rows = BlockAccessor.for_block(block)
         start = 0
         if waiting:
             start = min(size - waiting, rows.num_rows())
@@ -119,13 +133,12 @@ def _cut(blocks: Iterator[Block], size: int) -> Generator[BlockAccessor, None, N
         if start < rows.num_rows():
             joined.add(rows.slice(start, rows.num_rows(), copy=False))
             waiting += rows.num_rows() - start
+        del block, rows  # not to be held while the next one is waited for
     if waiting:
         joined.done_adding()
         yield BlockAccessor.for_block(joined.next_batch())
 
 
-def _in_one_chunk(block: Block) -> BlockAccessor:
+def _in_one_chunk(block: Block) -> Block:
     """Slices of a table of many chunks would look through all of them each time."""
-    if isinstance(block, pa.Table):
-        block = try_combine_chunked_columns(block, min_chunks_to_combine=1)
-    return BlockAccessor.for_block(block)
+    return try_combine_chunked_columns(block, min_chunks_to_combine=1) if isinstance(block, pa.Table) else block

@@ -166,7 +166,8 @@ def _scan_run(scan: Scan, start: int, count: int) -> pa.Table:
 def _take(scan: Scan, dataset: lance.LanceDataset, rows: RowArray, are_offsets: bool) -> pa.Table:
     blobs = scan.blob_columns()
     columns = _take_columns(scan, blobs)
-    table = dataset.take(rows, columns) if are_offsets else dataset._take_rows(rows, columns)
+    numbers = rows.tolist()  # a quarter of a take's time would go into looking at an array's elements one by one
+    table = dataset.take(numbers, columns) if are_offsets else dataset._take_rows(numbers, columns)
     for name in blobs:
         selection: dict[str, Any] = {"indices" if are_offsets else "ids": rows}
         values = [value for _, value in dataset.read_blobs(name, **selection, preserve_order=True)]

@@ -20,7 +20,6 @@ from ray_lance.tensors import FillValue, Ragged
 from ray_lance.torch.batches import BatchOptions, RowReader, open_source
 from ray_lance.torch.cache import CacheBytes, RowCache, cache_limit, check_cache_bytes
 from ray_lance.torch.ranks import current_worker
-from ray_lance.torch.transport import packed
 
 __all__ = ["LanceMapDataset", "Row", "Rows"]
 
@@ -78,8 +77,9 @@ class LanceMapDataset(Dataset[Any]):
         ragged: What ragged columns become: ``"nested"``, ``"pad"`` or ``"list"``.
         version: Version number or tag; for a permutation, give it there.
         storage_options: Options of the object store; for a permutation, give them there.
-        cache_bytes: Bytes of rows that each process may keep in memory, 0 for none. ``"auto"`` is 512 MiB, but no more
-            than a sixteenth of the machine's or the container's memory for all processes together.
+        cache_bytes: Bytes of rows that each process may keep in memory, for all such datasets together; 0 for none.
+            ``"auto"`` is 512 MiB, but no more than a sixteenth of the machine's or the container's memory for all
+            workers of a loader, on as many ranks as ``LOCAL_WORLD_SIZE`` says.
 
     Raises:
         InvalidArgumentError: An argument breaks a rule.
@@ -173,9 +173,7 @@ def _matrix_row(batch: Any, index: int) -> Any:
 
 
 def _collate(rows: Any, *, collate_fn_map: Any = None) -> Any:
-    if not isinstance(rows, Rows):
-        return collate([dict(row) for row in rows], collate_fn_map=collate_fn_map)
-    return packed(rows.batch)
+    return rows.batch if isinstance(rows, Rows) else collate([dict(row) for row in rows], collate_fn_map=collate_fn_map)
 
 
 default_collate_fn_map[Row] = _collate

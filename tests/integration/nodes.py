@@ -24,6 +24,8 @@ from ray_lance import add_columns, read_lance, write_lance
 from ray_lance.train import LanceDataConfig
 
 PIECES = 40
+# A lost node is noticed after some seconds, not after half a minute.
+HEALTH = {"health_check_initial_delay_ms": 1000, "health_check_period_ms": 1000, "health_check_failure_threshold": 5}
 EPOCH = {"global_batch_size": 20}
 
 
@@ -106,7 +108,13 @@ def main(job: str, uri: str, folder: str) -> None:
     store = {"object_store_memory": 100 * 2**20}
     cluster = Cluster(
         initialize_head=True,
-        head_node_args={"num_cpus": 3, "resources": {"head": 2}, "include_dashboard": False, **store},
+        head_node_args={
+            "num_cpus": 3,
+            "resources": {"head": 2},
+            "include_dashboard": False,
+            "_system_config": HEALTH,
+            **store,
+        },
     )
     nodes = [cluster.add_node(num_cpus=2, **store) for _ in range(2)]
     ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -21,6 +20,8 @@ import ray_lance
 from ray_lance.data.collate import TensorCollate
 from ray_lance.data.dataset import ReadDataset
 from ray_lance.data.iterator import BlockwiseIterator
+from ray_lance.errors import TensorConversionError
+from ray_lance.tensors import to_tensors
 from tests.datasets import write_fragments
 
 SIZES = [5, 0, 1, 130, 3, 64, 64, 200, 2]
@@ -100,6 +101,9 @@ def test_whatever_the_sizes(sizes, batch_size):
         {"local_shuffle_buffer_size": 200, "local_shuffle_seed": 3},
         {"collate_fn": Ids()},
         {"collate_fn": DefaultCollateFn(combine_chunks=True)},
+        {"collate_fn": DefaultCollateFn()},
+        {"collate_fn": TensorCollate(ragged="list")},
+        {"collate_fn": TensorCollate(dtypes=torch.float16)},
         {"device": "meta"},
     ],
     ids=str,
@@ -131,10 +135,29 @@ def test_pandas_blocks_and_tables_of_many_chunks():
     check_same(chunks, batch_size=24)
 
 
-def test_a_batch_holds_no_more_memory_than_its_own():
-    batch, *_ = ReadDataset.of(of_blocks([4096])).iter_torch_batches(batch_size=64)
+@pytest.mark.parametrize("inference", [False, True])
+def test_tensors_are_of_no_mode_that_the_caller_has_set(inference):
+    with torch.inference_mode(inference):
+        batch, *_ = ReadDataset.of(of_blocks([100])).iter_torch_batches(batch_size=64)
 
-    assert batch["image"].untyped_storage().nbytes() == 64 * 6 * 4
+    assert not batch["image"].is_inference()
+
+
+def test_leaving_an_iteration_or_failing_in_it_ends_the_execution():
+    dataset = ReadDataset.of(of_blocks([64] * 50)).map_batches(lambda batch: batch, batch_format="pyarrow")
+    for _ in dataset.iter_torch_batches(batch_size=32):
+        assert not ended(dataset)
+        break
+    assert ended(dataset)
+
+    with pytest.raises(TensorConversionError, match="gaps"):
+        list(dataset.iter_torch_batches(batch_size=32, collate_fn=TensorCollate()))
+    assert ended(dataset)
+
+
+def ended(dataset: Dataset) -> bool:
+    executor = dataset._current_executor
+    return executor is None or executor._shutdown
 
 
 def test_transformations_that_stream_keep_the_iterator(uri):
@@ -152,6 +175,7 @@ def test_transformations_that_stream_keep_the_iterator(uri):
         read.rename_columns({"id": "number"}),
         read.add_column("two", lambda table: pa.array([2] * len(table)), batch_format="pyarrow"),
         read.with_column("next", ray.data.expressions.col("id") + 1),
+        read.with_columns({"next": ray.data.expressions.col("id") + 1}),
     ]
 
     assert {type(dataset.iterator()) for dataset in derived} == {BlockwiseIterator}
@@ -159,19 +183,28 @@ def test_transformations_that_stream_keep_the_iterator(uri):
         check_same(dataset.drop_columns(["text"]) if "text" in dataset.columns() else dataset, batch_size=100)
 
 
-@dataclass(frozen=True)
-class Threads(TensorCollate):
-    """Batches of the thread that makes them."""
+@pytest.mark.parametrize(
+    ("collate", "here"),
+    [
+        (TensorCollate(fill=0), True),
+        (TensorCollate(fill=0, device="cpu"), False),
+        (TensorCollate(fill=0, ragged="pad"), False),
+        (TensorCollate(fill=0, dtypes=torch.float32), False),
+    ],
+    ids=str,
+)
+def test_batches_are_made_where_they_are_used_unless_that_is_work(monkeypatch, collate, here):
+    threads = set()
 
-    def __call__(self, batch: pa.Table) -> dict:
-        return {"thread": threading.get_ident(), "rows": len(batch)}
+    def noting(*args, **kwargs):
+        threads.add(threading.get_ident())
+        return to_tensors(*args, **kwargs)
 
+    monkeypatch.setattr("ray_lance.data.collate.to_tensors", noting)
+    batches = list(ReadDataset.of(of_blocks([500])).iter_torch_batches(batch_size=100, collate_fn=collate))
 
-@pytest.mark.parametrize(("device", "here"), [(None, True), ("cpu", False)])
-def test_batches_are_made_where_they_are_used_unless_they_are_moved(device, here):
-    batches = ReadDataset.of(of_blocks([500])).iter_torch_batches(batch_size=100, collate_fn=Threads(device=device))
-
-    assert {batch["thread"] == threading.get_ident() for batch in batches} == {here}
+    assert len(batches) == 5
+    assert (threads == {threading.get_ident()}) == here
 
 
 def test_ray_counts_batches_not_blocks():

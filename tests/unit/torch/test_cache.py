@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from pathlib import Path
 
+import lance
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -15,6 +16,7 @@ from ray_lance import Permutation
 from ray_lance.errors import InvalidArgumentError
 from ray_lance.torch import LanceMapDataset, cache
 from ray_lance.torch.cache import RowCache, cache_limit
+from ray_lance.torch.ranks import Worker
 from tests.datasets import write_fragments
 
 COUNT, RANGE, ROW_BYTES = 95, 10, 8
@@ -43,6 +45,7 @@ class TestRanges:
     @pytest.fixture(autouse=True)
     def small(self, monkeypatch):
         monkeypatch.setattr(cache, "MAX_TASK_BYTES", RANGE * ROW_BYTES)
+        monkeypatch.setattr(cache, "_account", cache._Account())
 
     @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(
@@ -55,21 +58,30 @@ class TestRanges:
 
         assert [take(rows, batch) for batch in batches] == batches
 
-    def test_one_is_read_once_when_enough_of_it_has_been_taken(self):
+    def test_one_is_read_once_when_as_many_rows_as_it_has_were_taken(self):
         table = Table()
         rows = table.cached()
 
-        for _ in range(102):
-            take(rows, [20, 29] * 5)  # 1,020 rows
-        assert set(map(len, table.reads)) == {10}
+        take(rows, [20, 29, 20, 29, 25, 94, 20, 20, 21, 28])  # nine of them
+        assert len(table.reads) == 1
         table.reads.clear()
 
         assert take(rows, [20, 29, 29, 25, 94]) == [20, 29, 29, 25, 94]
-        assert table.reads == [list(range(20, 30)), [94]]
+        assert table.reads == [RANGES[2], [94]]
         table.reads.clear()
 
         assert take(rows, [21, 28]) == [21, 28]
         assert not table.reads
+
+    def test_a_large_one_is_read_when_1024_rows_were_taken(self, monkeypatch):
+        monkeypatch.setattr(cache, "MAX_TASK_BYTES", 5000 * ROW_BYTES)
+        table = Table()
+        rows = RowCache(table.read, 5000, ROW_BYTES, 10**6)
+
+        take(rows, [7] * 1023)
+        assert [len(read) for read in table.reads] == [1023]
+        assert take(rows, [8]) == [8]
+        assert [len(read) for read in table.reads] == [1023, 5000]
 
     def test_the_last_one_ends_with_the_dataset(self):
         table = Table()
@@ -90,6 +102,77 @@ class TestRanges:
             take(rows, offsets)
 
         assert len(RANGES) - len(table.reads) == int(max_ranges)
+
+    def test_datasets_of_a_process_share_what_may_be_kept(self):
+        first, second = Table(), Table()
+        caches = [first.cached(4), second.cached(4)]
+        for rows in caches:
+            for offsets in RANGES[:3]:
+                take(rows, offsets * 205)
+        del rows
+        first.reads.clear()
+        second.reads.clear()
+        for offsets in RANGES[:3]:
+            take(caches[0], offsets)
+            take(caches[1], offsets)
+        assert (len(first.reads), len(second.reads)) == (0, 2)
+
+        caches.clear()  # and what they kept is given back
+        table = Table()
+        rows = table.cached(4)
+        for offsets in RANGES[:4]:
+            take(rows, offsets * 205)
+        table.reads.clear()
+        for offsets in RANGES[:4]:
+            take(rows, offsets)
+        assert not table.reads
+
+    def test_rows_larger_than_was_thought_are_not_read_in_ranges(self):
+        reads = []
+
+        def read(offsets) -> pa.Table:
+            reads.append(len(offsets))
+            return pa.table({"id": pa.array(offsets, pa.int64()), "text": ["x" * 1000] * len(offsets)})
+
+        rows = RowCache(read, COUNT, ROW_BYTES, 5 * RANGE * ROW_BYTES)
+        for _ in range(5):
+            take(rows, [3, 4, 5])
+
+        assert reads == [3] * 5
+
+
+def test_kept_and_taken_rows_of_every_kind_go_together(tmp_path, monkeypatch):
+    """Ranges of a scan beside rows of a take: blobs, columns without nulls, dictionaries, expressions, nested ones."""
+    count = 60
+    blob = pa.field("blob", pa.large_binary(), nullable=False, metadata={"lance-encoding:blob": "true"})
+    schema = pa.schema(
+        [
+            pa.field("id", pa.int64(), nullable=False),
+            pa.field("kind", pa.dictionary(pa.int8(), pa.string())),
+            pa.field("s", pa.struct([pa.field("x", pa.float32())])),
+            blob,
+        ]
+    )
+    columns = [
+        list(range(count)),
+        [f"k{i % 3}" for i in range(count)],
+        [None if i % 7 == 0 else {"x": float(i)} for i in range(count)],
+        [bytes([i]) * i for i in range(count)],
+    ]
+    arrays = [pa.array(values, field.type) for values, field in zip(columns, schema, strict=True)]
+    uri = str(tmp_path / "table.lance")
+    lance.write_dataset(pa.Table.from_arrays(arrays, schema=schema), uri, max_rows_per_file=25)
+    rng = np.random.default_rng(0)
+
+    for wanted in (["id", "kind", "blob"], ["id", "s.x"], {"id": "id", "twice": "2 * id"}):
+        plain, kept = (LanceMapDataset(uri, columns=wanted, format="arrow", cache_bytes=size) for size in (0, 10**6))
+        monkeypatch.setattr(cache, "MAX_TASK_BYTES", int(10 * kept._reader.row_bytes))
+        for _ in range(12):
+            indices = rng.integers(0, count, 15).tolist()
+            expected, got = plain.__getitems__(indices).batch, kept.__getitems__(indices).batch
+            assert got.to_pylist() == expected.to_pylist()
+            assert got.schema.types == expected.schema.types
+        assert 1 < len(kept._cache._tables) <= 7
 
 
 @pytest.fixture
@@ -136,14 +219,15 @@ def test_rows_of_a_filter_and_without_a_cache_are_read_each_time(uri, options):
 
 @pytest.mark.parametrize(
     ("memory", "processes", "limit"),
-    [(2**40, None, 512 * 2**20), (2**30, None, 2**26), (2**34, "4", 2**28)],
+    [(2**40, "", 512 * 2**20), (2**30, "0", 2**26), (2**34, "4", 2**28)],
 )
 def test_auto_is_a_share_of_the_memory(monkeypatch, memory, processes, limit):
     monkeypatch.setattr(cache, "_memory", lambda: memory)
-    if processes:
-        monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
 
     assert cache_limit("auto") == limit
+    monkeypatch.setattr(cache, "current_worker", lambda: Worker(1, 64))
+    assert cache_limit("auto") == min(limit, memory // 16 // max(1, int(processes or 1)) // 64)
     assert cache_limit(12) == 12
 
 

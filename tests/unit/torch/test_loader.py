@@ -50,6 +50,9 @@ def of_many_kinds(batch: dict) -> dict:
         "mask": ids % 3 == 0,
         "half": ids.to(torch.bfloat16),
         "transposed": torch.stack([ids, ids + 1]).T,
+        "expanded": ids[:1].expand(len(ids)),
+        "large": ids[:, None].repeat(1, 2000),
+        "huge": ids[:, None].repeat(1, 4000),
         "none": torch.empty(0, 3),
         "scalar": torch.tensor(2.5),
         "nested": torch.nested.nested_tensor([ids[:2].float(), ids[:3].float()], layout=torch.jagged),
@@ -142,12 +145,14 @@ class TestWithWorkers:
                     assert value == right[name]
                 elif not value.is_nested:
                     assert (value.dtype, value.shape) == (right[name].dtype, right[name].shape), name
+                    assert value.stride() == right[name].stride(), name
                     assert torch.equal(value, right[name]), name
             assert [part.tolist() for part in left["nested"]] == [part.tolist() for part in right["nested"]]
-            plain = [value for value in right.values() if isinstance(value, torch.Tensor) and not value.is_nested]
-            assert len({value.untyped_storage().data_ptr() for value in plain}) == 1
             right["id"].add_(1)  # memory of its own, which may be written to
             assert torch.equal(right["id"], left["id"] + 1)
+            assert torch.equal(right["large"], left["large"])
+            for name in ("id", "large"):
+                assert right[name].untyped_storage().nbytes() == right[name].nbytes, name
 
     def test_ranks_are_those_of_the_training_process(self, table, epochs, workers):
         dataset = LanceIterableDataset(
