@@ -41,6 +41,7 @@ def first_batch(dataset: ray.data.Dataset) -> Iterator[int]:
     batches = iter(dataset.iter_torch_batches(batch_size=BATCH))
     yield len(next(batches)["id"])
     batches.close()
+    time.sleep(1)  # for tasks that had begun to end, which would delay the next contender
 
 
 def epoch_contenders(uri: str) -> dict:

@@ -88,7 +88,9 @@ class _BatchesOfBlocks(BatchIterator):
 
     def _tensors(self, rows: BlockAccessor) -> Any:
         with torch.inference_mode(False):  # as in Ray's threads, whatever the thread that asks has set
-            return self._finalize(self._collate(rows.to_batch_format("pyarrow"))).data
+            batch = self._collate(rows.to_batch_format("pyarrow"))
+            # Ray's function takes longer to find that nothing is left to do than the tensors took to make.
+            return batch if _is_final(batch) else self._finalize(batch).data
 
     def _blocks_to_batches(self, blocks: Iterator[Any]) -> Iterator[Any]:
         whole: Iterator[Any] = blocks_to_batches(blocks, stats=self._stats)
@@ -107,6 +109,13 @@ class _BatchesOfBlocks(BatchIterator):
     def _count(self, batches: int) -> None:
         if self._stats is not None:
             self._stats.iter_batches_total += batches
+
+
+def _is_final(batch: Any) -> bool:
+    """Whether all that a batch holds are tensors on the CPU."""
+    return isinstance(batch, dict) and all(
+        type(value) is torch.Tensor and value.device == _CPU for value in batch.values()
+    )
 
 
 def _cut(blocks: Iterator[Block], size: int) -> Generator[BlockAccessor, None, None]:

@@ -19,7 +19,7 @@ pytestmark = [
 ]
 
 ROWS, WIDTH = 1024, 1024  # 4 MiB per fragment
-FRAGMENTS = 24
+FRAGMENTS = 12
 
 # Notes the peak of each process's own memory, without the object store that all of them share.
 JOB = """
