@@ -76,7 +76,7 @@ class Ids(ArrowBatchCollateFn):
 
 
 @pytest.mark.parametrize("drop_last", [False, True])
-@pytest.mark.parametrize("batch_size", [1, 7, 64, 130, 469, 1000])
+@pytest.mark.parametrize("batch_size", [7, 64, 469, 1000])
 def test_batches_are_rays(batch_size, drop_last):
     batches = check_same(of_blocks(SIZES), batch_size=batch_size, drop_last=drop_last)
 
@@ -84,7 +84,7 @@ def test_batches_are_rays(batch_size, drop_last):
     assert len(batches) == (rows // batch_size if drop_last else -(-rows // batch_size))
 
 
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(st.lists(st.integers(0, 40), min_size=1, max_size=6), st.integers(1, 50))
 def test_whatever_the_sizes(sizes, batch_size):
     check_same(of_blocks(sizes), batch_size=batch_size)
