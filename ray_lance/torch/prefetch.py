@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 import pyarrow as pa
 
-from ray_lance.allocator import keep_freed_memory
+from ray_lance.allocator import KEPT_BESIDE_OTHERS, keep_freed_memory
 from ray_lance.order import BatchSchedule, LaneRange, RowPermutation
 from ray_lance.order.rows import RowArray
 from ray_lance.scan.plan import FIRST_TASK_BYTES, MAX_TASK_BYTES, MAX_WINDOW_BYTES
@@ -164,7 +164,7 @@ def batches(
     def read(task: LaneRead) -> tuple[int, pa.Table]:
         return task.lane, reader.take(task.rows(order))
 
-    keep_freed_memory()
+    keep_freed_memory(KEPT_BESIDE_OTHERS)
     small_first = parts_are_cheap(order, reader.permutation.table)
     plan = plan_reads(schedule, steps, order, reader.row_bytes, small_first=small_first)
     # What the first batch waits for, and after small reads those that soon follow; they bring the metadata for others.

@@ -1,6 +1,6 @@
 """A job on a cluster of three nodes, one of which is lost half-way: ``python -m tests.integration.nodes JOB FOLDER``.
 
-Prints what came out as one line of JSON. A program of its own, since the tests' process is in another cluster.
+Writes what came out to FOLDER/outcome.json. A program of its own, since the tests' process is in another cluster.
 """
 
 from __future__ import annotations
@@ -24,8 +24,6 @@ from ray_lance import add_columns, read_lance, write_lance
 from ray_lance.train import LanceDataConfig
 
 PIECES = 40
-# A lost node is noticed after some seconds, not after half a minute.
-HEALTH = {"health_check_initial_delay_ms": 1000, "health_check_period_ms": 1000, "health_check_failure_threshold": 5}
 EPOCH = {"global_batch_size": 20}
 
 
@@ -108,13 +106,7 @@ def main(job: str, uri: str, folder: str) -> None:
     store = {"object_store_memory": 100 * 2**20}
     cluster = Cluster(
         initialize_head=True,
-        head_node_args={
-            "num_cpus": 3,
-            "resources": {"head": 2},
-            "include_dashboard": False,
-            "_system_config": HEALTH,
-            **store,
-        },
+        head_node_args={"num_cpus": 3, "resources": {"head": 2}, "include_dashboard": False, **store},
     )
     nodes = [cluster.add_node(num_cpus=2, **store) for _ in range(2)]
     ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
@@ -126,7 +118,7 @@ def main(job: str, uri: str, folder: str) -> None:
     was_lost = lost.is_set()
     lost.set()
     killer.join()
-    sys.stdout.write(json.dumps({"lost": was_lost, "result": result}) + "\n")
+    Path(folder, "outcome.json").write_text(json.dumps({"lost": was_lost, "result": result}))
     ray.shutdown()
     cluster.shutdown()
 
