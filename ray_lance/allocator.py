@@ -31,8 +31,8 @@ def keep_freed_memory(kept_bytes: int = KEPT_BYTES) -> bool:
 
     Args:
         kept_bytes: Up to how many bytes, and for buffers of up to what size. Ray's workers, which do little else, may
-            keep all. A training process reads in many threads, each of which would keep its own: with 32 MiB it grew by
-            up to a quarter from epoch to epoch, with 256 MiB by a third, with ``KEPT_BESIDE_OTHERS`` not at all.
+            keep all. A training process reads in many threads, each of which would keep its own: over its first
+            epochs it grew by up to a third with 256 MiB, and by up to a quarter with less.
 
     Returns:
         Whether the allocator took the setting; False where the C library is another one, or where
@@ -50,7 +50,7 @@ def share_arenas() -> bool:
 
     One for every two cores, eight at most. By default there are up to eight for each core, and each keeps what was
     freed in it. Lance reads in many threads that come and go, so that over some epochs the buffers of reads end up in
-    every arena: with four of them on two cores a process still grew by up to 1.4 times, with one it does not. What is
+    every arena: with four of them on two cores a process still grew by up to 1.4 times, with one by 1.14. What is
     allocated often is small and comes from a cache of each thread, so that threads seldom wait for an arena.
 
     glibc asks for the number only until the process has more than eight arenas. Ray's workers have that from their

@@ -22,7 +22,15 @@ from ray_lance.scan.scan import FRAGMENT_ID, META_COLUMNS, ROW_ADDRESS, Scan, qu
 from ray_lance.scan.steps import StepRange
 from ray_lance.table import TableRef
 
-__all__ = ["PermutationPlan", "PermutationRange", "parts_are_cheap", "plan_positions", "suited", "take_rows"]
+__all__ = [
+    "PermutationPlan",
+    "PermutationRange",
+    "parts_are_cheap",
+    "plan_positions",
+    "suited",
+    "take_rows",
+    "to_places",
+]
 
 _MIN_RUN = 64
 # Buffers of such batches are small enough for the allocator to use them again, where those of a whole run are not.
@@ -148,9 +156,14 @@ def take_rows(scan: Scan, rows: RowArray, *, are_offsets: bool) -> pa.Table:
         return _take(scan, dataset, rows, are_offsets)
     by_place = np.argsort(rows, kind="stable")
     table = _take(scan, dataset, rows[by_place], are_offsets)
-    restored: npt.NDArray[np.int64] = np.empty_like(by_place)
-    restored[by_place] = np.arange(len(rows))
-    return table.take(pa.array(restored)) if scan.names else table
+    return to_places(table, by_place) if scan.names else table
+
+
+def to_places(table: pa.Table, places: npt.NDArray[np.int64]) -> pa.Table:
+    """The rows of a table in another order: row ``i`` comes to ``places[i]``, shape ``(len(table),)``."""
+    rows: npt.NDArray[np.int64] = np.empty_like(places)
+    rows[places] = np.arange(len(places))
+    return table.take(pa.array(rows))
 
 
 def _is_run(rows: RowArray) -> bool:
