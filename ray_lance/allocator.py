@@ -7,7 +7,7 @@ import os
 import platform
 from functools import cache
 
-__all__ = ["KEPT_BESIDE_OTHERS", "keep_freed_memory", "share_arenas"]
+__all__ = ["BUFFER_BESIDE_OTHERS", "KEPT_BESIDE_OTHERS", "keep_freed_memory", "share_arenas"]
 
 # Parameters of glibc's mallopt, see mallopt(3).
 _M_TRIM_THRESHOLD = -1
@@ -17,12 +17,13 @@ _M_ARENA_MAX = -8
 _THRESHOLDS = frozenset(("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"))  # as glibc spells them
 
 KEPT_BYTES = 256 * 2**20
-KEPT_BESIDE_OTHERS = 8 * 2**20
+KEPT_BESIDE_OTHERS = 64 * 2**20
+BUFFER_BESIDE_OTHERS = 8 * 2**20
 MOST_ARENAS = min(8, max(1, (os.cpu_count() or 1) // 2))
 
 
 @cache
-def keep_freed_memory(kept_bytes: int = KEPT_BYTES) -> bool:
+def keep_freed_memory(kept_bytes: int = KEPT_BYTES, buffer_bytes: int = KEPT_BYTES) -> bool:
     """Let glibc keep freed memory for the next allocation. For processes that stream, once each.
 
     A read allocates buffers of its size and frees them when its rows have been handed over. By default glibc gets such
@@ -30,9 +31,10 @@ def keep_freed_memory(kept_bytes: int = KEPT_BYTES) -> bool:
     much time as reading the data from a warm page cache takes.
 
     Args:
-        kept_bytes: Up to how many bytes, and for buffers of up to what size. Ray's workers, which do little else, may
-            keep all. A training process reads in many threads, each of which would keep its own: over its first
-            epochs it grew by up to a third with 256 MiB, and by up to a quarter with less.
+        kept_bytes: How many freed bytes at the end of an arena are kept.
+        buffer_bytes: Up to what size buffers come from an arena; larger ones come from the kernel each time. Ray's
+            workers, which do little else, may keep all. A training process reads in many threads, whose buffers end
+            up anywhere in an arena: over its first epochs it grew by up to a third with buffers of 256 MiB in it.
 
     Returns:
         Whether the allocator took the setting; False where the C library is another one, or where
@@ -41,7 +43,7 @@ def keep_freed_memory(kept_bytes: int = KEPT_BYTES) -> bool:
     if platform.libc_ver()[0] != "glibc" or not _THRESHOLDS.isdisjoint(os.environ):
         return False
     mallopt = ctypes.CDLL(None).mallopt
-    return bool(mallopt(_M_MMAP_THRESHOLD, kept_bytes) and mallopt(_M_TRIM_THRESHOLD, kept_bytes))
+    return bool(mallopt(_M_MMAP_THRESHOLD, buffer_bytes) and mallopt(_M_TRIM_THRESHOLD, kept_bytes))
 
 
 @cache

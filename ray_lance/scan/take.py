@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import lance
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -16,6 +15,7 @@ from ray_lance.order import ExplicitRows, RowPermutation
 from ray_lance.order.rows import RowArray
 from ray_lance.retry import RetryPolicy
 from ray_lance.scan.delivery import delivered, with_fragment_id
+from ray_lance.scan.places import sorted_rows, to_places
 from ray_lance.scan.plan import MAX_WINDOW_BYTES, TaskSizing, cut_first
 from ray_lance.scan.reader import Fill
 from ray_lance.scan.scan import FRAGMENT_ID, META_COLUMNS, ROW_ADDRESS, Scan, quoted_path
@@ -29,12 +29,14 @@ __all__ = [
     "plan_positions",
     "suited",
     "take_rows",
-    "to_places",
 ]
 
 _MIN_RUN = 64
 # Buffers of such batches are small enough for the allocator to use them again, where those of a whole run are not.
 _RUN_BATCH_ROWS = 8192
+# A local take is made in pieces of about so many bytes; how many rows that is, the first piece tells.
+_FIRST_PIECE_ROWS = 4096
+_PIECE_BYTES = 4 * 2**20
 
 
 @dataclass(frozen=True)
@@ -149,21 +151,13 @@ def take_rows(scan: Scan, rows: RowArray, *, are_offsets: bool) -> pa.Table:
     Returns:
         The columns ``scan.read_names``.
     """
-    dataset = scan.tables[0].open()
     if are_offsets and _is_run(rows):
         return _scan_run(scan, int(rows[0]), len(rows))
     if bool((rows[1:] >= rows[:-1]).all()):
-        return _take(scan, dataset, rows, are_offsets)
-    by_place = np.argsort(rows, kind="stable")
-    table = _take(scan, dataset, rows[by_place], are_offsets)
-    return to_places(table, by_place) if scan.names else table
-
-
-def to_places(table: pa.Table, places: npt.NDArray[np.int64]) -> pa.Table:
-    """The rows of a table in another order: row ``i`` comes to ``places[i]``, shape ``(len(table),)``."""
-    rows: npt.NDArray[np.int64] = np.empty_like(places)
-    rows[places] = np.arange(len(places))
-    return table.take(pa.array(rows))
+        return _take(scan, rows, are_offsets)
+    ascending, places = sorted_rows(rows)
+    table = _take(scan, ascending, are_offsets)
+    return to_places(table, places) if scan.names else table
 
 
 def _is_run(rows: RowArray) -> bool:
@@ -176,16 +170,33 @@ def _scan_run(scan: Scan, start: int, count: int) -> pa.Table:
     return with_fragment_id(scanner.to_table(), scan).select(list(scan.read_names))
 
 
-def _take(scan: Scan, dataset: lance.LanceDataset, rows: RowArray, are_offsets: bool) -> pa.Table:
+def _take(scan: Scan, rows: RowArray, are_offsets: bool) -> pa.Table:
     blobs = scan.blob_columns()
-    columns = _take_columns(scan, blobs)
-    numbers = rows.tolist()  # a quarter of a take's time would go into looking at an array's elements one by one
-    table = dataset.take(numbers, columns) if are_offsets else dataset._take_rows(numbers, columns)
+    table = _take_in_pieces(scan.tables[0], rows, _take_columns(scan, blobs), are_offsets)
     for name in blobs:
         selection: dict[str, Any] = {"indices" if are_offsets else "ids": rows}
-        values = [value for _, value in dataset.read_blobs(name, **selection, preserve_order=True)]
+        values = [value for _, value in scan.tables[0].open().read_blobs(name, **selection, preserve_order=True)]
         table = table.append_column(name, pa.array(values, pa.large_binary()))
     return with_fragment_id(table, scan).select(list(scan.read_names))
+
+
+def _take_in_pieces(
+    table: TableRef, rows: RowArray, columns: list[str] | dict[str, str], are_offsets: bool
+) -> pa.Table:
+    """Rows in ascending order, by one take; on a local file system by several.
+
+    The buffers of a take of some MiB are small enough for the allocator to use them again. An object store is asked for
+    all at once, since each take waits for its answers.
+    """
+    dataset = table.open_for_takes()
+    take = dataset.take if are_offsets else dataset._take_rows
+    numbers = rows.tolist()  # a quarter of a take's time would go into looking at an array's elements one by one
+    if table.is_remote:
+        return take(numbers, columns)
+    first = take(numbers[:_FIRST_PIECE_ROWS], columns)
+    count = max(1, _PIECE_BYTES * len(first) // max(1, first.nbytes))
+    rest = [take(numbers[start : start + count], columns) for start in range(_FIRST_PIECE_ROWS, len(numbers), count)]
+    return pa.concat_tables([first, *rest])
 
 
 def _take_columns(scan: Scan, blobs: tuple[str, ...]) -> list[str] | dict[str, str]:

@@ -15,8 +15,8 @@ import pyarrow as pa
 
 from ray_lance.errors import InvalidArgumentError
 from ray_lance.order.rows import RowArray
+from ray_lance.scan.places import to_places
 from ray_lance.scan.plan import MAX_TASK_BYTES
-from ray_lance.scan.take import to_places
 from ray_lance.torch.ranks import current_worker
 
 __all__ = ["CacheBytes", "RowCache", "cache_limit", "check_cache_bytes"]
@@ -154,4 +154,4 @@ def _in_places(tables: list[pa.Table], places: npt.NDArray[np.int64]) -> pa.Tabl
     # A scan and a take may differ in whether a column can be null.
     schema = tables[0].schema
     table = pa.concat_tables(pa.Table.from_arrays(table.columns, schema=schema) for table in tables)
-    return to_places(table.combine_chunks(), places)
+    return to_places(table, places)

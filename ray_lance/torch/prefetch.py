@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import closing
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 
-from ray_lance.allocator import KEPT_BESIDE_OTHERS, keep_freed_memory
+from ray_lance.allocator import BUFFER_BESIDE_OTHERS, KEPT_BESIDE_OTHERS, keep_freed_memory
 from ray_lance.order import BatchSchedule, LaneRange, RowPermutation
 from ray_lance.order.rows import RowArray
 from ray_lance.scan.plan import FIRST_TASK_BYTES, MAX_TASK_BYTES, MAX_WINDOW_BYTES
@@ -115,17 +117,16 @@ class _LaneCutter:
 
 
 def ordered_map(
-    function: Callable[[T], R], items: Iterable[T], threads: int, ahead: int, alone: int = 0
+    function: Callable[[T], R], items: Iterable[T], pool: ThreadPoolExecutor | None, ahead: int, alone: int = 0
 ) -> Generator[R, None, None]:
-    """``map`` by threads: results in order, ``ahead`` of them begun before they are asked for; 0 threads use none.
+    """``map`` by a pool's threads: results in order, ``ahead`` of them begun before they are asked for; None uses none.
 
     The first ``alone`` items have the threads to themselves: others begin when those are done. An error is raised where
     its result would have come. Closing the generator drops what has not begun.
     """
-    if threads == 0:
+    if pool is None:
         yield from map(function, items)
         return
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="ray_lance")
     pending: deque[Future[R]] = deque()
     source = iter(items)
 
@@ -145,7 +146,22 @@ def ordered_map(
                 return
             yield pending.popleft().result()
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+        for each in pending:
+            each.cancel()
+
+
+def _threads(work: str, ahead: int) -> ThreadPoolExecutor | None:
+    """The threads of this process for a kind of work of which so much is begun ahead; None for none.
+
+    They stay, and all iterations share them: those of each epoch would take their memory from other arenas of glibc's,
+    and the process would grow.
+    """
+    return _pool(os.getpid(), work, min(ahead, _MAX_THREADS)) if ahead else None
+
+
+@cache
+def _pool(pid: int, work: str, threads: int) -> ThreadPoolExecutor:  # noqa: ARG001  a forked child has none of them
+    return ThreadPoolExecutor(threads, thread_name_prefix=f"ray_lance_{work}")
 
 
 def batches(
@@ -164,16 +180,16 @@ def batches(
     def read(task: LaneRead) -> tuple[int, pa.Table]:
         return task.lane, reader.take(task.rows(order))
 
-    keep_freed_memory(KEPT_BESIDE_OTHERS)
+    keep_freed_memory(KEPT_BESIDE_OTHERS, BUFFER_BESIDE_OTHERS)
     small_first = parts_are_cheap(order, reader.permutation.table)
     plan = plan_reads(schedule, steps, order, reader.row_bytes, small_first=small_first)
     # What the first batch waits for, and after small reads those that soon follow; they bring the metadata for others.
     reads_of_lane = 2 if small_first else 1
     alone = reads_of_lane * len(schedule.pieces(steps.start)) if steps else 0
-    with closing(ordered_map(read, plan, min(prefetch, _MAX_THREADS), prefetch, alone)) as reads:
+    with closing(ordered_map(read, plan, _threads("read", prefetch), prefetch, alone)) as reads:
         tables = _cut(reads, (schedule.pieces(step) for step in steps))
-        threads = min(prefetch, _MAX_THREADS) if reader.decodes else 0
-        with closing(ordered_map(reader.finish, tables, threads, _DECODED_AHEAD)) as finished:
+        decoders = _threads("decode", prefetch) if reader.decodes else None
+        with closing(ordered_map(reader.finish, tables, decoders, _DECODED_AHEAD)) as finished:
             yield from finished
 
 

@@ -12,6 +12,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from ray_lance.order import BatchSchedule, DenseRows, RowPermutation
+from ray_lance.scan import take
 from ray_lance.scan.plan import TaskSizing
 from ray_lance.scan.pushdown import build_scan
 from ray_lance.scan.steps import plan_steps
@@ -118,3 +119,17 @@ def test_neighbours_are_the_same_rows_as_when_they_are_taken_one_by_one(scattere
     assert run.num_rows == len(rows)
     assert run.to_pydict() == restored.to_pydict()
     assert run.schema.types == restored.schema.types
+
+
+@pytest.mark.parametrize("piece_bytes", [1, 100, 10_000])
+@pytest.mark.parametrize("are_offsets", [True, False])
+def test_rows_in_pieces_are_the_rows_of_one_take(uri, monkeypatch, piece_bytes, are_offsets):
+    monkeypatch.setattr(take, "_FIRST_PIECE_ROWS", 7)
+    monkeypatch.setattr(take, "_PIECE_BYTES", piece_bytes)
+    lance.write_dataset(sample_table(100), uri, max_rows_per_file=30)
+    scan = build_scan([TableRef.of(uri).pin()], None, None, [], {})
+    dataset = lance.dataset(uri)
+    rows = np.random.default_rng(0).integers(0, 100, 60)  # some of them more than once
+    addresses = dataset.to_table(columns=["id"], with_row_id=True)["_rowid"].to_numpy()
+    taken = take_rows(scan, rows if are_offsets else addresses[rows], are_offsets=are_offsets)
+    assert taken.to_pylist() == dataset.take(rows.tolist()).to_pylist()

@@ -1,0 +1,42 @@
+"""Whether this process may read local files through io_uring, which Lance can where its URI says so."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import urllib.parse
+from functools import cache
+
+__all__ = ["is_available", "uring_uri"]
+
+_SWITCH = "RAY_LANCE_IO_URING"
+_SYS_IO_URING_SETUP = 425  # on all architectures, see io_uring_setup(2)
+_QUEUE_DEPTH = (
+    16 * 1024
+)  # as Lance asks for by default: more than old kernels give to processes with little locked memory
+_PARAMS_BYTES = 120  # sizeof(struct io_uring_params)
+
+
+@cache
+def is_available() -> bool:
+    """Whether the kernel gives this process a ring, as container runtimes by default forbid.
+
+    ``RAY_LANCE_IO_URING=0`` in the environment says no.
+    """
+    if platform.system() != "Linux" or os.environ.get(_SWITCH) == "0":
+        return False
+    ring: int = ctypes.CDLL(None).syscall(_SYS_IO_URING_SETUP, _QUEUE_DEPTH, ctypes.create_string_buffer(_PARAMS_BYTES))
+    if ring < 0:
+        return False
+    os.close(ring)
+    return True
+
+
+def uring_uri(uri: str) -> str | None:
+    """``uri`` as Lance reads it through io_uring; None for what is on no local file system or where there is none."""
+    if not is_available():
+        return None
+    if uri.startswith("file://"):
+        return "file+uring://" + uri.removeprefix("file://")
+    return None if "://" in uri else "file+uring://" + urllib.parse.quote(uri)

@@ -1,0 +1,79 @@
+"""Rows at their places: what Arrow's own sort and take would give."""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import itertools
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from ray_lance.scan.places import sorted_rows, to_places
+
+DAYS = [datetime.date(2020, 1, day) for day in range(1, 13)]
+COLUMNS = {
+    "int64": pa.array(range(12)),
+    "int8": pa.array(range(12), pa.int8()),
+    "half": pa.array(np.arange(12, dtype=np.float16)),
+    "bool": pa.array([i % 3 == 0 for i in range(12)]),
+    "date": pa.array(DAYS),
+    "decimal": pa.array([decimal.Decimal(i) for i in range(12)], pa.decimal128(20, 2)),
+    "timestamp": pa.array(DAYS).cast(pa.timestamp("us", "UTC")),
+    "binary3": pa.array([b"%03d" % i for i in range(12)], pa.binary(3)),
+    "string": pa.array([str(i) * i for i in range(12)]),
+    "null": pa.nulls(12),
+    "nulls": pa.array([None if i % 4 == 0 else i for i in range(12)]),
+    "vector": pa.array([[i, -i, i] for i in range(12)], pa.list_(pa.float32(), 3)),
+    "matrix": pa.array([[[i, 1], [2, i]] for i in range(12)], pa.list_(pa.list_(pa.int16(), 2), 2)),
+    "null vectors": pa.array([None if i == 5 else [i, i] for i in range(12)], pa.list_(pa.int32(), 2)),
+    "nulls in vectors": pa.array([[i, None if i == 7 else 1] for i in range(12)], pa.list_(pa.int32(), 2)),
+    "bool vectors": pa.array([[True, i == 1] for i in range(12)], pa.list_(pa.bool_(), 2)),
+    "vectors of nothing": pa.array([[]] * 12, pa.list_(pa.int32(), 0)),
+    "list": pa.array([list(range(i)) for i in range(12)]),
+    "struct": pa.array([{"a": i, "b": str(i)} for i in range(12)]),
+    "dictionary": pa.array(list("abcabcabcabc")).dictionary_encode(),
+    "tensor": pa.FixedShapeTensorArray.from_numpy_ndarray(np.arange(48, dtype=np.int32).reshape(12, 2, 2)),
+}
+
+
+@pytest.mark.parametrize("name", COLUMNS)
+@given(places=st.permutations(range(12)), cuts=st.lists(st.integers(0, 12), max_size=3), start=st.integers(0, 4))
+def test_rows_come_to_their_places(name, places, cuts, start):
+    padded = pa.concat_arrays([COLUMNS[name].slice(0, start), COLUMNS[name]]).slice(start)
+    edges = [0, *sorted(cuts), 12]
+    column = pa.chunked_array([padded[left:right] for left, right in itertools.pairwise(edges)])
+    field = pa.field("column", column.type, nullable=column.null_count > 0, metadata={"key": "value"})
+    table = pa.Table.from_arrays([column], schema=pa.schema([field], {"of": "table"}))
+
+    moved = to_places(table, np.array(places))
+
+    moved.validate(full=True)
+    assert moved.schema.equals(table.schema, check_metadata=True)
+    values = table["column"].to_pylist()
+    assert [moved["column"][place].as_py() for place in places] == values
+
+
+@pytest.mark.parametrize("name", COLUMNS)
+def test_no_rows_have_no_places(name):
+    table = pa.table({"column": COLUMNS[name][:0]})
+    assert to_places(table, np.empty(0, np.int64)).equals(table)
+
+
+@given(
+    st.sampled_from([np.int64, np.uint64]).flatmap(
+        lambda dtype: arrays.arrays(
+            dtype, st.integers(1, 50), elements=st.integers(0, 9) | st.integers(0, np.iinfo(dtype).max)
+        )
+    )
+)
+def test_rows_are_sorted_and_know_where_they_were(rows):
+    ascending, places = sorted_rows(rows)
+    assert ascending.dtype == rows.dtype
+    assert ascending.tolist() == sorted(rows.tolist())
+    assert rows[places].tolist() == ascending.tolist()
+    assert sorted(places.tolist()) == list(range(len(rows)))
