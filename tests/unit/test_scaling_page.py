@@ -147,7 +147,7 @@ def test_a_window_costs_at_most_a_request_for_each_clump_and_column(clump, uri):
     lance.write_dataset(table, uri, max_rows_per_file=rows // files)
     order = Permutation(uri).shuffle(0, clump=clump, window=256 * clump)
     edges = order.order.window_edges()[:3] if clump > 1 else [0, 256, 512]
-    scan, dataset = build_scan([order.table], columns, None, [], {}), order.table.open()
+    scan, dataset = build_scan([order.table], columns, None, [], {}), order.table.open_for_takes()
 
     def requests(start: int, stop: int) -> int:
         dataset.io_stats_incremental()
