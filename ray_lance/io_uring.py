@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import struct
 import urllib.parse
 from functools import cache
 
@@ -16,6 +17,8 @@ _QUEUE_DEPTH = (
     16 * 1024
 )  # as Lance asks for by default: more than old kernels give to processes with little locked memory
 _PARAMS_BYTES = 120  # sizeof(struct io_uring_params)
+_FEATURES_AT = 20
+_CAN_READ = 1 << 3  # IORING_FEAT_RW_CUR_POS: came with reads into one buffer, in Linux 5.6
 
 
 @cache
@@ -26,11 +29,13 @@ def is_available() -> bool:
     """
     if platform.system() != "Linux" or os.environ.get(_SWITCH) == "0":
         return False
-    ring: int = ctypes.CDLL(None).syscall(_SYS_IO_URING_SETUP, _QUEUE_DEPTH, ctypes.create_string_buffer(_PARAMS_BYTES))
+    parameters = ctypes.create_string_buffer(_PARAMS_BYTES)
+    ring: int = ctypes.CDLL(None).syscall(_SYS_IO_URING_SETUP, _QUEUE_DEPTH, parameters)
     if ring < 0:
         return False
     os.close(ring)
-    return True
+    (features,) = struct.unpack_from("I", parameters, _FEATURES_AT)
+    return bool(features & _CAN_READ)
 
 
 def uring_uri(uri: str) -> str | None:

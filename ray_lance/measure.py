@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -21,6 +20,7 @@ from ray_lance.permutation import Permutation
 from ray_lance.scan.pushdown import build_scan
 from ray_lance.scan.size import row_bytes
 from ray_lance.torch.iterable import LanceIterableDataset
+from ray_lance.torch.prefetch import await_reads
 
 __all__ = ["MeasureOptions", "Measurement", "Report", "Size", "Speed", "bytes_per_row", "measure"]
 
@@ -181,7 +181,6 @@ class _Passes:
 
     def run(self, share: float, clock: Callable[[], float], report: Callable[[float], None]) -> Speed:
         """Read until ``share`` seconds are over; at least one batch."""
-        others = set(threading.enumerate())
         rows, firsts = 0, list[float]()
         report(0.0)
         started = now = clock()
@@ -195,7 +194,7 @@ class _Passes:
                 if now - started >= share:
                     break
                 report((now - started) / share)
-        _await_reads(others)
+        await_reads()  # so that they do not slow down the next measurement
         return Speed(rows, now - started, statistics.median(firsts))
 
     def _counts(self) -> Iterator[int]:
@@ -204,10 +203,3 @@ class _Passes:
         with closing(pass_) as batches:
             for number, _ in enumerate(batches):
                 yield min(self._batch_size, self._rows - number * self._batch_size)
-
-
-def _await_reads(others: set[threading.Thread]) -> None:
-    """Wait for reads that were begun ahead and are not needed, so that they do not slow down the next measurement."""
-    for thread in set(threading.enumerate()) - others:
-        if thread.name.startswith("ray_lance"):
-            thread.join()

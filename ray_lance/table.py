@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import resource
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -250,7 +251,7 @@ class _HandleCache:
     def get(self, ref: TableRef, *, for_takes: bool = False) -> lance.LanceDataset:
         if ref.version is None:
             return _open(ref)  # the latest version changes under a cache
-        key = _takes_key(ref) if for_takes else ref.cache_key
+        key = f"takes:{ref.cache_key}" if for_takes else ref.cache_key
         with self._lock:
             self._forget_parent()
             if (handle := self._handles.get(key)) is not None:
@@ -313,14 +314,10 @@ def _open(ref: TableRef) -> lance.LanceDataset:
         raise _not_found(ref) from error
 
 
-def _takes_key(ref: TableRef) -> str:
-    return f"takes:{ref.cache_key}"
-
-
 def _open_for_takes(ref: TableRef, dataset: lance.LanceDataset) -> lance.LanceDataset:
     """``dataset``, or the same version of it through io_uring."""
-    uri = uring_uri(dataset.uri)
-    if uri is None:
+    uri = uring_uri(_absolute(dataset.uri))
+    if uri is None or not _may_stay_open(dataset):
         return dataset
     # With the manifest: Lance keeps files open by path, also where another one has come to that path.
     return lance.LanceDataset(
@@ -328,8 +325,19 @@ def _open_for_takes(ref: TableRef, dataset: lance.LanceDataset) -> lance.LanceDa
         dataset.version,
         storage_options=dict(ref.storage_options) or None,
         serialized_manifest=dataset._ds.serialized_manifest(),
+        **ref.namespace_arguments(),
         **ref.dataset_options,
     )
+
+
+def _may_stay_open(dataset: lance.LanceDataset) -> bool:
+    """Whether all data files together are few of those that this process may have open.
+
+    What is read through io_uring stays open for a minute.
+    """
+    few = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4
+    fragments = dataset.get_fragments()
+    return len(fragments) <= few and sum(len(fragment.metadata.files) for fragment in fragments) <= few
 
 
 def _not_found(ref: TableRef) -> DatasetNotFoundError:

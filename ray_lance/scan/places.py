@@ -28,6 +28,8 @@ def sorted_rows(rows: RowArray) -> tuple[RowArray, Places]:
 
 def to_places(table: pa.Table, places: Places) -> pa.Table:
     """The rows of a table in another order: row ``i`` comes to ``places[i]``, shape ``(len(table),)``."""
+    if len(table) != len(places):
+        raise IndexError(f"{len(table)} rows were read for {len(places)} places")
     rows = np.empty_like(places)
     rows[places] = np.arange(len(places))
     columns = [_scattered(column, places) or column.take(pa.array(rows)) for column in table.columns]

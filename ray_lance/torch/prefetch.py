@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, TypeVar
 
 import numpy as np
@@ -22,7 +21,7 @@ from ray_lance.scan.plan import FIRST_TASK_BYTES, MAX_TASK_BYTES, MAX_WINDOW_BYT
 from ray_lance.scan.take import parts_are_cheap
 from ray_lance.torch.batches import RowReader
 
-__all__ = ["LaneRead", "batches", "ordered_map", "plan_reads"]
+__all__ = ["LaneRead", "await_reads", "batches", "ordered_map", "plan_reads"]
 
 READ_BYTES = MAX_TASK_BYTES
 """Bytes that one read is to have: as many as a take needs to be fast, few enough to hold several."""
@@ -116,17 +115,61 @@ class _LaneCutter:
         return self._edge
 
 
+class _Pools:
+    """Threads that stay from iteration to iteration, each pool of them lent to one iteration at a time.
+
+    New threads for each epoch would take their memory from other arenas of glibc's, and the process would grow.
+    """
+
+    def __init__(self) -> None:
+        self._idle: defaultdict[tuple[int, int], list[ThreadPoolExecutor]] = defaultdict(list)
+        self._ending: list[Future[None]] = []
+
+    def lend(self, threads: int) -> ThreadPoolExecutor:
+        """A pool of so many threads that does nothing else until it is given back."""
+        idle = self._idle[os.getpid(), threads]  # a forked child has none of its parent's threads
+        try:
+            return idle.pop()
+        except IndexError:
+            return ThreadPoolExecutor(threads, thread_name_prefix="ray_lance")
+
+    def give_back(self, pool: ThreadPoolExecutor, threads: int, pending: Iterable[Future[Any]]) -> None:
+        """End the use of a pool: what has not begun is dropped, and others get it when the rest is done."""
+        running = [future for future in pending if not future.cancel()]
+        idle = self._idle[os.getpid(), threads]
+
+        def when_done() -> None:
+            wait(running)
+            idle.append(pool)
+
+        with suppress(RuntimeError):  # the interpreter is ending, and nobody will want it
+            self._ending = [future for future in (*self._ending, pool.submit(when_done)) if not future.done()]
+
+    def settle(self) -> None:
+        """Wait until all pools that have been given back are idle."""
+        wait(self._ending)
+
+
+_pools = _Pools()
+
+
+def await_reads() -> None:
+    """Wait for reads that were begun ahead by iterations that have ended, and are not needed."""
+    _pools.settle()
+
+
 def ordered_map(
-    function: Callable[[T], R], items: Iterable[T], pool: ThreadPoolExecutor | None, ahead: int, alone: int = 0
+    function: Callable[[T], R], items: Iterable[T], threads: int, ahead: int, alone: int = 0
 ) -> Generator[R, None, None]:
-    """``map`` by a pool's threads: results in order, ``ahead`` of them begun before they are asked for; None uses none.
+    """``map`` by threads: results in order, ``ahead`` of them begun before they are asked for; 0 threads use none.
 
     The first ``alone`` items have the threads to themselves: others begin when those are done. An error is raised where
     its result would have come. Closing the generator drops what has not begun.
     """
-    if pool is None:
+    if threads == 0:
         yield from map(function, items)
         return
+    pool = _pools.lend(threads)
     pending: deque[Future[R]] = deque()
     source = iter(items)
 
@@ -146,22 +189,7 @@ def ordered_map(
                 return
             yield pending.popleft().result()
     finally:
-        for each in pending:
-            each.cancel()
-
-
-def _threads(work: str, ahead: int) -> ThreadPoolExecutor | None:
-    """The threads of this process for a kind of work of which so much is begun ahead; None for none.
-
-    They stay, and all iterations share them: those of each epoch would take their memory from other arenas of glibc's,
-    and the process would grow.
-    """
-    return _pool(os.getpid(), work, min(ahead, _MAX_THREADS)) if ahead else None
-
-
-@cache
-def _pool(pid: int, work: str, threads: int) -> ThreadPoolExecutor:  # noqa: ARG001  a forked child has none of them
-    return ThreadPoolExecutor(threads, thread_name_prefix=f"ray_lance_{work}")
+        _pools.give_back(pool, threads, pending)
 
 
 def batches(
@@ -186,10 +214,10 @@ def batches(
     # What the first batch waits for, and after small reads those that soon follow; they bring the metadata for others.
     reads_of_lane = 2 if small_first else 1
     alone = reads_of_lane * len(schedule.pieces(steps.start)) if steps else 0
-    with closing(ordered_map(read, plan, _threads("read", prefetch), prefetch, alone)) as reads:
+    with closing(ordered_map(read, plan, min(prefetch, _MAX_THREADS), prefetch, alone)) as reads:
         tables = _cut(reads, (schedule.pieces(step) for step in steps))
-        decoders = _threads("decode", prefetch) if reader.decodes else None
-        with closing(ordered_map(reader.finish, tables, decoders, _DECODED_AHEAD)) as finished:
+        threads = min(prefetch, _MAX_THREADS) if reader.decodes else 0
+        with closing(ordered_map(reader.finish, tables, threads, _DECODED_AHEAD)) as finished:
             yield from finished
 
 

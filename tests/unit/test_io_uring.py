@@ -11,6 +11,7 @@ import lance
 import pyarrow as pa
 import pytest
 
+from ray_lance import table
 from ray_lance.io_uring import is_available, uring_uri
 from ray_lance.scan.pushdown import build_scan
 from ray_lance.scan.take import take_rows
@@ -73,6 +74,26 @@ def test_any_path_can_be_taken_from(tmp_path, name):
     taken = TableRef.of(uri).pin().open_for_takes()
     assert taken.take([7, 2])["id"].to_pylist() == [7, 2]
     assert taken.uri == (uring_uri(uri) or uri)
+
+
+def test_a_relative_path_can_be_taken_from(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    lance.write_dataset(pa.table({"id": range(10)}), "table.lance")
+    for ref in (TableRef("table.lance"), TableRef("file://" + str(tmp_path / "table.lance"))):
+        assert ref.pin().open_for_takes().take([7, 2])["id"].to_pylist() == [7, 2]
+
+
+def test_a_table_of_a_namespace_can_be_taken_from(tmp_path):
+    lance.write_dataset(pa.table({"id": range(10)}), str(tmp_path / "table.lance"))
+    ref = TableRef(None, table_id=("table",), namespace_impl="dir", namespace_properties={"root": str(tmp_path)})
+    assert ref.pin().open_for_takes().take([7, 2])["id"].to_pylist() == [7, 2]
+
+
+def test_more_files_than_may_stay_open_are_read_as_ever(numbers, monkeypatch):
+    for limit, expected in ((12, numbers), (16, uring_uri(numbers) or numbers)):  # four files of which a quarter may be
+        monkeypatch.setattr(table.resource, "getrlimit", lambda _, limit=limit: (limit, limit))
+        ref = TableRef.of(lance.dataset(numbers), storage_options={"test_case": str(limit)}).pin()
+        assert ref.open_for_takes().uri == expected
 
 
 @pytest.mark.parametrize("uri", ["s3://bucket/x.lance", "memory://x", "file+uring:///x", "file-object-store:///x"])
