@@ -336,8 +336,9 @@ def _may_stay_open(dataset: lance.LanceDataset) -> bool:
     What is read through io_uring stays open for a minute.
     """
     few = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4
-    fragments = dataset.get_fragments()
-    return len(fragments) <= few and sum(len(fragment.metadata.files) for fragment in fragments) <= few
+    if dataset._ds.count_fragments() > few:
+        return False
+    return sum(len(fragment.metadata.files) for fragment in dataset.get_fragments()) <= few
 
 
 def _not_found(ref: TableRef) -> DatasetNotFoundError:
