@@ -77,3 +77,14 @@ def test_rows_are_sorted_and_know_where_they_were(rows):
     assert ascending.tolist() == sorted(rows.tolist())
     assert rows[places].tolist() == ascending.tolist()
     assert sorted(places.tolist()) == list(range(len(rows)))
+
+
+def test_pieces_may_have_dictionaries_of_their_own():
+    pieces = [pa.array(["a", "b"]).dictionary_encode(), pa.array(["c", "a"]).dictionary_encode()]
+    table = pa.table({"column": pa.chunked_array(pieces)})
+    assert to_places(table, np.array([3, 0, 1, 2]))["column"].to_pylist() == ["b", "c", "a", "a"]
+
+
+def test_rows_that_are_missing_are_an_error():
+    with pytest.raises(IndexError, match="2 rows were read for 3 places"):
+        to_places(pa.table({"column": [1, 2]}), np.arange(3))
