@@ -9,13 +9,12 @@ import struct
 import urllib.parse
 from functools import cache
 
-__all__ = ["is_available", "uring_uri"]
+__all__ = ["is_available", "most_files", "uring_uri"]
 
 _SWITCH = "RAY_LANCE_IO_URING"
 _SYS_IO_URING_SETUP = 425  # on all architectures, see io_uring_setup(2)
-_QUEUE_DEPTH = (
-    16 * 1024
-)  # as Lance asks for by default: more than old kernels give to processes with little locked memory
+# Lance's default: more than old kernels give to processes that may lock little memory.
+_QUEUE_DEPTH = 16 * 1024
 _PARAMS_BYTES = 120  # sizeof(struct io_uring_params)
 _FEATURES_AT = 20
 _CAN_READ = 1 << 3  # IORING_FEAT_RW_CUR_POS: came with reads into one buffer, in Linux 5.6
@@ -45,3 +44,13 @@ def uring_uri(uri: str) -> str | None:
     if uri.startswith("file://"):
         return "file+uring://" + uri.removeprefix("file://")
     return None if "://" in uri else "file+uring://" + urllib.parse.quote(uri)
+
+
+def most_files() -> int:
+    """How many files may be read through io_uring: few of those that this process may have open.
+
+    Lance keeps each of them open for a minute.
+    """
+    import resource  # which only POSIX systems have
+
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4

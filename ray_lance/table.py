@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import re
-import resource
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -20,7 +19,7 @@ from lance_namespace.errors import LanceNamespaceError
 
 from ray_lance.allocator import share_arenas
 from ray_lance.errors import DatasetNotFoundError, InvalidArgumentError
-from ray_lance.io_uring import uring_uri
+from ray_lance.io_uring import is_available, most_files, uring_uri
 
 __all__ = ["TableRef", "mask_uri"]
 
@@ -125,7 +124,7 @@ class TableRef:
         Lance otherwise hands each piece to another thread, which takes as long as reading it. Reading everything in
         order is as fast either way.
         """
-        return _handles.get(self, for_takes=True)
+        return _handles.get(self, for_takes=is_available() and not self.is_remote)
 
     def pin(self) -> TableRef:
         """The same table with its version resolved to a number and its manifest and location attached."""
@@ -317,7 +316,7 @@ def _open(ref: TableRef) -> lance.LanceDataset:
 def _open_for_takes(ref: TableRef, dataset: lance.LanceDataset) -> lance.LanceDataset:
     """``dataset``, or the same version of it through io_uring."""
     uri = uring_uri(_absolute(dataset.uri))
-    if uri is None or not _may_stay_open(dataset):
+    if uri is None or _number_of_files(dataset, most_files()) > most_files():
         return dataset
     # With the manifest: Lance keeps files open by path, also where another one has come to that path.
     return lance.LanceDataset(
@@ -330,15 +329,10 @@ def _open_for_takes(ref: TableRef, dataset: lance.LanceDataset) -> lance.LanceDa
     )
 
 
-def _may_stay_open(dataset: lance.LanceDataset) -> bool:
-    """Whether all data files together are few of those that this process may have open.
-
-    What is read through io_uring stays open for a minute.
-    """
-    few = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4
-    if dataset._ds.count_fragments() > few:
-        return False
-    return sum(len(fragment.metadata.files) for fragment in dataset.get_fragments()) <= few
+def _number_of_files(dataset: lance.LanceDataset, most: int) -> int:
+    """The number of data files; that of fragments, which is known at once, if those alone are more than ``most``."""
+    fragments: int = dataset._ds.count_fragments()
+    return fragments if fragments > most else sum(len(each.metadata.files) for each in dataset.get_fragments())
 
 
 def _not_found(ref: TableRef) -> DatasetNotFoundError:

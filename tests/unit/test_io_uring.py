@@ -90,8 +90,8 @@ def test_a_table_of_a_namespace_can_be_taken_from(tmp_path):
 
 
 def test_more_files_than_may_stay_open_are_read_as_ever(numbers, monkeypatch):
-    for limit, expected in ((12, numbers), (16, uring_uri(numbers) or numbers)):  # four files of which a quarter may be
-        monkeypatch.setattr(table.resource, "getrlimit", lambda _, limit=limit: (limit, limit))
+    for limit, expected in ((3, numbers), (4, uring_uri(numbers) or numbers)):  # of four files
+        monkeypatch.setattr(table, "most_files", lambda limit=limit: limit)
         ref = TableRef.of(lance.dataset(numbers), storage_options={"test_case": str(limit)}).pin()
         assert ref.open_for_takes().uri == expected
 
