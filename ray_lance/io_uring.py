@@ -38,9 +38,7 @@ def is_available() -> bool:
 
 
 def uring_uri(uri: str) -> str | None:
-    """``uri`` as Lance reads it through io_uring; None for what is on no local file system or where there is none."""
-    if not is_available():
-        return None
+    """``uri`` as Lance reads it through io_uring; None for what is on no local file system, or has its own reader."""
     if uri.startswith("file://"):
         return "file+uring://" + uri.removeprefix("file://")
     return None if "://" in uri else "file+uring://" + urllib.parse.quote(uri)

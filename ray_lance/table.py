@@ -316,23 +316,18 @@ def _open(ref: TableRef) -> lance.LanceDataset:
 def _open_for_takes(ref: TableRef, dataset: lance.LanceDataset) -> lance.LanceDataset:
     """``dataset``, or the same version of it through io_uring."""
     uri = uring_uri(_absolute(dataset.uri))
-    if uri is None or _number_of_files(dataset, most_files()) > most_files():
+    if uri is None or not _has_few_files(dataset):
         return dataset
     # With the manifest: Lance keeps files open by path, also where another one has come to that path.
-    return lance.LanceDataset(
-        uri,
-        dataset.version,
-        storage_options=dict(ref.storage_options) or None,
-        serialized_manifest=dataset._ds.serialized_manifest(),
-        **ref.namespace_arguments(),
-        **ref.dataset_options,
-    )
+    return _open(replace(ref, uri=uri, version=dataset.version, manifest=dataset._ds.serialized_manifest()))
 
 
-def _number_of_files(dataset: lance.LanceDataset, most: int) -> int:
-    """The number of data files; that of fragments, which is known at once, if those alone are more than ``most``."""
-    fragments: int = dataset._ds.count_fragments()
-    return fragments if fragments > most else sum(len(each.metadata.files) for each in dataset.get_fragments())
+def _has_few_files(dataset: lance.LanceDataset) -> bool:
+    """Whether all data files may be open at once; fragments, whose number is known at once, have one at least."""
+    most = most_files()
+    if dataset._ds.count_fragments() > most:
+        return False
+    return sum(len(fragment.metadata.files) for fragment in dataset.get_fragments()) <= most
 
 
 def _not_found(ref: TableRef) -> DatasetNotFoundError:

@@ -16,23 +16,22 @@ _Cells = npt.NDArray[np.void]
 
 def sorted_rows(rows: RowArray) -> tuple[RowArray, Places]:
     """``rows`` in ascending order, and the place that each of them has in ``rows``; both of shape ``(len(rows),)``."""
-    lowest, place_bits = rows.min(), len(rows).bit_length()
-    if (int(rows.max()) - int(lowest)).bit_length() + place_bits > 63:
-        by_row = np.argsort(rows, kind="stable")
-        return rows[by_row], by_row
-    # Number and place in one integer: integers are sorted by the processor's vector instructions, indices are not.
-    keys = ((rows - lowest).astype(np.int64) << place_bits) | np.arange(len(rows))
-    keys.sort()
-    return (keys >> place_bits).astype(rows.dtype) + lowest, keys & ((1 << place_bits) - 1)
+    places = np.argsort(rows)  # not a stable sort, which is slower: equal numbers are the same row
+    return rows[places], places
 
 
 def to_places(table: pa.Table, places: Places) -> pa.Table:
     """The rows of a table in another order: row ``i`` comes to ``places[i]``, shape ``(len(table),)``."""
     if len(table) != len(places):
         raise IndexError(f"{len(table)} rows were read for {len(places)} places")
-    rows = np.empty_like(places)
-    rows[places] = np.arange(len(places))
-    columns = [_scattered(column, places) or column.take(pa.array(rows)) for column in table.columns]
+    columns = [_scattered(column, places) for column in table.columns]
+    if any(column is None for column in columns):
+        rows = np.empty_like(places)
+        rows[places] = np.arange(len(places))
+        taken = pa.array(rows)
+        columns = [
+            column.take(taken) if moved is None else moved for column, moved in zip(table.columns, columns, strict=True)
+        ]
     return pa.Table.from_arrays(columns, schema=table.schema)
 
 

@@ -22,14 +22,7 @@ from ray_lance.scan.scan import FRAGMENT_ID, META_COLUMNS, ROW_ADDRESS, Scan, qu
 from ray_lance.scan.steps import StepRange
 from ray_lance.table import TableRef
 
-__all__ = [
-    "PermutationPlan",
-    "PermutationRange",
-    "parts_are_cheap",
-    "plan_positions",
-    "suited",
-    "take_rows",
-]
+__all__ = ["PermutationPlan", "PermutationRange", "parts_are_cheap", "plan_positions", "suited", "take_rows"]
 
 _MIN_RUN = 64
 # Buffers of such batches are small enough for the allocator to use them again, where those of a whole run are not.
