@@ -32,11 +32,12 @@ from ray_lance.order import (
 from ray_lance.order.rows import RowArray, digest_of
 from ray_lance.retry import RetryPolicy
 from ray_lance.scan.plan import MAX_TASK_BYTES, TaskSizing
+from ray_lance.scan.positions import plan_positions
 from ray_lance.scan.pushdown import Columns, build_scan
 from ray_lance.scan.scan import ROW_ID, Scan
 from ray_lance.scan.size import row_bytes
 from ray_lance.scan.stream import batches_of, read_ahead
-from ray_lance.scan.take import plan_positions, take_rows
+from ray_lance.scan.take import take_rows
 from ray_lance.table import TableRef
 
 __all__ = ["Permutation"]

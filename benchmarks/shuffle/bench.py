@@ -26,7 +26,7 @@ import ray_lance
 from harness import DATA, compare, save, start_ray
 from ray_lance.order import DenseRows, RowPermutation, measure_quality
 from ray_lance.scan.plan import TaskSizing
-from ray_lance.scan.take import plan_positions
+from ray_lance.scan.positions import plan_positions
 
 BATCH = 1024
 FOLDER = Path(__file__).parent

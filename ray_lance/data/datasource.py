@@ -16,11 +16,11 @@ from ray.data.datasource import Datasource, ReadTask
 
 from ray_lance.allocator import keep_freed_memory
 from ray_lance.scan.plan import FragmentRange, TaskSizing
+from ray_lance.scan.positions import PermutationPlan, PermutationRange
 from ray_lance.scan.reader import Fill, ReadPlan
 from ray_lance.scan.scan import Scan
 from ray_lance.scan.size import row_bytes
 from ray_lance.scan.steps import StepRange
-from ray_lance.scan.take import PermutationPlan, PermutationRange
 
 __all__ = ["LanceDatasource", "PlannedRead"]
 

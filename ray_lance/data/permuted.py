@@ -14,10 +14,10 @@ from ray_lance.errors import InvalidArgumentError
 from ray_lance.order import BatchSchedule, ExplicitRows, RowPermutation
 from ray_lance.permutation import Permutation
 from ray_lance.scan.plan import TaskSizing
+from ray_lance.scan.positions import PermutationPlan, PermutationRange, plan_positions, suited
 from ray_lance.scan.reader import Fill
 from ray_lance.scan.scan import Scan
 from ray_lance.scan.steps import StepRange, plan_steps
-from ray_lance.scan.take import PermutationPlan, PermutationRange, plan_positions, suited
 
 __all__ = ["PermutationDatasource"]
 

@@ -9,10 +9,10 @@ from ray_lance.data.datasource import PlannedRead
 from ray_lance.data.explain import Explanation, explain_planned
 from ray_lance.permutation import Permutation
 from ray_lance.scan.plan import FragmentRows, TaskSizing, plan_scan
+from ray_lance.scan.positions import PermutationPlan, plan_positions, suited
 from ray_lance.scan.pushdown import build_scan
 from ray_lance.scan.reader import ReadPlan
 from ray_lance.scan.size import row_bytes
-from ray_lance.scan.take import PermutationPlan, plan_positions, suited
 from ray_lance.table import TableRef
 
 __all__ = ["preview"]

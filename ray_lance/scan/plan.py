@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 from ray_lance.scan.scan import Scan
 
 if TYPE_CHECKING:
-    from ray_lance.scan.take import PermutationRange
+    from ray_lance.scan.positions import PermutationRange
 
 __all__ = ["FragmentRange", "FragmentRows", "TaskSizing", "cut_first", "plan_fragments", "plan_scan"]
 

@@ -120,6 +120,18 @@ class Scan:
         dataset = self.tables[table].open()
         if fragment_ids is not None:
             options["fragments"] = [dataset.get_fragment(fragment_id) for fragment_id in fragment_ids]
+        return self._scanner(dataset, table, options)
+
+    def scanner_of_rows(self, rows: bytes, **options: Any) -> lance.LanceScanner:
+        """Lance's scanner of some rows of the first table, with a handle that is made for many small reads.
+
+        Args:
+            rows: Their row ids, as :func:`ray_lance.scan.row_sets.row_set` gives them.
+            **options: As of :meth:`scanner`.
+        """
+        return self._scanner(self.tables[0].open_for_takes(), 0, {**options, "row_addr_allowlist": rows})
+
+    def _scanner(self, dataset: lance.LanceDataset, table: int, options: dict[str, Any]) -> lance.LanceScanner:
         if self.filter is not None:
             options["filter"] = self.filter
         projection = _projection(self.of_table(table).columns, with_row_address=ROW_ADDRESS in self.read_names)

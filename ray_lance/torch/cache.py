@@ -120,7 +120,7 @@ class RowCache:
         if missing:
             places.append(np.concatenate(missing))
             tables.append(self._taken_singly(offsets[places[-1]]))
-        return _in_places(tables, np.concatenate(places))
+        return to_places(tables, np.concatenate(places))
 
     def _table(self, number: int, rows: int) -> pa.Table | None:
         """A range that is kept, or is kept from now on; None if its ``rows`` are to be taken one by one."""
@@ -147,11 +147,3 @@ class RowCache:
         table = self._read(offsets)
         self._row_bytes = max(self._row_bytes, table.nbytes / len(table))
         return table
-
-
-def _in_places(tables: list[pa.Table], places: npt.NDArray[np.int64]) -> pa.Table:
-    """The rows of all tables, each at its place among them."""
-    # A scan and a take may differ in whether a column can be null.
-    schema = tables[0].schema
-    table = pa.concat_tables(pa.Table.from_arrays(table.columns, schema=schema) for table in tables)
-    return to_places(table, places)

@@ -18,7 +18,7 @@ from ray_lance.allocator import BUFFER_BESIDE_OTHERS, KEPT_BESIDE_OTHERS, keep_f
 from ray_lance.order import BatchSchedule, LaneRange, RowPermutation
 from ray_lance.order.rows import RowArray
 from ray_lance.scan.plan import FIRST_TASK_BYTES, MAX_TASK_BYTES, MAX_WINDOW_BYTES
-from ray_lance.scan.take import parts_are_cheap
+from ray_lance.scan.positions import parts_are_cheap
 from ray_lance.torch.batches import RowReader
 
 __all__ = ["LaneRead", "await_reads", "batches", "ordered_map", "plan_reads"]

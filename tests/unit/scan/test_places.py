@@ -5,6 +5,8 @@ from __future__ import annotations
 import datetime
 import decimal
 import itertools
+import weakref
+from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
@@ -50,7 +52,7 @@ def test_rows_come_to_their_places(name, places, cuts, start):
     field = pa.field("column", column.type, nullable=column.null_count > 0, metadata={"key": "value"})
     table = pa.Table.from_arrays([column], schema=pa.schema([field], {"of": "table"}))
 
-    moved = to_places(table, np.array(places))
+    moved = to_places([table], np.array(places))
 
     moved.validate(full=True)
     assert moved.schema.equals(table.schema, check_metadata=True)
@@ -61,7 +63,36 @@ def test_rows_come_to_their_places(name, places, cuts, start):
 @pytest.mark.parametrize("name", COLUMNS)
 def test_no_rows_have_no_places(name):
     table = pa.table({"column": COLUMNS[name][:0]})
-    assert to_places(table, np.empty(0, np.int64)).equals(table)
+    assert to_places([table], np.empty(0, np.int64)).equals(table)
+
+
+@pytest.mark.parametrize("name", COLUMNS)
+@given(places=st.permutations(range(12)), cuts=st.lists(st.integers(0, 12), max_size=3))
+def test_tables_come_one_by_one(name, places, cuts):
+    """Among them some whose nulls come only after values that have been copied already."""
+    table = pa.table({"column": COLUMNS[name], "row": range(12)})
+    edges = [0, *sorted(cuts), 12]
+    tables = [table.slice(left, right - left) for left, right in itertools.pairwise(edges)]
+
+    moved = to_places(iter(tables), np.array(places))
+
+    moved.validate(full=True)
+    assert moved["row"].take(pa.array(places)).to_pylist() == list(range(12))
+    assert moved["column"].take(pa.array(places)).to_pylist() == COLUMNS[name].to_pylist()
+
+
+def test_no_more_than_two_tables_are_held():
+    alive: list[weakref.ref[pa.Table]] = []
+
+    def tables() -> Iterator[pa.Table]:
+        for start in (0, 2, 4):
+            assert sum(table() is not None for table in alive) < 2
+            table = pa.table({"row": [start, start + 1]})
+            alive.append(weakref.ref(table))
+            yield table
+            del table
+
+    assert to_places(tables(), np.array([5, 4, 3, 2, 1, 0]))["row"].to_pylist() == [5, 4, 3, 2, 1, 0]
 
 
 @given(
@@ -79,12 +110,35 @@ def test_rows_are_sorted_and_know_where_they_were(rows):
     assert sorted(places.tolist()) == list(range(len(rows)))
 
 
+@given(
+    clumps=st.lists(st.integers(0, 40), min_size=1, max_size=12, unique=True),
+    clump=st.sampled_from([1, 16, 50, 64, 100]),
+    first=st.sampled_from([0, 5, 2**40]),
+    dropped=st.integers(0, 30),
+    seed=st.integers(0, 9),
+    dtype=st.sampled_from([np.int64, np.uint64]),
+)
+def test_rows_of_clumps_are_sorted_block_by_block(clumps, clump, first, dropped, seed, dtype):
+    rows = np.concatenate([np.arange(clump) + first + clump * number for number in clumps]).astype(dtype)
+    rows = np.random.default_rng(seed).permutation(rows)[dropped:]
+    ascending, places = sorted_rows(rows)
+    assert ascending.dtype == dtype
+    assert np.array_equal(ascending, np.sort(rows))
+    assert np.array_equal(places, np.argsort(rows))
+
+
 def test_pieces_may_have_dictionaries_of_their_own():
     pieces = [pa.array(["a", "b"]).dictionary_encode(), pa.array(["c", "a"]).dictionary_encode()]
     table = pa.table({"column": pa.chunked_array(pieces)})
-    assert to_places(table, np.array([3, 0, 1, 2]))["column"].to_pylist() == ["b", "c", "a", "a"]
+    assert to_places([table], np.array([3, 0, 1, 2]))["column"].to_pylist() == ["b", "c", "a", "a"]
 
 
-def test_rows_that_are_missing_are_an_error():
-    with pytest.raises(IndexError, match="2 rows were read for 3 places"):
-        to_places(pa.table({"column": [1, 2]}), np.arange(3))
+@pytest.mark.parametrize("rows", [2, 4])
+def test_another_number_of_rows_is_an_error(rows):
+    with pytest.raises(IndexError, match=f"{rows} rows were read for 3 places"):
+        to_places([pa.table({"column": [1]}), pa.table({"column": range(rows - 1)})], np.arange(3))
+
+
+def test_no_table_at_all_is_an_error():
+    with pytest.raises(IndexError, match="no table was read for 3 places"):
+        to_places([], np.arange(3))

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from ray_lance.order import BatchSchedule, DenseRows, RowPermutation
 from ray_lance.scan import take
 from ray_lance.scan.plan import TaskSizing
+from ray_lance.scan.positions import plan_positions, suited
 from ray_lance.scan.pushdown import build_scan
 from ray_lance.scan.steps import plan_steps
-from ray_lance.scan.take import plan_positions, suited, take_rows
+from ray_lance.scan.take import take_rows
 from ray_lance.table import TableRef
 from tests.datasets import sample_table
 
@@ -105,10 +106,18 @@ def scattered(tmp_path_factory) -> TableRef:
     return TableRef.of(uri).pin()
 
 
-@pytest.mark.parametrize(
-    "columns",
-    [None, ["blob"], ["text", "nested.id"], {"twice": "id * 2", "vec": "vec"}, ["_rowid", "id"], ["_fragid", "vec"]],
-)
+COLUMNS = [
+    None,
+    [],
+    ["blob"],
+    ["text", "nested.id"],
+    {"twice": "id * 2", "vec": "vec"},
+    ["_rowid", "id"],
+    ["_fragid", "vec"],
+]
+
+
+@pytest.mark.parametrize("columns", COLUMNS)
 def test_neighbours_are_the_same_rows_as_when_they_are_taken_one_by_one(scattered, columns):
     scan = build_scan([scattered], columns, None, [], {})
     rows = np.arange(97, 401)
@@ -133,3 +142,95 @@ def test_rows_in_pieces_are_the_rows_of_one_take(uri, monkeypatch, piece_bytes, 
     addresses = dataset.to_table(columns=["id"], with_row_id=True)["_rowid"].to_numpy()
     taken = take_rows(scan, rows if are_offsets else addresses[rows], are_offsets=are_offsets)
     assert taken.to_pylist() == dataset.take(rows.tolist()).to_pylist()
+
+
+@pytest.fixture
+def scanned(monkeypatch) -> list[bytes]:
+    """Lets any number of rows in any runs be scanned; the sets of rows that were."""
+    sets: list[bytes] = []
+    monkeypatch.setattr(take, "_SCANNED_ROWS", 1)
+    monkeypatch.setattr(take, "_SCANNED_RUN", 0)
+    make = take.row_set
+    monkeypatch.setattr(take, "row_set", lambda row_ids: sets.append(make(row_ids)) or sets[-1])
+    return sets
+
+
+@pytest.mark.parametrize("columns", COLUMNS)
+@pytest.mark.parametrize("is_sorted", [False, True])
+def test_rows_that_are_scanned_are_those_that_are_taken(scattered, scanned, columns, is_sorted):
+    dataset = scattered.open()
+    row_ids = dataset.to_table(columns=[], with_row_id=True)["_rowid"].to_numpy()
+    rows = np.random.default_rng(0).permutation(row_ids)[:300]
+    scan = build_scan([scattered], columns, None, [], {})
+    rows = np.sort(rows) if is_sorted else rows
+    by_scan = take_rows(scan, rows, are_offsets=False)
+    assert len(scanned) == 1
+
+    twice = take_rows(scan, np.append(rows, rows[-1]), are_offsets=False)  # a set has each row once
+    assert len(scanned) == 1
+    assert by_scan.to_pydict() == twice.slice(0, 300).to_pydict()
+    assert by_scan.schema.types == twice.schema.types
+
+
+@pytest.mark.parametrize("version", ["2.0", "2.1", "2.2"])
+def test_offsets_are_scanned_where_no_rows_were_deleted(uri, scanned, version):
+    lance.write_dataset(sample_table(100), uri, max_rows_per_file=30, data_storage_version=version)
+    lance.dataset(uri).delete("id >= 30 AND id < 60")  # a whole fragment
+    rows = np.random.default_rng(0).permutation(70)[:50]
+    scan = build_scan([TableRef.of(uri).pin()], None, None, [], {})
+
+    taken = take_rows(scan, rows, are_offsets=True)
+
+    assert len(scanned) == 1
+    assert taken.to_pylist() == lance.dataset(uri).take(rows.tolist()).to_pylist()
+
+
+def _deleted(uri: str) -> None:
+    lance.write_dataset(sample_table(100), uri, max_rows_per_file=30).delete("id = 3")
+
+
+def _with_stable_row_ids(uri: str) -> None:
+    lance.write_dataset(sample_table(100), uri, max_rows_per_file=30, enable_stable_row_ids=True)
+
+
+def _with_fragments_in_another_order(uri: str) -> None:
+    dataset = lance.write_dataset(sample_table(100), uri, max_rows_per_file=30)
+    fragments = [fragment.metadata for fragment in dataset.get_fragments()]
+    operation = lance.LanceOperation.Overwrite(dataset.schema, fragments[::-1])
+    lance.LanceDataset.commit(uri, operation, read_version=1)
+
+
+@pytest.mark.parametrize("write", [_deleted, _with_stable_row_ids, _with_fragments_in_another_order])
+def test_offsets_are_right_whatever_the_fragments_are_like(uri, scanned, write):
+    write(uri)
+    scan = build_scan([TableRef.of(uri).pin()], None, None, [], {})
+    rows = np.random.default_rng(0).permutation(99)
+    assert take_rows(scan, rows, are_offsets=True).to_pylist() == lance.dataset(uri).take(rows.tolist()).to_pylist()
+
+
+@pytest.mark.parametrize(
+    ("clump", "fragments", "count", "is_scanned"),
+    [(64, 2, 8192, True), (8, 2, 8192, False), (64, 10, 8192, False), (64, 2, 1024, False)],
+)
+def test_many_rows_in_long_runs_are_scanned_and_others_are_not(uri, monkeypatch, clump, fragments, count, is_scanned):
+    sets: list[int] = []
+    make = take.row_set
+    monkeypatch.setattr(take, "row_set", lambda row_ids: sets.append(len(row_ids)) or make(row_ids))
+    lance.write_dataset(pa.table({"id": range(20_480)}), uri, max_rows_per_file=20_480 // fragments)
+    clumps = np.random.default_rng(0).permutation(np.arange(20_480).reshape(-1, clump))
+    rows = np.random.default_rng(0).permutation(clumps.ravel()[:count])
+
+    taken = take_rows(build_scan([TableRef.of(uri).pin()], None, None, [], {}), rows, are_offsets=True)
+
+    assert taken["id"].to_pylist() == rows.tolist()
+    assert sets == ([count] if is_scanned else [])
+
+
+@pytest.mark.parametrize("is_sorted", [False, True])
+def test_rows_that_are_gone_are_an_error(uri, scanned, is_sorted):
+    lance.write_dataset(sample_table(100), uri).delete("id = 50")
+    rows = np.arange(100, dtype=np.uint64)
+    scan = build_scan([TableRef.of(uri).pin()], None, None, [], {})
+    with pytest.raises(IndexError, match="only 99 of 100 rows exist"):
+        take_rows(scan, rows if is_sorted else rows[::-1].copy(), are_offsets=False)
+    assert len(scanned) == 1
