@@ -1,4 +1,4 @@
-"""Sets of row ids as Lance's scanner takes them: a Roaring bitmap for each fragment.
+"""Sets of row addresses as Lance's scanner takes them: a Roaring bitmap for each fragment.
 
 Written here because the function that Lance has for it goes through the rows one Python integer at a time, which takes
 a fifth of the time of reading them. A set is the number of fragments and, for each of them, its number, the length of
@@ -25,13 +25,13 @@ _COOKIE = 12347  # says that there are containers of runs
 _OFFSETS_FROM = 4  # bitmaps of so many containers begin with the offsets of these
 
 
-def row_set(row_ids: _Integers) -> bytes:
+def row_set(addresses: _Integers) -> bytes:
     """The set of some rows.
 
     Args:
-        row_ids: Distinct row addresses, ascending: uint64, shape ``(k,)``.
+        addresses: Distinct row addresses, ascending: uint64, shape ``(k,)``.
     """
-    bitmaps = [(int(ids[0]) >> 32, _bitmap(ids)) for ids in _split(row_ids, row_ids >> np.uint64(32))]
+    bitmaps = [(int(part[0]) >> 32, _bitmap(part)) for part in _split(addresses, addresses >> np.uint64(32))]
     parts = [struct.pack("<II", fragment, len(bitmap)) + bitmap for fragment, bitmap in bitmaps]
     return struct.pack("<I", len(parts)) + b"".join(parts)
 
@@ -41,10 +41,10 @@ def number_of_runs(rows: RowArray) -> int:
     return int(np.count_nonzero(np.diff(rows) != 1)) + 1
 
 
-def _bitmap(row_ids: _Integers) -> bytes:
-    """The lower 32 bits of ids that agree in the others, which are split by the upper half of these."""
+def _bitmap(addresses: _Integers) -> bytes:
+    """The lower 32 bits of addresses that agree in the others, which are split by the upper half of these."""
     containers = [
-        (int(ids[0]) >> 16 & 0xFFFF, len(ids), _runs(ids)) for ids in _split(row_ids, row_ids >> np.uint64(16))
+        (int(part[0]) >> 16 & 0xFFFF, len(part), _runs(part)) for part in _split(addresses, addresses >> np.uint64(16))
     ]
     count = len(containers)
     have_runs = (1 << count) - 1
@@ -57,14 +57,14 @@ def _bitmap(row_ids: _Integers) -> bytes:
     return start + b"".join(runs for _, _, runs in containers)
 
 
-def _runs(row_ids: _Integers) -> bytes:
+def _runs(addresses: _Integers) -> bytes:
     """A container: the number of runs, and of each its first value and the number of those that follow."""
-    ends = np.append(np.flatnonzero(np.diff(row_ids) != 1), len(row_ids) - 1)
+    ends = np.append(np.flatnonzero(np.diff(addresses) != 1), len(addresses) - 1)
     starts = np.append(0, ends[:-1] + 1)
-    runs = np.stack([row_ids[starts] & np.uint64(0xFFFF), (ends - starts).astype(np.uint64)], axis=1)
+    runs = np.stack([addresses[starts] & np.uint64(0xFFFF), (ends - starts).astype(np.uint64)], axis=1)
     return struct.pack("<H", len(runs)) + runs.astype("<u2").tobytes()
 
 
-def _split(row_ids: _Integers, keys: _Integers) -> Iterator[_Integers]:
-    """The parts of ``row_ids``, ascending, that agree in their key."""
-    return iter(np.split(row_ids, np.flatnonzero(np.diff(keys)) + 1))
+def _split(addresses: _Integers, keys: _Integers) -> Iterator[_Integers]:
+    """The parts of ``addresses``, ascending, that agree in their key."""
+    return iter(np.split(addresses, np.flatnonzero(np.diff(keys)) + 1))

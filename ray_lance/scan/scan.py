@@ -126,7 +126,7 @@ class Scan:
         """Lance's scanner of some rows of the first table, with a handle that is made for many small reads.
 
         Args:
-            rows: Their row ids, as :func:`ray_lance.scan.row_sets.row_set` gives them.
+            rows: Their addresses, as :func:`ray_lance.scan.row_sets.row_set` gives them.
             **options: As of :meth:`scanner`.
         """
         return self._scanner(self.tables[0].open_for_takes(), 0, {**options, "row_addr_allowlist": rows})
@@ -160,6 +160,12 @@ class Scan:
             return ()
         schema = self.tables[0].open().schema
         return tuple(name for name in self.names if name in schema.names and _is_blob(schema.field(name)))
+
+    def reads_blobs(self) -> bool:
+        """Whether blobs are read of the first table, or can be: as columns, inside of structs or by an expression."""
+        schema = self.tables[0].open().schema
+        names = schema.names if isinstance(self.columns, Mapping) else {name.partition(".")[0] for name in self.columns}
+        return any(_has_blob(schema.field(name)) for name in names if name in schema.names)
 
     def _scanned_schema(self, table: int) -> pa.Schema:
         scanned = self.scanner(table).projected_schema
@@ -201,6 +207,11 @@ def _is_blob(field: pa.Field) -> bool:
     if getattr(field.type, "extension_name", None) == "lance.blob.v2":
         return True
     return (field.metadata or {}).get(b"lance-encoding:blob") == b"true"
+
+
+def _has_blob(field: pa.Field) -> bool:
+    """Whether a field is a blob, or one inside of it is."""
+    return _is_blob(field) or any(_has_blob(field.type.field(i)) for i in range(field.type.num_fields))
 
 
 def _blob_bytes(field: pa.Field) -> pa.Field:

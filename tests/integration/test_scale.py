@@ -20,7 +20,7 @@ FRAGMENTS = 20_000
 MIB = 2**20
 WIDTH, FILE_ROWS, FILES = 256, 32_768, 24  # 32 MiB per file, 768 MiB in all
 STORE = 192 * MIB  # six blocks: Ray Data lets an execution take half, and spills from 80 % on
-PASSES = {"sequential": 3, "shuffled": 3, "iterable": 8}  # as many as take about the same time
+PASSES = {"sequential": 3, "shuffled": 3, "iterable": 16}  # as many as take about the same time
 ROOT = Path(__file__).parents[2]
 
 # Reads a dataset several times, in a cluster of its own with a small object store. Where memory is that of tasks, the

@@ -1,4 +1,4 @@
-"""Sets of row ids: a scanner that is given one reads these rows and no others."""
+"""Sets of row addresses: a scanner that is given one reads these rows and no others."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def dataset(tmp_path_factory) -> lance.LanceDataset:
 
 
 @pytest.fixture(scope="module")
-def row_ids(dataset) -> np.ndarray:
+def addresses(dataset) -> np.ndarray:
     return dataset.to_table(columns=[], with_row_id=True)["_rowid"].to_numpy()
 
 
@@ -36,22 +36,22 @@ def row_ids(dataset) -> np.ndarray:
     single=st.lists(st.integers(0, sum(FRAGMENTS)), max_size=20),
     step=st.sampled_from([1, 2, 3]),
 )
-def test_a_scanner_reads_the_rows_of_the_set(dataset, row_ids, runs, single, step):
-    wanted = np.zeros(len(row_ids), np.bool_)
+def test_a_scanner_reads_the_rows_of_the_set(dataset, addresses, runs, single, step):
+    wanted = np.zeros(len(addresses), np.bool_)
     for start, length in runs:
         wanted[start : start + length : step] = True
     wanted[[place for place in single if place < len(wanted)]] = True
     if not wanted.any():
         wanted[0] = True
 
-    scanner = dataset.scanner(columns=[], with_row_id=True, row_addr_allowlist=row_set(row_ids[wanted]))
+    scanner = dataset.scanner(columns=[], with_row_id=True, row_addr_allowlist=row_set(addresses[wanted]))
 
-    assert np.array_equal(scanner.to_table()["_rowid"].to_numpy(), row_ids[wanted])
+    assert np.array_equal(scanner.to_table()["_rowid"].to_numpy(), addresses[wanted])
 
 
-def test_all_rows_are_a_set(dataset, row_ids):
-    scanner = dataset.scanner(columns=[], with_row_id=True, row_addr_allowlist=row_set(row_ids))
-    assert np.array_equal(scanner.to_table()["_rowid"].to_numpy(), row_ids)
+def test_all_rows_are_a_set(dataset, addresses):
+    scanner = dataset.scanner(columns=[], with_row_id=True, row_addr_allowlist=row_set(addresses))
+    assert np.array_equal(scanner.to_table()["_rowid"].to_numpy(), addresses)
 
 
 @pytest.mark.parametrize(("rows", "runs"), [([5], 1), ([5, 6, 7], 1), ([1, 3, 5], 3), ([1, 2, 9, 10, 12], 3)])

@@ -144,93 +144,151 @@ def test_rows_in_pieces_are_the_rows_of_one_take(uri, monkeypatch, piece_bytes, 
     assert taken.to_pylist() == dataset.take(rows.tolist()).to_pylist()
 
 
+ROWS = 9000  # in fragments of 3,000: as many as it takes for windows of clumps to be scanned
+
+
 @pytest.fixture
-def scanned(monkeypatch) -> list[bytes]:
-    """Lets any number of rows in any runs be scanned; the sets of rows that were."""
-    sets: list[bytes] = []
-    monkeypatch.setattr(take, "_SCANNED_ROWS", 1)
-    monkeypatch.setattr(take, "_SCANNED_RUN", 0)
+def scanned(monkeypatch) -> list[int]:
+    """The numbers of rows that were scanned as a set, read by read."""
+    counts: list[int] = []
     make = take.row_set
-    monkeypatch.setattr(take, "row_set", lambda row_ids: sets.append(make(row_ids)) or sets[-1])
-    return sets
+    monkeypatch.setattr(take, "row_set", lambda addresses: counts.append(len(addresses)) or make(addresses))
+    return counts
 
 
-@pytest.mark.parametrize("columns", COLUMNS)
+def _clumped(rows: np.ndarray, clump: int = 64, seed: int = 0) -> np.ndarray:
+    """Most of the rows, in clumps of neighbours whose rows are mixed."""
+    starts = np.random.default_rng(seed).permutation(len(rows) // clump)[: len(rows) * 8 // 10 // clump] * clump
+    return np.random.default_rng(seed).permutation((rows[starts][:, None] + np.arange(clump, dtype=rows.dtype)).ravel())
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory) -> TableRef:
+    """Three fragments of 3,000 rows, the second of which is gone, with a struct beside the usual columns."""
+    uri = str(tmp_path_factory.mktemp("take") / "large.lance")
+    table = sample_table(ROWS + 3000)
+    table = table.append_column("nested", pa.StructArray.from_arrays([table["id"].combine_chunks()], ["id"]))
+    lance.write_dataset(table, uri, max_rows_per_file=3000).delete("id >= 3000 AND id < 6000")
+    return TableRef.of(uri).pin()
+
+
+@pytest.mark.parametrize("columns", [columns for columns in COLUMNS if columns != ["blob"]])
+@pytest.mark.parametrize("are_offsets", [False, True])
 @pytest.mark.parametrize("is_sorted", [False, True])
-def test_rows_that_are_scanned_are_those_that_are_taken(scattered, scanned, columns, is_sorted):
-    dataset = scattered.open()
-    row_ids = dataset.to_table(columns=[], with_row_id=True)["_rowid"].to_numpy()
-    rows = np.random.default_rng(0).permutation(row_ids)[:300]
-    scan = build_scan([scattered], columns, None, [], {})
+def test_rows_that_are_scanned_are_those_that_are_taken(large, scanned, columns, are_offsets, is_sorted):
+    addresses = large.open().to_table(columns=[], with_row_id=True)["_rowid"].to_numpy()
+    rows = _clumped(np.arange(ROWS))
     rows = np.sort(rows) if is_sorted else rows
-    by_scan = take_rows(scan, rows, are_offsets=False)
-    assert len(scanned) == 1
+    numbers = rows if are_offsets else addresses[rows]
+    scan = build_scan([large], columns, None, [], {})
 
-    twice = take_rows(scan, np.append(rows, rows[-1]), are_offsets=False)  # a set has each row once
-    assert len(scanned) == 1
-    assert by_scan.to_pydict() == twice.slice(0, 300).to_pydict()
-    assert by_scan.schema.types == twice.schema.types
+    by_scan = take_rows(scan, numbers, are_offsets=are_offsets)
+    assert scanned == [len(rows)]
+    twice = take_rows(scan, np.append(numbers, numbers[-1:]), are_offsets=are_offsets)  # a set has each row once
+    assert scanned == [len(rows)]
+
+    assert by_scan.num_rows == len(rows)
+    assert by_scan.to_pydict() == twice.slice(0, len(rows)).to_pydict()
+    assert by_scan.schema.equals(twice.schema, check_metadata=True)
 
 
-@pytest.mark.parametrize("version", ["2.0", "2.1", "2.2"])
-def test_offsets_are_scanned_where_no_rows_were_deleted(uri, scanned, version):
-    lance.write_dataset(sample_table(100), uri, max_rows_per_file=30, data_storage_version=version)
-    lance.dataset(uri).delete("id >= 30 AND id < 60")  # a whole fragment
-    rows = np.random.default_rng(0).permutation(70)[:50]
-    scan = build_scan([TableRef.of(uri).pin()], None, None, [], {})
-
-    taken = take_rows(scan, rows, are_offsets=True)
-
-    assert len(scanned) == 1
+@pytest.mark.parametrize("version", ["2.1", "2.2"])
+def test_windows_are_scanned_in_files_of_these_versions(uri, scanned, version):
+    lance.write_dataset(sample_table(ROWS), uri, max_rows_per_file=3000, data_storage_version=version)
+    rows = _clumped(np.arange(ROWS))
+    taken = take_rows(build_scan([TableRef.of(uri).pin()], None, None, [], {}), rows, are_offsets=True)
+    assert scanned == [len(rows)]
     assert taken.to_pylist() == lance.dataset(uri).take(rows.tolist()).to_pylist()
 
 
-def _deleted(uri: str) -> None:
-    lance.write_dataset(sample_table(100), uri, max_rows_per_file=30).delete("id = 3")
+def _of_old_files(uri: str, version: str) -> None:
+    lance.write_dataset(sample_table(ROWS), uri, max_rows_per_file=3000, data_storage_version=version)
+
+
+def _with_deleted_rows(uri: str) -> None:
+    lance.write_dataset(sample_table(ROWS + 1), uri, max_rows_per_file=3000).delete("id = 3")
 
 
 def _with_stable_row_ids(uri: str) -> None:
-    lance.write_dataset(sample_table(100), uri, max_rows_per_file=30, enable_stable_row_ids=True)
+    lance.write_dataset(sample_table(ROWS), uri, max_rows_per_file=3000, enable_stable_row_ids=True)
 
 
 def _with_fragments_in_another_order(uri: str) -> None:
-    dataset = lance.write_dataset(sample_table(100), uri, max_rows_per_file=30)
+    dataset = lance.write_dataset(sample_table(ROWS), uri, max_rows_per_file=3000)
     fragments = [fragment.metadata for fragment in dataset.get_fragments()]
     operation = lance.LanceOperation.Overwrite(dataset.schema, fragments[::-1])
     lance.LanceDataset.commit(uri, operation, read_version=1)
 
 
-@pytest.mark.parametrize("write", [_deleted, _with_stable_row_ids, _with_fragments_in_another_order])
-def test_offsets_are_right_whatever_the_fragments_are_like(uri, scanned, write):
-    write(uri)
+OTHER_TABLES = {
+    "legacy": lambda uri: _of_old_files(uri, "legacy"),
+    "2.0": lambda uri: _of_old_files(uri, "2.0"),
+    "deleted rows": _with_deleted_rows,
+    "stable row ids": _with_stable_row_ids,
+    "fragments in another order": _with_fragments_in_another_order,
+}
+
+
+@pytest.mark.parametrize("are_offsets", [False, True])
+@pytest.mark.parametrize("kind", OTHER_TABLES)
+def test_windows_of_other_tables_are_read_as_well(uri, kind, are_offsets):
+    OTHER_TABLES[kind](uri)
+    dataset = lance.dataset(uri)
+    row_ids = dataset.to_table(columns=["id"], with_row_id=True)["_rowid"].to_numpy()
+    rows = _clumped(np.arange(ROWS))
+
     scan = build_scan([TableRef.of(uri).pin()], None, None, [], {})
-    rows = np.random.default_rng(0).permutation(99)
-    assert take_rows(scan, rows, are_offsets=True).to_pylist() == lance.dataset(uri).take(rows.tolist()).to_pylist()
+    taken = take_rows(scan, rows if are_offsets else row_ids[rows], are_offsets=are_offsets)
+
+    assert taken["id"].to_pylist() == dataset.to_table(columns=["id"])["id"].take(rows).to_pylist()
+    assert taken["text"].to_pylist() == [f"row {number}" for number in taken["id"].to_pylist()]
 
 
 @pytest.mark.parametrize(
     ("clump", "fragments", "count", "is_scanned"),
     [(64, 2, 8192, True), (8, 2, 8192, False), (64, 10, 8192, False), (64, 2, 1024, False)],
 )
-def test_many_rows_in_long_runs_are_scanned_and_others_are_not(uri, monkeypatch, clump, fragments, count, is_scanned):
-    sets: list[int] = []
-    make = take.row_set
-    monkeypatch.setattr(take, "row_set", lambda row_ids: sets.append(len(row_ids)) or make(row_ids))
+def test_many_rows_in_long_runs_are_scanned_and_others_are_not(uri, scanned, clump, fragments, count, is_scanned):
     lance.write_dataset(pa.table({"id": range(20_480)}), uri, max_rows_per_file=20_480 // fragments)
     clumps = np.random.default_rng(0).permutation(np.arange(20_480).reshape(-1, clump))
-    rows = np.random.default_rng(0).permutation(clumps.ravel()[:count])
+    rows = clumps[: count // clump].ravel()
 
     taken = take_rows(build_scan([TableRef.of(uri).pin()], None, None, [], {}), rows, are_offsets=True)
 
     assert taken["id"].to_pylist() == rows.tolist()
-    assert sets == ([count] if is_scanned else [])
+    assert scanned == ([count] if is_scanned else [])
 
 
 @pytest.mark.parametrize("is_sorted", [False, True])
 def test_rows_that_are_gone_are_an_error(uri, scanned, is_sorted):
-    lance.write_dataset(sample_table(100), uri).delete("id = 50")
-    rows = np.arange(100, dtype=np.uint64)
+    lance.write_dataset(sample_table(3000), uri).delete("id = 50")
+    rows = np.arange(3000, dtype=np.uint64)
     scan = build_scan([TableRef.of(uri).pin()], None, None, [], {})
-    with pytest.raises(IndexError, match="only 99 of 100 rows exist"):
+    with pytest.raises(IndexError, match="only 2999 of 3000 rows exist"):
         take_rows(scan, rows if is_sorted else rows[::-1].copy(), are_offsets=False)
-    assert len(scanned) == 1
+    assert scanned == [3000]
+
+
+def test_offsets_that_do_not_exist_are_an_error(uri):
+    lance.write_dataset(sample_table(3000), uri)
+    scan = build_scan([TableRef.of(uri).pin()], None, None, [], {})
+    with pytest.raises((ValueError, OSError), match="non-existent"):
+        take_rows(scan, np.arange(3000, -1, -1), are_offsets=True)
+
+
+@pytest.mark.parametrize("columns", [["id", "blob"], {"blob": "blob"}, ["nested"]])
+def test_blobs_are_the_same_whatever_the_number_of_rows(uri, columns):
+    """So that batches can be made of rows that were read in different ways."""
+    contents = pa.array([bytes([number % 256]) for number in range(ROWS)], pa.large_binary())
+    blob = pa.field("blob", pa.large_binary(), nullable=False, metadata={"lance-encoding:blob": "true"})
+    nested = pa.StructArray.from_arrays([contents], fields=[blob])
+    schema = pa.schema([pa.field("id", pa.int64(), nullable=False), blob, pa.field("nested", nested.type)])
+    table = pa.Table.from_arrays([pa.array(range(ROWS)), contents, nested], schema=schema)
+    lance.write_dataset(table, uri, data_storage_version="2.1")
+    scan = build_scan([TableRef.of(uri).pin()], columns, None, [], {})
+    rows = _clumped(np.arange(ROWS))
+
+    many, few = (take_rows(scan, part, are_offsets=True) for part in (rows, rows[:100]))
+
+    assert many.schema.equals(few.schema)
+    assert many.slice(0, 100).to_pydict() == few.to_pydict()
