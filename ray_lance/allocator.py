@@ -17,8 +17,10 @@ _M_ARENA_MAX = -8
 _THRESHOLDS = frozenset(("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"))  # as glibc spells them
 
 KEPT_BYTES = 256 * 2**20
+# What glibc itself comes to in a process that frees large buffers, see M_MMAP_THRESHOLD in mallopt(3): settings below
+# that would take from the rest of a process what it had before.
 KEPT_BESIDE_OTHERS = 64 * 2**20
-BUFFER_BESIDE_OTHERS = 8 * 2**20
+BUFFER_BESIDE_OTHERS = 32 * 2**20
 MOST_ARENAS = min(8, max(1, (os.cpu_count() or 1) // 2))
 
 

@@ -67,3 +67,35 @@ def test_a_threshold_in_the_environment_stays(environment, kept):
     run = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, **environment})
 
     assert run.stdout.strip() == str(kept)
+
+
+# Reads, then allocates and frees a buffer of 20 MiB again and again, and prints the page faults of ten times.
+OTHERS = """
+import ctypes, resource, sys
+from ray_lance.torch import LanceIterableDataset
+
+for batch in LanceIterableDataset(sys.argv[1], batch_size=10):
+    pass
+
+def use(times, size=20 * 2**20):
+    for _ in range(times):
+        buffer = libc.malloc(size)
+        libc.memset(ctypes.c_void_p(buffer), 1, size)
+        libc.free(ctypes.c_void_p(buffer))
+
+libc = ctypes.CDLL(None)
+libc.malloc.argtypes, libc.malloc.restype = (ctypes.c_size_t,), ctypes.c_void_p
+libc.memset.argtypes = (ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t)
+use(2)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+use(10)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def test_what_else_a_process_allocates_is_kept_as_glibc_would_keep_it(uri):
+    write_fragments(uri, [100])
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    command = [sys.executable, "-c", OTHERS, uri]
+    run = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    assert int(run.stdout) < 1000  # ten times 5,120 where each buffer is new
