@@ -1,18 +1,22 @@
-"""Paired measurements: every contender runs in turn in each round of one process, and only ratios are compared."""
+"""Paired measurements: every contender runs in turn in each round of one run, and only ratios are compared."""
 
 from __future__ import annotations
 
 import json
 import logging
+import multiprocessing
 import os
 import platform
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 DATA = Path(os.environ.get("RAY_LANCE_BENCH_DATA", Path(__file__).parent / ".data"))
 PACKAGES = ("ray", "pylance", "lance-ray", "lancedb", "pyarrow", "torch", "numpy")
@@ -86,6 +90,37 @@ def compare(
         "seconds": seconds,
         "ratios": [ratio.__dict__ for ratio in ratios],
     }
+
+
+def apart(make: Callable[..., Mapping[str, Callable[[], int]]], *arguments: Any) -> dict[str, Callable[[], int]]:
+    """The contenders that ``make(*arguments)`` gives, each in a process of its own that stays from round to round.
+
+    What one sets in its process, how memory is allocated for instance, is then not the others'. ``make`` is called in
+    each process and has to be a function of a module.
+    """
+    context = multiprocessing.get_context("spawn")
+
+    def started(name: str) -> Callable[[], int]:
+        here, there = context.Pipe()
+        context.Process(target=_serve, args=(there, make, arguments, name), daemon=True).start()
+
+        def run() -> int:
+            here.send(name)
+            return here.recv()
+
+        return run
+
+    return {name: started(name) for name in make(*arguments)}
+
+
+def _serve(
+    connection: Connection, make: Callable[..., Mapping[str, Callable[[], int]]], arguments: tuple[Any, ...], name: str
+) -> None:
+    run = make(*arguments)[name]
+    with suppress(EOFError):  # the measurement is over
+        while True:
+            connection.recv()
+            connection.send(run())
 
 
 def save(results: list[dict], folder: Path, note: str) -> None:
