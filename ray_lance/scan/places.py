@@ -142,10 +142,17 @@ class _MovedColumn:
     def _keep(self, chunk: pa.Array, start: int) -> None:
         if self._width and not self._kept:
             self._kept.append(self._copied().take(pa.array(self._places[:start])))
-        self._kept.append(chunk)
+        self._kept.append(_without_null_values(chunk))
 
     def _copied(self) -> pa.Array:
         return _assembled(self._type, len(self._places), self._buffer)
+
+
+def _without_null_values(array: pa.Array) -> pa.Array:
+    """A dictionary array whose nulls are no values: Arrow cannot merge what files of format 2.0 give."""
+    if not pa.types.is_dictionary(array.type) or not array.dictionary.null_count:
+        return array
+    return array.dictionary_decode().dictionary_encode().cast(array.type)
 
 
 def _cells(array: pa.Array) -> _Cells | None:

@@ -127,10 +127,15 @@ def test_rows_of_clumps_are_sorted_block_by_block(clumps, clump, first, dropped,
     assert np.array_equal(places, np.argsort(rows))
 
 
-def test_pieces_may_have_dictionaries_of_their_own():
-    pieces = [pa.array(["a", "b"]).dictionary_encode(), pa.array(["c", "a"]).dictionary_encode()]
+@pytest.mark.parametrize("values", [["a", "b"], ["a", None]])
+def test_pieces_may_have_dictionaries_of_their_own(values):
+    """Also such as hold null as a value."""
+    codes = pa.array([0, 1], pa.int8())
+    pieces = [pa.DictionaryArray.from_arrays(codes, pa.array(texts)) for texts in (values, ["c", "a"])]
     table = pa.table({"column": pa.chunked_array(pieces)})
-    assert to_places([table], np.array([3, 0, 1, 2]))["column"].to_pylist() == ["b", "c", "a", "a"]
+    moved = to_places([table], np.array([3, 0, 1, 2]))
+    assert moved["column"].to_pylist() == [values[1], "c", "a", "a"]
+    assert moved.schema == table.schema
 
 
 @pytest.mark.parametrize("rows", [2, 4])
