@@ -113,7 +113,7 @@ class _MovedColumn:
 
     def __init__(self, dtype: pa.DataType, places: Places) -> None:
         self._type, self._places = dtype, places
-        self._width = 0
+        self._buffer: pa.Buffer | None = None
         self._kept: list[pa.Array] = []
 
     def add(self, column: pa.ChunkedArray, start: int) -> None:
@@ -130,18 +130,18 @@ class _MovedColumn:
         """All values at their places; ``rows`` gives what to take for that from values in the order they came in."""
         if self._kept:
             return pa.chunked_array(self._kept).take(rows())
-        return pa.chunked_array([self._copied()] if self._width else [], self._type)
+        return pa.chunked_array([] if self._buffer is None else [self._copied()], self._type)
 
     def _copy(self, cells: _Cells, start: int) -> None:
-        if not self._width:
-            self._width = cells.itemsize
+        if self._buffer is None:
             # Arrow's allocator: it gives the memory of earlier reads again, where numpy's comes from the kernel.
-            self._buffer = pa.allocate_buffer(len(self._places) * self._width)
+            self._buffer = pa.allocate_buffer(len(self._places) * cells.itemsize)
         np.frombuffer(self._buffer, cells.dtype)[self._places[start : start + len(cells)]] = cells
 
     def _keep(self, chunk: pa.Array, start: int) -> None:
-        if self._width and not self._kept:
+        if self._buffer is not None:
             self._kept.append(self._copied().take(pa.array(self._places[:start])))
+            self._buffer = None
         self._kept.append(_without_null_values(chunk))
 
     def _copied(self) -> pa.Array:

@@ -10,7 +10,6 @@ clumps, runs are the shortest form, and of any others they are correct.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -65,6 +64,6 @@ def _runs(addresses: _Integers) -> bytes:
     return struct.pack("<H", len(runs)) + runs.astype("<u2").tobytes()
 
 
-def _split(addresses: _Integers, keys: _Integers) -> Iterator[_Integers]:
+def _split(addresses: _Integers, keys: _Integers) -> list[_Integers]:
     """The parts of ``addresses``, ascending, that agree in their key."""
-    return iter(np.split(addresses, np.flatnonzero(np.diff(keys)) + 1))
+    return np.split(addresses, np.flatnonzero(np.diff(keys)) + 1)

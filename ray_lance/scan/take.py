@@ -21,7 +21,7 @@ __all__ = ["take_rows"]
 _MIN_RUN = 64
 # Buffers of such batches are small enough for the allocator to use them again, where those of a whole run are not.
 _RUN_BATCH_ROWS = 8192
-# A local take is made in pieces of about so many bytes; how many rows that is, the first piece tells.
+# A local take is made in pieces of about so many bytes; how many rows that is, each piece tells for the next.
 _FIRST_PIECE_ROWS = 4096
 _PIECE_BYTES = 4 * 2**20
 # A scan of a set of rows costs a quarter of a millisecond for each fragment, and a take some time for each row.

@@ -214,10 +214,10 @@ def batches(
     # What the first batch waits for, and after small reads those that soon follow; they bring the metadata for others.
     reads_of_lane = 2 if small_first else 1
     alone = reads_of_lane * len(schedule.pieces(steps.start)) if steps else 0
-    with closing(ordered_map(read, plan, min(prefetch, _MAX_THREADS), prefetch, alone)) as reads:
+    threads = min(prefetch, _MAX_THREADS)
+    with closing(ordered_map(read, plan, threads, prefetch, alone)) as reads:
         tables = _cut(reads, (schedule.pieces(step) for step in steps))
-        threads = min(prefetch, _MAX_THREADS) if reader.decodes else 0
-        with closing(ordered_map(reader.finish, tables, threads, _DECODED_AHEAD)) as finished:
+        with closing(ordered_map(reader.finish, tables, threads if reader.decodes else 0, _DECODED_AHEAD)) as finished:
             yield from finished
 
 
