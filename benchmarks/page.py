@@ -103,9 +103,15 @@ FIGURES = (
         "peer",
     ),
     Figure(
-        "`LanceIterableDataset` shuffled, over `lance.torch` sequential",
+        "`LanceIterableDataset` shuffled, third epoch on of rows that stay in memory, over `lance.torch` sequential",
         "ingest",
         "in process, whole",
+        "lance.torch LanceDataset, sequential",
+    ),
+    Figure(
+        "the same, with all epochs read from storage",
+        "ingest",
+        "in process, from storage",
         "lance.torch LanceDataset, sequential",
     ),
     Figure(

@@ -177,6 +177,7 @@ class _Passes:
             rank=0,
             world_size=1,
             tail="uneven",
+            cache_bytes=0,
         )
 
     def run(self, share: float, clock: Callable[[], float], report: Callable[[float], None]) -> Speed:

@@ -13,7 +13,8 @@ __all__ = ["check_other_orders_refused", "ranks"]
 
 
 def ranks(table: Any, **options: Any) -> Executor:
-    """The iterable dataset, in global batches of 400 rows of a table with a column ``id``."""
+    """The iterable dataset, in global batches of 400 rows of a table with a column ``id``, all read from storage."""
+    options = {"cache_bytes": 0, **options}
 
     def execute(world_size, cursor=None, steps=None):
         batches, states = [], []

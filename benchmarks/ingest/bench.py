@@ -24,7 +24,7 @@ import PIL.Image
 import pyarrow as pa
 import ray
 import ray.train
-from peers import BATCH, Epoch, hugging_face, images, in_process, mapped, streaming
+from peers import BATCH, Epoch, hugging_face, images, in_process, in_process_from_storage, mapped, streaming
 from ray.train.torch import TorchTrainer
 from scan.bench import generate
 
@@ -36,7 +36,8 @@ FOLDER = Path(__file__).parent
 STEP_S = 0.005
 NOTE = (
     "warm page cache, warm workers (unmeasured rounds first); ratios are paired within a round; each loader in process "
-    "has a process of its own"
+    'has a process of its own; this library reads all epochs from storage but for those of "whole epoch", whose rows '
+    "stay in memory"
 )
 
 
@@ -166,10 +167,16 @@ def main() -> None:
     rows, rounds = arguments.rows, arguments.rounds
     DATA.mkdir(exist_ok=True)
     large, small, photos = generate(rows, 20), generate(rows // 10, 20), write_photos(2000)
-    fast = in_process(large)
+    fast, one_fragment = in_process_from_storage(large), generate(rows, 1)
     results = [
         compare("in process, whole epoch", apart(whole, in_process, large), rows=rows, rounds=rounds),
-        compare("in process, one fragment", apart(whole, in_process, generate(rows, 1)), rows=rows, rounds=rounds),
+        compare("in process, from storage", apart(whole, in_process_from_storage, large), rows=rows, rounds=rounds),
+        compare(
+            "in process, one fragment, from storage",
+            apart(whole, in_process_from_storage, one_fragment),
+            rows=rows,
+            rounds=rounds,
+        ),
         compare("in process, first batch", first_batches(fast), rows=BATCH, rounds=rounds, warm_ups=1),
         compare(
             "in process, HuggingFace datasets", apart(whole, hugging_face, large), rows=rows, rounds=rounds, warm_ups=1

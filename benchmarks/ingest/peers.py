@@ -28,20 +28,28 @@ def rows_of(batch: Any) -> int:
     return len(batch)
 
 
-def in_process(uri: str) -> dict[str, Epoch]:
-    """Epochs of the fast contenders, in this process; ``lance.torch`` reads in order, which is all it can."""
+def in_process(uri: str, **options: Any) -> dict[str, Epoch]:
+    """Epochs of the fast contenders, in this process; ``lance.torch`` reads in order, which is all it can.
+
+    From its third epoch on this library has the rows in memory, unless ``options`` say otherwise.
+    """
 
     def sequential() -> Iterator[int]:
-        yield from map(rows_of, LanceIterableDataset(uri, batch_size=BATCH, tail="uneven"))
+        yield from map(rows_of, LanceIterableDataset(uri, batch_size=BATCH, tail="uneven", **options))
 
     def lance_torch() -> Iterator[int]:
         yield from map(rows_of, LanceTorchDataset(uri, batch_size=BATCH))
 
     return {
-        **_shuffled(uri),
+        **_shuffled(uri, **options),
         "LanceIterableDataset, sequential": sequential,
         "lance.torch LanceDataset, sequential": lance_torch,
     }
+
+
+def in_process_from_storage(uri: str) -> dict[str, Epoch]:
+    """The same, all of whose epochs are read from storage."""
+    return in_process(uri, cache_bytes=0)
 
 
 def hugging_face(uri: str) -> dict[str, Epoch]:
@@ -52,7 +60,7 @@ def hugging_face(uri: str) -> dict[str, Epoch]:
         shuffled = memory_mapped.shuffle(seed=7).with_format("torch")
         yield from (len(batch["id"]) for batch in shuffled.iter(batch_size=BATCH))
 
-    return {**_shuffled(uri), "HuggingFace datasets, shuffled": theirs}
+    return {**_shuffled(uri, cache_bytes=0), "HuggingFace datasets, shuffled": theirs}
 
 
 def streaming(uri: str) -> dict[str, Epoch]:
@@ -63,7 +71,7 @@ def streaming(uri: str) -> dict[str, Epoch]:
         stream = StreamingDataset(table, num_splits=1, shuffle_seed=7, rank=0, world_size=1)
         yield from map(rows_of, torch.utils.data.DataLoader(stream, batch_size=BATCH, num_workers=0))
 
-    return {**_shuffled(uri), "lancedb StreamingDataset, shuffled": theirs}
+    return {**_shuffled(uri, cache_bytes=0), "lancedb StreamingDataset, shuffled": theirs}
 
 
 def mapped(uri: str) -> dict[str, Epoch]:
@@ -104,10 +112,10 @@ def _as_arrow_files(uri: str) -> datasets.Dataset:
     return datasets.load_from_disk(str(folder))
 
 
-def _shuffled(uri: str) -> dict[str, Epoch]:
+def _shuffled(uri: str, **options: Any) -> dict[str, Epoch]:
     """The subject of most comparisons."""
 
     def ours() -> Iterator[int]:
-        yield from map(rows_of, LanceIterableDataset(uri, batch_size=BATCH, shuffle=7, tail="uneven"))
+        yield from map(rows_of, LanceIterableDataset(uri, batch_size=BATCH, shuffle=7, tail="uneven", **options))
 
     return {"LanceIterableDataset, shuffled": ours}

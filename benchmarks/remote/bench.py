@@ -154,7 +154,7 @@ def in_process(uri: str, s3: S3) -> dict[str, Epoch]:
     options = {"storage_options": s3.storage_options}
 
     def ours(**order: Any) -> Iterator[Any]:
-        return iter(LanceIterableDataset(uri, batch_size=BATCH, **{**options, **order}))
+        return iter(LanceIterableDataset(uri, batch_size=BATCH, cache_bytes=0, **{**options, **order}))
 
     def streaming(**order: Any) -> Iterator[Any]:
         table = lancedb.connect(f"s3://{BUCKET}", **options).open_table(Path(uri).stem)
@@ -195,7 +195,7 @@ def settings(uri: str, server: Server, latency: float) -> dict:
     for clump, clumps, prefetch in SETTINGS:
         window = clumps if clumps == "auto" else clump * clumps
         shuffled = permutation.shuffle(7, clump, window)
-        dataset = LanceIterableDataset(shuffled, batch_size=BATCH, prefetch=prefetch)
+        dataset = LanceIterableDataset(shuffled, batch_size=BATCH, prefetch=prefetch, cache_bytes=0)
         pace = pace_of(lambda dataset=dataset: iter(dataset), server, latency)
         mixing, quality = shuffled.order.mixing, shuffled.quality(BATCH)
         chosen = {"clump": mixing.clump, "window": mixing.window, "prefetch": prefetch}

@@ -10,11 +10,11 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from ray_lance.order.rows import RowArray
+from ray_lance.scan.cells import Cells, array_of_cells, cells_of
 
 __all__ = ["sorted_rows", "to_places"]
 
 Places = npt.NDArray[np.int64]
-_Cells = npt.NDArray[np.void]
 
 _BLOCK_BITS = 6
 _IN_BLOCK = (1 << _BLOCK_BITS) - 1
@@ -119,7 +119,7 @@ class _MovedColumn:
     def add(self, column: pa.ChunkedArray, start: int) -> None:
         """Take up the values of the rows from ``start`` on."""
         for chunk in column.chunks:
-            cells = None if self._kept else _cells(chunk)
+            cells = None if self._kept else cells_of(chunk)
             if cells is None:
                 self._keep(chunk, start)
             elif len(chunk):
@@ -132,7 +132,7 @@ class _MovedColumn:
             return pa.chunked_array(self._kept).take(rows())
         return pa.chunked_array([] if self._buffer is None else [self._copied()], self._type)
 
-    def _copy(self, cells: _Cells, start: int) -> None:
+    def _copy(self, cells: Cells, start: int) -> None:
         if self._buffer is None:
             # Arrow's allocator: it gives the memory of earlier reads again, where numpy's comes from the kernel.
             self._buffer = pa.allocate_buffer(len(self._places) * cells.itemsize)
@@ -145,7 +145,7 @@ class _MovedColumn:
         self._kept.append(_without_null_values(chunk))
 
     def _copied(self) -> pa.Array:
-        return _assembled(self._type, len(self._places), self._buffer)
+        return array_of_cells(self._type, len(self._places), self._buffer)
 
 
 def _without_null_values(array: pa.Array) -> pa.Array:
@@ -153,41 +153,3 @@ def _without_null_values(array: pa.Array) -> pa.Array:
     if not pa.types.is_dictionary(array.type) or not array.dictionary.null_count:
         return array
     return array.dictionary_decode().dictionary_encode().cast(array.type)
-
-
-def _cells(array: pa.Array) -> _Cells | None:
-    """The bytes of each row, shape ``(len(array),)``, without a copy; None where rows have no such bytes or nulls."""
-    width, leaves = 1, array
-    while True:
-        if leaves.null_count:
-            return None
-        if isinstance(leaves.type, pa.BaseExtensionType):
-            leaves = leaves.storage
-        elif pa.types.is_fixed_size_list(leaves.type):
-            width *= leaves.type.list_size
-            leaves = leaves.flatten()
-        else:
-            break
-    if not _has_bytes(leaves.type) or width == 0:
-        return None
-    size = leaves.type.bit_width // 8
-    if len(leaves) == 0:  # without a buffer, perhaps
-        return np.empty(0, f"V{width * size}")
-    data = np.frombuffer(leaves.buffers()[1], np.uint8, len(leaves) * size, leaves.offset * size)
-    return data.view(f"V{width * size}")
-
-
-def _has_bytes(dtype: pa.DataType) -> bool:
-    """Whether values lie one after another, in whole bytes."""
-    is_fixed = pa.types.is_primitive(dtype) or pa.types.is_decimal(dtype) or pa.types.is_fixed_size_binary(dtype)
-    return bool(is_fixed and dtype.bit_width >= 8)
-
-
-def _assembled(dtype: pa.DataType, length: int, buffer: pa.Buffer) -> pa.Array:
-    """An array without nulls over the bytes of its rows."""
-    if isinstance(dtype, pa.BaseExtensionType):
-        return pa.ExtensionArray.from_storage(dtype, _assembled(dtype.storage_type, length, buffer))
-    if pa.types.is_fixed_size_list(dtype):
-        values = _assembled(dtype.value_type, length * dtype.list_size, buffer)
-        return pa.FixedSizeListArray.from_arrays(values, type=dtype)
-    return pa.Array.from_buffers(dtype, length, [None, buffer])

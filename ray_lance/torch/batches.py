@@ -125,7 +125,7 @@ class RowReader:
         """The given rows in the given order, as stored, by one batched take; storage faults are retried."""
         what = f"taking {len(rows)} rows of {self._permutation.table}"
         is_dense = rows.dtype.kind == "i"
-        return RetryPolicy().call(lambda: take_rows(self._scan, rows, are_offsets=is_dense), what)
+        return RetryPolicy().call(lambda: take_rows(self.scan, rows, are_offsets=is_dense), what)
 
     def finish(self, table: pa.Table) -> Any:
         """The batch that a part of what :meth:`take` returned becomes.
@@ -149,7 +149,8 @@ class RowReader:
         return build_scan([self._permutation.table], self._options.columns, None, [], {})
 
     @cached_property
-    def _scan(self) -> Scan:
+    def scan(self) -> Scan:
+        """What is read."""
         if not self._decoders:
             return self._plain_scan
         # So that an image that cannot be decoded is named by its place in the dataset.

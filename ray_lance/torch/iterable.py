@@ -17,7 +17,9 @@ from ray_lance.permutation import Permutation
 from ray_lance.scan.pushdown import Columns
 from ray_lance.tensors import FillValue, Ragged
 from ray_lance.torch.batches import BatchOptions, RowReader, open_source
+from ray_lance.torch.budget import CacheBytes, cache_limit, check_cache_bytes
 from ray_lance.torch.epochs import EpochCounter, is_spawning
+from ray_lance.torch.kept import begin_pass
 from ray_lance.torch.prefetch import batches
 from ray_lance.torch.ranks import Placement, Worker, current_worker, find_placement, given_placement
 
@@ -72,6 +74,12 @@ class LanceIterableDataset(IterableDataset[Any]):
         prefetch: Reads of about 32 MiB begun before they are needed, by up to 4 threads; 0 reads when asked.
         version: Version number or tag; for a permutation, give it there.
         storage_options: Options of the object store; for a permutation, give them there.
+        cache_bytes: Bytes of rows that each process may keep in memory, over all its datasets; 0 for none. A table
+            whose columns fit is read from storage in the first two passes over it and from memory in later ones, if
+            their rows have one width and no nulls (numbers, dates, vectors, tensors of one shape; not bool). The rows
+            stay when the dataset is gone, until another table needs the room. ``"auto"`` is 512 MiB, but no more than
+            a sixteenth of the machine's or the container's memory for all workers of a loader, on as many ranks as
+            ``LOCAL_WORLD_SIZE`` says.
 
     Raises:
         InvalidArgumentError: An argument breaks a rule.
@@ -105,7 +113,10 @@ class LanceIterableDataset(IterableDataset[Any]):
         prefetch: int = 3,
         version: int | str | None = None,
         storage_options: Mapping[str, str] | None = None,
+        cache_bytes: CacheBytes = "auto",
     ) -> None:
+        check_cache_bytes(cache_bytes)
+        self._cache_bytes = cache_bytes
         options = BatchOptions(columns, format, decode, fill, ragged, transform)
         self._batch_size = as_integer("batch_size", batch_size, 1)
         self._prefetch = as_integer("prefetch", prefetch, 0)
@@ -214,7 +225,9 @@ class LanceIterableDataset(IterableDataset[Any]):
         order = self.permutation.order.epoch(begin.cursor.epoch)
         steps = range(worker.number + begin.steps * worker.size, schedule.rank_steps, worker.size)
         position = begin
-        for batch in batches(self._reader, order, schedule, steps, self._prefetch):
+        max_bytes = cache_limit(self._cache_bytes)
+        kept = begin_pass(self, self._reader, max_bytes) if max_bytes else None
+        for batch in batches(self._reader, kept, order, schedule, steps, self._prefetch):
             position = self._moved(position, _Position(begin.cursor, worker, position.steps + 1))
             yield batch
         if worker.size == 1:  # the other ranks may have made one step more

@@ -18,7 +18,8 @@ from ray_lance.permutation import Permutation
 from ray_lance.scan.pushdown import Columns
 from ray_lance.tensors import FillValue, Ragged
 from ray_lance.torch.batches import BatchOptions, RowReader, open_source
-from ray_lance.torch.cache import CacheBytes, RowCache, cache_limit, check_cache_bytes
+from ray_lance.torch.budget import CacheBytes, cache_limit, check_cache_bytes
+from ray_lance.torch.cache import RowCache
 from ray_lance.torch.ranks import current_worker
 
 __all__ = ["LanceMapDataset", "Row", "Rows"]
@@ -77,7 +78,7 @@ class LanceMapDataset(Dataset[Any]):
         ragged: What ragged columns become: ``"nested"``, ``"pad"`` or ``"list"``.
         version: Version number or tag; for a permutation, give it there.
         storage_options: Options of the object store; for a permutation, give them there.
-        cache_bytes: Bytes of rows that each process may keep in memory, for all such datasets together; 0 for none.
+        cache_bytes: Bytes of rows that each process may keep in memory, over all its datasets; 0 for none.
             ``"auto"`` is 512 MiB, but no more than a sixteenth of the machine's or the container's memory for all
             workers of a loader, on as many ranks as ``LOCAL_WORLD_SIZE`` says.
 

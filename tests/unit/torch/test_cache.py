@@ -16,8 +16,8 @@ from ray_lance import Permutation
 from ray_lance.errors import InvalidArgumentError
 from ray_lance.torch import LanceMapDataset, cache
 from ray_lance.torch.batches import RowReader
-from ray_lance.torch.cache import RowCache, cache_limit
-from ray_lance.torch.ranks import Worker
+from ray_lance.torch.budget import Budget
+from ray_lance.torch.cache import RowCache
 from tests.datasets import write_fragments
 
 COUNT, RANGE, ROW_BYTES = 95, 10, 8
@@ -46,7 +46,7 @@ class TestRanges:
     @pytest.fixture(autouse=True)
     def small(self, monkeypatch):
         monkeypatch.setattr(cache, "MAX_TASK_BYTES", RANGE * ROW_BYTES)
-        monkeypatch.setattr(cache, "_account", cache._Account())
+        monkeypatch.setattr(cache, "budget", Budget())
 
     @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(
@@ -218,31 +218,6 @@ def test_rows_of_a_filter_and_without_a_cache_are_read_each_time(uri, options, m
     assert dataset[3]["id"].item() == 3
 
     assert read == [len(dataset), 1]
-
-
-@pytest.mark.parametrize(
-    ("memory", "processes", "limit"),
-    [(2**40, "", 512 * 2**20), (2**30, "0", 2**26), (2**34, "4", 2**28)],
-)
-def test_auto_is_a_share_of_the_memory(monkeypatch, memory, processes, limit):
-    monkeypatch.setattr(cache, "_memory", lambda: memory)
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
-
-    assert cache_limit("auto") == limit
-    monkeypatch.setattr(cache, "current_worker", lambda: Worker(1, 64))
-    assert cache_limit("auto") == min(limit, memory // 16 // max(1, int(processes or 1)) // 64)
-    assert cache_limit(12) == 12
-
-
-def test_a_containers_limit_counts(monkeypatch, tmp_path):
-    limit = tmp_path / "memory.max"
-    monkeypatch.setattr(cache, "_CGROUP_LIMITS", (str(limit), str(tmp_path / "none")))
-
-    limit.write_text("max\n")
-    machine = cache._memory()
-    limit.write_text(f"{2**28}\n")
-
-    assert cache._memory() == 2**28 < machine
 
 
 @pytest.mark.parametrize("cache_bytes", [-1, 1.5, True, "all", None])

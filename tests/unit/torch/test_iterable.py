@@ -46,10 +46,11 @@ def table(tmp_path_factory) -> str:
 
 
 class DatasetExecutor:
-    """Every rank as a fresh dataset object: a cursor crosses only as JSON."""
+    """Every rank as a fresh dataset object: a cursor crosses only as JSON. Rows are read from storage each time."""
 
     def __init__(self, source, **options):
-        self.source, self.options = source, {"shuffle": 3, "columns": ["id"], "prefetch": 1, **options}
+        own = {"shuffle": 3, "columns": ["id"], "prefetch": 1, "cache_bytes": 0}
+        self.source, self.options = source, {**own, **options}
 
     def __call__(self, world_size, cursor=None, steps=None):
         ranks = [self.rank(world_size, rank, cursor) for rank in range(world_size)]
@@ -71,8 +72,9 @@ class DatasetExecutor:
 class TestLaws:
     @pytest.mark.parametrize("tail", TAILS)
     @pytest.mark.parametrize("lanes", [1, 4])
-    def test_2_global_batches_do_not_depend_on_the_world_size(self, table, tail, lanes):
-        check_elasticity(DatasetExecutor(table, tail=tail, lanes=lanes), WORLD_SIZES)
+    @pytest.mark.parametrize("cache_bytes", [0, "auto"])
+    def test_2_global_batches_do_not_depend_on_the_world_size(self, table, tail, lanes, cache_bytes):
+        check_elasticity(DatasetExecutor(table, tail=tail, lanes=lanes, cache_bytes=cache_bytes), WORLD_SIZES)
 
     @pytest.mark.parametrize("prefetch", [0, 1, 3])
     def test_2_nor_on_threads_and_reads(self, table, monkeypatch, prefetch):
@@ -85,12 +87,17 @@ class TestLaws:
     @given(
         legs=st.lists(st.tuples(st.sampled_from(WORLD_SIZES), st.integers(0, 5)), max_size=4),
         last=st.sampled_from(WORLD_SIZES),
-        tail=st.sampled_from(TAILS),
-        lanes=st.sampled_from([1, 2, 4]),
-        shuffle=st.sampled_from([None, 3]),
+        options=st.fixed_dictionaries(
+            {
+                "tail": st.sampled_from(TAILS),
+                "lanes": st.sampled_from([1, 2, 4]),
+                "shuffle": st.sampled_from([None, 3]),
+                "cache_bytes": st.sampled_from([0, "auto"]),
+            }
+        ),
     )
-    def test_3_any_chain_of_restarts_yields_exactly_the_rest(self, table, legs, last, tail, lanes, shuffle):
-        check_resume(DatasetExecutor(table, tail=tail, lanes=lanes, shuffle=shuffle), legs, last)
+    def test_3_any_chain_of_restarts_yields_exactly_the_rest(self, table, legs, last, options):
+        check_resume(DatasetExecutor(table, **options), legs, last)
 
     def test_3_lanes_of_the_first_start_travel_in_the_state(self, table):
         execute = DatasetExecutor(table)
@@ -107,7 +114,8 @@ class TestLaws:
         fetched = shuffled.fetch(range(len(shuffled)), columns=["id"], format="python_col")["id"]
         check_one_order({"permutation": fetched, "iterable dataset": sequence(run)})
 
-    def test_5_what_others_write_changes_nothing(self, uri):
+    @pytest.mark.parametrize("cache_bytes", [0, "auto"])
+    def test_5_what_others_write_changes_nothing(self, uri, cache_bytes):
         dataset = write_fragments(uri, [40, 1, 39, 20])
         version = dataset.version
 
@@ -117,7 +125,7 @@ class TestLaws:
             changed.delete("id < 50")
             changed.optimize.compact_files()
 
-        check_undisturbed(DatasetExecutor(uri, version=version), disturb)
+        check_undisturbed(DatasetExecutor(uri, version=version, cache_bytes=cache_bytes), disturb)
 
     def test_7_a_state_of_another_order_is_refused(self, table, uri):
         write_fragments(uri, [94])
