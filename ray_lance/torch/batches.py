@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+import torch
 
 from ray_lance.decode import Decode, decode_table, find_decoders, to_image_tensors
 from ray_lance.errors import InvalidArgumentError
@@ -15,13 +18,14 @@ from ray_lance.formats import Format, check_format, convert
 from ray_lance.order.rows import RowArray
 from ray_lance.permutation import Permutation
 from ray_lance.retry import RetryPolicy
+from ray_lance.scan.cells import cells_of
 from ray_lance.scan.pushdown import Columns, build_scan
 from ray_lance.scan.scan import ROW_ADDRESS, Scan
 from ray_lance.scan.size import row_bytes
 from ray_lance.scan.take import take_rows
-from ray_lance.tensors import FillValue, Ragged, check_fill
+from ray_lance.tensors import FillValue, Ragged, check_fill, to_tensors
 
-__all__ = ["BatchOptions", "RowReader", "open_source"]
+__all__ = ["BatchOptions", "ReadRows", "RowReader", "open_source"]
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,32 @@ def open_source(
     return source
 
 
+@dataclass(frozen=True)
+class ReadRows:
+    """Rows as they were read, to be cut into batches.
+
+    Attributes:
+        table: The rows.
+        arrays: What they become, by column, where that is the same for a part of them as for all; else None.
+    """
+
+    table: pa.Table
+    arrays: dict[str, npt.NDArray[Any]] | None = None
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def slice(self, start: int, stop: int) -> ReadRows:
+        """A part of the rows, without a copy."""
+        arrays = self.arrays and {name: array[start:stop] for name, array in self.arrays.items()}
+        return ReadRows(self.table.slice(start, stop - start), arrays)
+
+    @classmethod
+    def concat(cls, parts: Sequence[ReadRows]) -> ReadRows:
+        """The rows of all parts."""
+        return parts[0] if len(parts) == 1 else cls(pa.concat_tables([part.table for part in parts]))
+
+
 class RowReader:
     """Reads rows of a permutation's table into batches. Pickles as a recipe; opens the table where it is used.
 
@@ -127,6 +157,30 @@ class RowReader:
         is_dense = rows.dtype.kind == "i"
         return RetryPolicy().call(lambda: take_rows(self.scan, rows, are_offsets=is_dense), what)
 
+    def to_cut(self, table: pa.Table) -> ReadRows:
+        """What :meth:`take` returned, for batches to be cut from it.
+
+        Columns whose rows have one width and are not null become tensors as a whole, if their memory is in one piece:
+        cutting those takes a tenth of the time of converting each batch.
+
+        Raises:
+            TensorConversionError: A column that cannot become a tensor.
+        """
+        options = self._options
+        is_plain = options.format == "torch" and options.fill is None and not self._decoders
+        if not is_plain or any(column.num_chunks != 1 or cells_of(column.chunk(0)) is None for column in table.columns):
+            return ReadRows(table)
+        if not all(map(_is_array, to_tensors(table.slice(0, 1)).values())):
+            return ReadRows(table)
+        return ReadRows(table, {name: np.asarray(values) for name, values in to_tensors(table).items()})
+
+    def cut(self, rows: ReadRows) -> Any:
+        """The batch that some rows become; raises as :meth:`finish`."""
+        if rows.arrays is None:
+            return self.finish(rows.table)
+        # Each with storage of its own, so that a batch that is saved or sent takes no other rows along.
+        return self._transformed({name: torch.from_numpy(array) for name, array in rows.arrays.items()})
+
     def finish(self, table: pa.Table) -> Any:
         """The batch that a part of what :meth:`take` returned becomes.
 
@@ -142,7 +196,11 @@ class RowReader:
             batch: Any = to_image_tensors(table, self._decoders, ragged=options.ragged, fill=options.fill)
         else:
             batch = convert(table, options.format)
-        return batch if options.transform is None else options.transform(batch)
+        return self._transformed(batch)
+
+    def _transformed(self, batch: Any) -> Any:
+        transform = self._options.transform
+        return batch if transform is None else transform(batch)
 
     @cached_property
     def _plain_scan(self) -> Scan:
@@ -159,3 +217,8 @@ class RowReader:
     def __getstate__(self) -> dict[str, Any]:
         kept = ("_permutation", "_options", "_decoders")
         return {name: self.__dict__[name] for name in kept}
+
+
+def _is_array(values: torch.Tensor | list[Any]) -> bool:
+    """Whether numpy knows such values: lists are none, and it has no bfloat16."""
+    return isinstance(values, torch.Tensor) and values.dtype != torch.bfloat16

@@ -12,14 +12,13 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
-import pyarrow as pa
 
 from ray_lance.allocator import BUFFER_BESIDE_OTHERS, KEPT_BESIDE_OTHERS, keep_freed_memory
 from ray_lance.order import BatchSchedule, LaneRange, RowPermutation
 from ray_lance.order.rows import RowArray
 from ray_lance.scan.plan import FIRST_TASK_BYTES, MAX_TASK_BYTES, MAX_WINDOW_BYTES
 from ray_lance.scan.positions import parts_are_cheap
-from ray_lance.torch.batches import RowReader
+from ray_lance.torch.batches import ReadRows, RowReader
 from ray_lance.torch.kept import KeptRows
 
 __all__ = ["LaneRead", "await_reads", "batches", "ordered_map", "plan_reads"]
@@ -216,9 +215,9 @@ def batches(
     def locate(task: LaneRead) -> tuple[int, RowArray]:
         return task.lane, task.rows(order)
 
-    def fetch(located: tuple[int, RowArray]) -> tuple[int, pa.Table]:
+    def fetch(located: tuple[int, RowArray]) -> tuple[int, ReadRows]:
         lane, rows = located
-        return lane, take(rows)
+        return lane, reader.to_cut(take(rows))
 
     keep_freed_memory(KEPT_BESIDE_OTHERS, BUFFER_BESIDE_OTHERS)
     is_in_memory = kept is not None and kept.is_complete
@@ -235,26 +234,26 @@ def batches(
     else:
         reads = ordered_map(lambda task: fetch(locate(task)), plan, threads, prefetch, alone)
     with closing(reads):
-        tables = _cut(reads, (schedule.pieces(step) for step in steps))
-        with closing(ordered_map(reader.finish, tables, threads if reader.decodes else 0, _DECODED_AHEAD)) as finished:
+        rows = _cut(reads, (schedule.pieces(step) for step in steps))
+        with closing(ordered_map(reader.cut, rows, threads if reader.decodes else 0, _DECODED_AHEAD)) as finished:
             yield from finished
 
 
-def _cut(reads: Iterator[tuple[int, pa.Table]], steps: Iterable[list[LaneRange]]) -> Iterator[pa.Table]:
-    """The table of each step, cut from the lanes' tables without a copy where one read holds all of it."""
-    lanes: dict[int, deque[pa.Table]] = {}
+def _cut(reads: Iterator[tuple[int, ReadRows]], steps: Iterable[list[LaneRange]]) -> Iterator[ReadRows]:
+    """The rows of each step, cut from the lanes' reads without a copy where one of them holds all of it."""
+    lanes: dict[int, deque[ReadRows]] = {}
     for pieces in steps:
-        parts: list[pa.Table] = []
+        parts: list[ReadRows] = []
         for piece in pieces:
             needed = len(piece)
             while needed:
                 lane = lanes.setdefault(piece.lane, deque())
                 while not lane:
-                    number, table = next(reads)
-                    lanes.setdefault(number, deque()).append(table)
-                table = lane.popleft()
-                parts.append(table.slice(0, needed))
-                if len(table) > needed:
-                    lane.appendleft(table.slice(needed))
+                    number, rows = next(reads)
+                    lanes.setdefault(number, deque()).append(rows)
+                rows = lane.popleft()
+                parts.append(rows.slice(0, min(needed, len(rows))))
+                if len(rows) > needed:
+                    lane.appendleft(rows.slice(needed, len(rows)))
                 needed -= len(parts[-1])
-        yield parts[0] if len(parts) == 1 else pa.concat_tables(parts)
+        yield ReadRows.concat(parts)
