@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
 from ray_lance.errors import InvalidArgumentError
 from ray_lance.torch.ranks import current_worker
@@ -33,11 +33,19 @@ def cache_limit(cache_bytes: CacheBytes) -> int:
 
     ``"auto"`` is 512 MiB, but no more than a sixteenth of the memory for all workers of a loader, on all ranks of the
     machine as far as ``LOCAL_WORLD_SIZE`` tells their number.
+
+    Raises:
+        InvalidArgumentError: ``LOCAL_WORLD_SIZE`` is no number.
     """
     if cache_bytes != "auto":
         return cache_bytes
-    ranks = max(1, int(os.environ.get("LOCAL_WORLD_SIZE") or 1))
-    return min(_AUTO_BYTES, _memory() // _AUTO_SHARE // (current_worker().size * ranks))
+    ranks = os.environ.get("LOCAL_WORLD_SIZE") or "1"
+    if not ranks.isdecimal():
+        raise InvalidArgumentError(
+            f"LOCAL_WORLD_SIZE={ranks!r} must be the number of ranks on this machine: correct the environment, or give "
+            "cache_bytes as a number"
+        )
+    return min(_AUTO_BYTES, _memory() // _AUTO_SHARE // (current_worker().size * max(1, int(ranks))))
 
 
 def _memory() -> int:
@@ -50,24 +58,67 @@ def _memory() -> int:
     return min(limits)
 
 
+class Holder(Protocol):
+    """Who holds memory that others may have when nobody uses it."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it holds."""
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nobody uses them."""
+
+    def clear(self) -> None:
+        """Give them back."""
+
+
 class Budget:
     """Bytes that all caches of this process keep."""
 
     def __init__(self) -> None:
         self.used = 0
-        self._lock = threading.RLock()  # what is released may be released by a finalizer, at any moment
+        self._holders: list[Holder] = []
+        self.after_fork()
 
-    def reserve(self, size: int, limit: int) -> bool:
-        """Whether ``size`` bytes more stay within ``limit``; they count from now on if so."""
+    def after_fork(self) -> None:
+        """Begin with a lock of its own, where the parent may have held the other one."""
+        self._lock = threading.RLock()  # finalizers give memory back at any moment, in this thread too
+
+    def reserve(self, size: int, limit: int, holder: Holder | None = None) -> bool:
+        """Whether ``size`` bytes more stay within ``limit``; they count from now on if so.
+
+        Holders that are idle are cleared for that, the first one first, if it helps.
+
+        Args:
+            size: Bytes.
+            limit: Bytes that may be kept in all.
+            holder: Who gives them back when it is idle and others need them.
+        """
         with self._lock:
-            fits = self.used + size <= limit
-            self.used += size * fits
-            return fits
+            idle = [each for each in self._holders if each.is_idle]
+            if self.used + size - sum(each.nbytes for each in idle) > limit:
+                return False
+            for each in idle:
+                if self.used + size > limit:
+                    each.clear()
+            self.used += size
+            if holder is not None:
+                self._holders.append(holder)
+            return True
 
     def release(self, size: int) -> None:
-        """Give back what was reserved."""
+        """Give back what was reserved without a holder."""
         with self._lock:
             self.used -= size
 
+    def release_all(self, holder: Holder) -> None:
+        """Give back what was reserved for a holder, if it still is."""
+        with self._lock:
+            if holder in self._holders:
+                self._holders.remove(holder)
+                self.used -= holder.nbytes
+
 
 budget = Budget()
+os.register_at_fork(after_in_child=budget.after_fork)

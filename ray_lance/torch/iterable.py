@@ -19,7 +19,7 @@ from ray_lance.tensors import FillValue, Ragged
 from ray_lance.torch.batches import BatchOptions, RowReader, open_source
 from ray_lance.torch.budget import CacheBytes, cache_limit, check_cache_bytes
 from ray_lance.torch.epochs import EpochCounter, is_spawning
-from ray_lance.torch.kept import begin_pass
+from ray_lance.torch.kept import KeptRows, begin_pass
 from ray_lance.torch.prefetch import batches
 from ray_lance.torch.ranks import Placement, Worker, current_worker, find_placement, given_placement
 
@@ -74,12 +74,12 @@ class LanceIterableDataset(IterableDataset[Any]):
         prefetch: Reads of about 32 MiB begun before they are needed, by up to 4 threads; 0 reads when asked.
         version: Version number or tag; for a permutation, give it there.
         storage_options: Options of the object store; for a permutation, give them there.
-        cache_bytes: Bytes of rows that each process may keep in memory, over all its datasets; 0 for none. A table
+        cache_bytes: Bytes of rows that this process may keep in memory, over all its datasets; 0 for none. A table
             whose columns fit is read from storage in the first two passes over it and from memory in later ones, if
-            their rows have one width and no nulls (numbers, dates, vectors, tensors of one shape; not bool). The rows
-            stay when the dataset is gone, until another table needs the room. ``"auto"`` is 512 MiB, but no more than
-            a sixteenth of the machine's or the container's memory for all workers of a loader, on as many ranks as
-            ``LOCAL_WORLD_SIZE`` says.
+            the process reads all of the epoch (one rank, no workers) and rows have one width and no nulls (numbers,
+            dates, vectors, tensors of one shape; not bool). They stay when the dataset is gone, until another table
+            needs the room. ``"auto"`` is 512 MiB, but no more than a sixteenth of the machine's or the container's
+            memory, divided by ``LOCAL_WORLD_SIZE``.
 
     Raises:
         InvalidArgumentError: An argument breaks a rule.
@@ -225,13 +225,18 @@ class LanceIterableDataset(IterableDataset[Any]):
         order = self.permutation.order.epoch(begin.cursor.epoch)
         steps = range(worker.number + begin.steps * worker.size, schedule.rank_steps, worker.size)
         position = begin
-        max_bytes = cache_limit(self._cache_bytes)
-        kept = begin_pass(self, self._reader, max_bytes) if max_bytes else None
+        kept = self._kept(len(steps)) if schedule.world_size * worker.size == 1 else None
         for batch in batches(self._reader, kept, order, schedule, steps, self._prefetch):
             position = self._moved(position, _Position(begin.cursor, worker, position.steps + 1))
             yield batch
         if worker.size == 1:  # the other ranks may have made one step more
             self._moved(position, _Position(begin.cursor, worker, schedule.steps))
+
+    def _kept(self, steps: int) -> KeptRows | None:
+        """What is kept in memory, for a process that reads all of an epoch: others read other rows in each epoch."""
+        max_bytes = cache_limit(self._cache_bytes)
+        rows = min(len(self.permutation), steps * self._batch_size)
+        return begin_pass(self, self._reader, rows, max_bytes) if max_bytes else None
 
     def _moved(self, old: _Position, new: _Position) -> _Position:
         if self._position is old:  # else a later iteration, or a loaded state, has taken over

@@ -1,12 +1,13 @@
-"""Rows in memory from one pass over a table to the next: a table that fits is read from storage twice at most."""
+"""Rows in memory from one pass over a table to the next."""
 
 from __future__ import annotations
 
 import mmap
+import os
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -15,35 +16,40 @@ import pyarrow as pa
 from ray_lance.order import ExplicitRows
 from ray_lance.order.rows import RowArray
 from ray_lance.scan.cells import array_of_cells, cell_bytes, cells_of
-from ray_lance.scan.places import sorted_rows
 from ray_lance.torch.batches import RowReader
 from ray_lance.torch.budget import budget
 
 __all__ = ["KeptRows", "begin_pass"]
 
+Read = Callable[[RowArray], pa.Table]
+
 _MAX_TABLES = 64
+# Lance takes a single row in the time of scanning some fifty.
+_FEW = 16
 
 
 class KeptRows:
-    """Takes rows by offset, and keeps them from the second pass on: the first may be the only one.
+    """Takes rows by offset, and keeps them once as many have been read as a pass has: a first pass may be the only one.
 
     Rows are kept as bytes, in one piece of memory for each column. So the rows of all columns must be of one width and
-    hold no nulls, and there must be room for all of them; others are read each time.
+    hold no nulls, and there must be room for all rows of the table; others are read each time.
 
     Args:
-        read: Reads rows in the given order.
         schema: Schema of the columns.
         count: Live rows of the table.
     """
 
-    def __init__(self, read: Callable[[RowArray], pa.Table], schema: pa.Schema, count: int) -> None:
-        self._read, self._count = read, count
-        self._widths = [width for dtype in schema.types if (width := cell_bytes(dtype)) is not None]
-        self._is_suited = count > 0 and 0 < len(schema) == len(self._widths)
-        self._passes = 0
-        self._lock = threading.Lock()
+    def __init__(self, schema: pa.Schema, count: int) -> None:
+        widths = [cell_bytes(dtype) for dtype in schema.types]
+        self._widths = [width for width in widths if width is not None]
+        self._is_suited = count > 0 and 0 < len(widths) == len(self._widths)
+        self._count = count
+        self._rows_taken = 0
         self._memory: _Memory | None = None
-        self.users: weakref.WeakSet[object] = weakref.WeakSet()
+        self._has_read = True
+        self._users: list[weakref.ref[object]] = []
+        self.is_warm = False
+        """Whether the pass before found all of its rows in memory."""
 
     @property
     def nbytes(self) -> int:
@@ -51,88 +57,93 @@ class KeptRows:
         return self._count * (sum(self._widths) + 1)
 
     @property
-    def is_complete(self) -> bool:
-        """Whether every row is in memory."""
-        return self._memory is not None and self._memory.is_complete
+    def is_idle(self) -> bool:
+        """Whether none of those for whom rows were read is alive."""
+        return not any(user() is not None for user in self._users)
 
-    def begin_pass(self, max_bytes: int, idle: Iterable[KeptRows]) -> None:
-        """Count a pass over the table; make room for its rows if it is not the first.
+    def begin(self, user: object, rows: int, max_bytes: int) -> None:
+        """Begin a pass over so many rows, and make room for all rows of the table if they have been read before.
 
         Args:
+            user: Whom they are read for: while it lives they do not give way to others.
+            rows: Rows of the pass.
             max_bytes: Bytes that all caches of this process may keep for this one to keep more.
-            idle: Others that nobody uses now: as many of them as it takes are cleared, the first ones first.
         """
-        self._passes += 1
-        if self._passes == 1 or self._memory is not None or not self._is_suited or self.nbytes > max_bytes:
+        others = [other for other in self._users if other() is not None and other() is not user]
+        self._users = [*others, weakref.ref(user)]
+        self.is_warm = self._memory is not None and not self._has_read
+        self._has_read = False
+        if self._memory is not None or not self._is_suited or self._rows_taken < rows:
             return
-        givers = iter(idle)
-        while not budget.reserve(self.nbytes, max_bytes):
-            giver = next(givers, None)
-            if giver is None:
-                return
-            giver.clear()
-        self._memory = _Memory(self._widths, self._count)
+        if budget.reserve(self.nbytes, max_bytes, self):
+            try:
+                self._memory = _Memory(self._widths, self._count)
+            except (OSError, MemoryError):  # a limit of the process: what is not kept is read
+                self.clear()
 
     def clear(self) -> None:
         """Give the memory back."""
-        with self._lock:
-            if self._memory is not None:
-                self._memory = None
-                budget.release(self.nbytes)
+        self._memory = None
+        budget.release_all(self)
 
-    def take(self, rows: RowArray) -> pa.Table:
-        """The rows at the given offsets among the live rows, in that order; an offset may come more than once."""
+    def take(self, rows: RowArray, read: Read) -> pa.Table:
+        """The rows at the given offsets among the live rows, in that order; an offset may come more than once.
+
+        Args:
+            rows: Offsets: int64, shape ``(k,)``.
+            read: Reads such rows from storage.
+        """
+        self._rows_taken += len(rows)
         memory = self._memory
         if memory is None or not len(rows):
-            return self._read(rows)
+            return read(rows)
         missing = memory.missing(rows)
-        if len(missing):
-            ascending, _ = sorted_rows(missing)
-            if not memory.add(ascending, self._read(ascending)):
-                self._is_suited = False
-                self.clear()
-                return self._read(rows)
-        return memory.take(rows)
+        if not len(missing):
+            return memory.take(rows)
+        self._has_read = True
+        if len(missing) * _FEW > len(rows):
+            table = read(rows)
+            self._add(memory, rows, table)
+            return table
+        return memory.take(rows) if self._add(memory, missing, read(missing)) else read(rows)
+
+    def _add(self, memory: _Memory, rows: RowArray, table: pa.Table) -> bool:
+        self._is_suited = self._is_suited and memory.add(rows, table)
+        if not self._is_suited:
+            self.clear()
+        return self._is_suited
 
 
 class _Memory:
     """The bytes of a table's rows, as far as they are there.
 
-    Threads may read and add at once: a row counts as there when its bytes are, and they are the same whoever adds them.
+    Threads may take and add at once: a row is there when its bytes are, and they are the same whoever adds them.
     """
 
     def __init__(self, widths: Sequence[int], count: int) -> None:
         # Not numpy's memory, which comes in huge pages: the first batch would wait until all of them are cleared.
-        memory = (mmap.mmap(-1, count * width, flags=mmap.MAP_PRIVATE) for width in widths)
+        memory = [mmap.mmap(-1, count * width, flags=mmap.MAP_PRIVATE) for width in widths]
         self._columns = [np.frombuffer(each, f"V{width}") for each, width in zip(memory, widths, strict=True)]
-        self._is_there: npt.NDArray[np.bool_] | None = np.zeros(count, np.bool_)
+        self._is_there: npt.NDArray[np.bool_] = np.zeros(count, np.bool_)
         self._schema: pa.Schema | None = None
-
-    @property
-    def is_complete(self) -> bool:
-        return self._is_there is None
 
     def missing(self, rows: RowArray) -> RowArray:
         """Those of the rows that are not there."""
-        is_there = self._is_there
-        return rows[:0] if is_there is None else rows[~is_there[rows]]
+        is_there = self._is_there[rows]
+        return rows[:0] if is_there.all() else rows[~is_there]
 
     def add(self, rows: RowArray, table: pa.Table) -> bool:
-        """Add the rows of a table, whose offsets these are; False if it holds nulls, which have no bytes."""
+        """Add the rows of a table, whose offsets these are; False if some hold nulls, which have no bytes."""
         for kept, column in zip(self._columns, table.columns, strict=True):
             start = 0
             for chunk in column.chunks:
                 cells = cells_of(chunk)
-                if cells is None:
+                if cells is None or cells.dtype != kept.dtype:
                     return False
                 kept[rows[start : start + len(cells)]] = cells
                 start += len(cells)
         self._schema = table.schema
-        is_there = self._is_there
-        if is_there is not None:
-            is_there[rows] = True
-            if is_there.all():
-                self._is_there = None
+        self._is_there[rows] = True
         return True
 
     def take(self, rows: RowArray) -> pa.Table:
@@ -148,12 +159,29 @@ class _Memory:
         return pa.Table.from_arrays(arrays, schema=self._schema)
 
 
-_tables: OrderedDict[tuple[str, ...], KeptRows] = OrderedDict()
-_lock = threading.Lock()
+class _Tables:
+    """What this process keeps, by table and columns; the one that was used last comes last."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.kept: OrderedDict[tuple[str, ...], KeptRows] = OrderedDict()
+
+    def after_fork(self) -> None:
+        self.lock = threading.Lock()  # the parent may have held it at the moment of the fork
+
+    def trim(self) -> None:
+        """Forget tables that nobody has used for long where they are many."""
+        idle = [key for key, rows in self.kept.items() if rows.is_idle]
+        for key in idle[: max(0, len(self.kept) - _MAX_TABLES)]:
+            self.kept.pop(key).clear()
 
 
-def begin_pass(user: object, reader: RowReader, max_bytes: int) -> KeptRows | None:
-    """What this process keeps of the rows that a reader reads, for a pass over them that begins now.
+_tables = _Tables()
+os.register_at_fork(after_in_child=_tables.after_fork)
+
+
+def begin_pass(user: object, reader: RowReader, rows: int, max_bytes: int) -> KeptRows | None:
+    """What this process keeps of the rows that a reader reads, for a pass over its order that begins now.
 
     The same for all readers of the same columns of a table. It stays when nobody uses it any more, until another table
     needs the room.
@@ -161,28 +189,20 @@ def begin_pass(user: object, reader: RowReader, max_bytes: int) -> KeptRows | No
     Args:
         user: Whom the rows are read for: while it lives they do not give way to others.
         reader: Who reads them.
+        rows: Rows of the pass.
         max_bytes: Bytes that all caches of this process may keep.
 
     Returns:
-        None where rows are read by address, or by expressions that may give others each time.
+        None where rows are read by address, or by expressions, which may give others each time.
     """
     order, scan = reader.permutation.order, reader.scan
-    if isinstance(order.base, ExplicitRows) or not scan.delivers_stored(scan.read_names):
+    if isinstance(order.base, ExplicitRows) or isinstance(scan.columns, Mapping):
         return None
     key = (reader.permutation.table.cache_key, *scan.read_names)
-    with _lock:
-        if key not in _tables:
-            _forget_idle()
-            _tables[key] = KeptRows(reader.take, scan.stored_schema(), len(order.base))
-        rows = _tables[key]
-        _tables.move_to_end(key)
-        rows.users.add(user)
-        rows.begin_pass(max_bytes, [other for other in _tables.values() if not other.users])
-    return rows
-
-
-def _forget_idle() -> None:
-    if len(_tables) < _MAX_TABLES:
-        return
-    for key in [key for key, rows in _tables.items() if not rows.users]:
-        _tables.pop(key).clear()
+    kept = _tables.kept.get(key) or KeptRows(scan.stored_schema(), len(order.base))
+    with _tables.lock:
+        kept = _tables.kept.setdefault(key, kept)
+        _tables.kept.move_to_end(key)
+        kept.begin(user, rows, max_bytes)
+        _tables.trim()
+    return kept

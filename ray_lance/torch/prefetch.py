@@ -210,17 +210,16 @@ def batches(
         steps: Those to deliver.
         prefetch: Reads begun before they are needed; 0 reads in the calling thread.
     """
-    take = reader.take if kept is None else kept.take
 
     def locate(task: LaneRead) -> tuple[int, RowArray]:
         return task.lane, task.rows(order)
 
     def fetch(located: tuple[int, RowArray]) -> tuple[int, ReadRows]:
         lane, rows = located
-        return lane, reader.to_cut(take(rows))
+        return lane, reader.to_cut(reader.take(rows) if kept is None else kept.take(rows, reader.take))
 
     keep_freed_memory(KEPT_BESIDE_OTHERS, BUFFER_BESIDE_OTHERS)
-    is_in_memory = kept is not None and kept.is_complete
+    is_in_memory = kept is not None and kept.is_warm
     small_first = is_in_memory or parts_are_cheap(order, reader.permutation.table)
     plan = plan_reads(schedule, steps, order, reader.row_bytes, small_first=small_first)
     # What the first batch waits for, and after small reads those that soon follow; they bring the metadata for others.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from ray_lance.errors import InvalidArgumentError
 from ray_lance.torch import budget
 from ray_lance.torch.budget import Budget, cache_limit
 from ray_lance.torch.ranks import Worker
@@ -19,6 +20,14 @@ def test_no_more_is_reserved_than_the_limit_and_what_is_released_counts_no_more(
 
     assert room.used == 4
     assert room.reserve(5, limit=10)
+
+
+def test_a_number_of_ranks_that_is_none_is_refused(monkeypatch):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "two")
+
+    with pytest.raises(InvalidArgumentError, match="LOCAL_WORLD_SIZE='two'"):
+        cache_limit("auto")
+    assert cache_limit(12) == 12
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,6 @@ from ray_lance import Permutation
 from ray_lance.errors import InvalidArgumentError
 from ray_lance.torch import LanceMapDataset, cache
 from ray_lance.torch.batches import RowReader
-from ray_lance.torch.budget import Budget
 from ray_lance.torch.cache import RowCache
 from tests.datasets import write_fragments
 
@@ -46,7 +45,6 @@ class TestRanges:
     @pytest.fixture(autouse=True)
     def small(self, monkeypatch):
         monkeypatch.setattr(cache, "MAX_TASK_BYTES", RANGE * ROW_BYTES)
-        monkeypatch.setattr(cache, "budget", Budget())
 
     @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import gc
 import os
 import shutil
 import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,7 +22,7 @@ from hypothesis import strategies as st
 from ray_lance import Permutation
 from ray_lance.errors import InvalidArgumentError
 from ray_lance.torch import LanceIterableDataset, kept
-from ray_lance.torch.budget import Budget
+from ray_lance.torch.cache import RowCache
 from ray_lance.torch.kept import KeptRows
 from tests.datasets import write_fragments
 
@@ -28,21 +31,27 @@ SCHEMA = pa.schema([pa.field("id", pa.int64(), nullable=False), ("vec", pa.list_
 ROW_BYTES = 8 + 12 + 1
 
 
-@pytest.fixture(autouse=True)
-def room(monkeypatch) -> Budget:
-    """A process in which nothing is kept yet."""
-    room = Budget()
-    monkeypatch.setattr(kept, "budget", room)
-    monkeypatch.setattr(kept, "_tables", type(kept._tables)())
-    return room
+class User:
+    """Somebody for whom rows are read."""
 
 
 class Table:
     """Rows whose values follow from their offsets; notes what is read of them."""
 
-    def __init__(self, schema: pa.Schema = SCHEMA, nulls: tuple[int, ...] = ()) -> None:
-        self.schema, self.nulls = schema, nulls
+    def __init__(self, nulls: tuple[int, ...] = ()) -> None:
+        self.nulls = nulls
         self.reads: list[list[int]] = []
+        self.kept = KeptRows(SCHEMA, COUNT)
+        self.user = User()
+
+    def begin(self, rows: int = COUNT, max_bytes: int = 10**6) -> None:
+        self.kept.begin(self.user, rows, max_bytes)
+
+    def take(self, offsets: list[int]) -> pa.Table:
+        return self.kept.take(np.array(offsets, np.int64), self.read)
+
+    def take_all(self) -> pa.Table:
+        return self.take(list(range(COUNT)))
 
     def read(self, offsets) -> pa.Table:
         self.reads.append(offsets.tolist())
@@ -51,120 +60,174 @@ class Table:
     def rows(self, offsets: list[int]) -> pa.Table:
         ids = pa.array(offsets, pa.int64())
         vectors = pa.array([None if i in self.nulls else [i, -i, 0.5] for i in offsets], pa.list_(pa.float32(), 3))
-        return pa.Table.from_arrays([ids, vectors], schema=self.schema)
-
-    def kept(self) -> KeptRows:
-        return KeptRows(self.read, self.schema, COUNT)
-
-
-def take(rows: KeptRows, offsets: list[int]) -> pa.Table:
-    return rows.take(np.array(offsets, np.int64))
+        return pa.Table.from_arrays([ids, vectors], schema=SCHEMA)
 
 
 class TestRows:
     @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(
-        st.lists(st.lists(st.lists(st.integers(0, COUNT - 1), max_size=30), max_size=4), max_size=4),
+        st.lists(st.lists(st.lists(st.integers(0, COUNT - 1), max_size=80), max_size=4), max_size=4),
         st.sampled_from([(), (7,), (0, 41, 59)]),
         st.sampled_from([0, COUNT * ROW_BYTES - 1, COUNT * ROW_BYTES]),
     )
     def test_are_those_that_were_asked_for(self, passes, nulls, max_bytes):
         table = Table(nulls=nulls)
-        rows = table.kept()
 
         for reads in passes:
-            rows.begin_pass(max_bytes, [])
+            table.begin(20, max_bytes)
             for offsets in reads:
-                got = take(rows, offsets)
+                got = table.take(offsets)
                 got.validate(full=True)
                 assert got.equals(table.rows(offsets), check_metadata=True)
 
-    def test_are_read_again_in_the_second_pass_alone(self):
+    def test_are_kept_when_as_many_have_been_read_as_a_pass_has(self):
         table = Table()
-        rows = table.kept()
 
         for offsets in ([3, 1, 3], [1, 3, 5], [5, 3, 1, 7], [1, 7]):
-            rows.begin_pass(10**6, [])
-            take(rows, offsets)
+            table.begin(rows=5)
+            table.take(offsets)
 
-        assert table.reads == [[3, 1, 3], [1, 3, 5], [7]]
-        assert not rows.is_complete
-        take(rows, list(range(COUNT)))
-        assert rows.is_complete
+        assert table.reads == [[3, 1, 3], [1, 3, 5], [5, 3, 1, 7]]
+
+    def test_that_are_few_are_read_by_themselves(self):
+        table = Table()
+        table.begin(rows=0)
+        table.take(list(range(40)))
+        table.reads.clear()
+
+        assert table.take([*range(5, 40), 50, 0]).equals(table.rows([*range(5, 40), 50, 0]))
+        assert table.take([*range(10), 51, 52]).equals(table.rows([*range(10), 51, 52]))
+        table.take([50, 51, 52])
+
+        assert table.reads == [[50], [*range(10), 51, 52]]
 
     def test_with_nulls_are_read_each_time(self, room):
         table = Table(nulls=(4,))
-        rows = table.kept()
         for _ in range(4):
-            rows.begin_pass(10**6, [])
-            take(rows, [1, 2])
-            take(rows, [3, 4])
+            table.begin()
+            table.take_all()
+            table.take([1, 2])
 
-        assert table.reads[-3:] == [[3, 4], [1, 2], [3, 4]]
+        assert [len(read) for read in table.reads] == [COUNT, 2] * 4
+        assert room.used == 0
+
+    def test_with_nulls_among_the_last_few_are_read_again(self, room):
+        table = Table(nulls=(50,))
+        table.begin(rows=0)
+        table.take(list(range(40)))
+
+        assert table.take([*range(40), 50]).equals(table.rows([*range(40), 50]))
         assert room.used == 0
 
     def test_are_the_callers_own(self):
-        rows = Table().kept()
+        table = Table()
+        table.begin(rows=0)
         for _ in range(3):
-            rows.begin_pass(10**6, [])
-            got = take(rows, [4, 5])
-            np.frombuffer(got["id"].chunk(0).buffers()[1], np.int64)[:] = -1
+            memory = table.take([4, 5])["id"].chunk(0).buffers()[1]
+            ctypes.memset(memory.address, 255, memory.size)
 
-        assert take(rows, [4, 5])["id"].to_pylist() == [4, 5]
+        assert table.take([4, 5])["id"].to_pylist() == [4, 5]
 
     def test_may_be_taken_by_several_threads(self):
         rng = np.random.default_rng(0)
         table = Table()
-        rows = table.kept()
-        rows.begin_pass(10**6, [])
-        rows.begin_pass(10**6, [])
+        table.begin(rows=0)
         asked = [rng.integers(0, COUNT, 20).tolist() for _ in range(200)]
 
         with ThreadPoolExecutor(8) as pool:
-            got = list(pool.map(lambda offsets: take(rows, offsets), asked))
+            got = list(pool.map(table.take, asked))
 
         assert [each["id"].to_pylist() for each in got] == asked
+
+    def test_a_pass_is_warm_after_one_that_read_nothing(self):
+        table, warm = Table(), []
+        for offsets in (range(COUNT), range(20), range(20), range(20), range(30), range(10), range(10)):
+            table.begin(20)
+            warm.append(table.kept.is_warm)
+            table.take(list(offsets))
+
+        assert warm == [False, False, False, True, True, False, True]
 
 
 class TestRoom:
     def test_is_taken_for_all_rows_or_none(self, room):
-        first, second = Table(), Table()
-        rows = [first.kept(), second.kept()]
-        limit = 2 * COUNT * ROW_BYTES - 1
-        for each in rows:
-            each.begin_pass(limit, [])
-            each.begin_pass(limit, [])
-            take(each, [1])
-            take(each, [1])
+        tables = [Table(), Table()]
+        for table in tables:
+            for _ in range(3):
+                table.begin(max_bytes=2 * COUNT * ROW_BYTES - 1)
+                table.take_all()
 
-        assert (len(first.reads), len(second.reads)) == (1, 2)
-        assert room.used == rows[0].nbytes == COUNT * ROW_BYTES
+        assert [len(table.reads) for table in tables] == [2, 3]
+        assert room.used == tables[0].kept.nbytes == COUNT * ROW_BYTES
 
-    def test_is_made_by_those_that_nobody_uses(self, room):
-        old, older, new = Table().kept(), Table().kept(), Table().kept()
-        limit = 2 * COUNT * ROW_BYTES
-        for each in (older, old):
-            each.begin_pass(limit, [])
-            each.begin_pass(limit, [])
-            take(each, list(range(COUNT)))
+    def filled(self, tables: int, limit: int) -> list[Table]:
+        made = [Table() for _ in range(tables)]
+        for table in made:
+            table.begin(rows=0, max_bytes=limit)
+            table.take_all()
+            table.reads.clear()
+        return made
 
-        new.begin_pass(limit, [older, old])
-        new.begin_pass(limit, [older, old])
-        take(new, list(range(COUNT)))
+    def test_is_made_by_the_oldest_that_nobody_uses(self, room):
+        limit = 3 * COUNT * ROW_BYTES
+        used, older, old = self.filled(3, limit)
+        older.user = old.user = None
 
-        assert [each.is_complete for each in (older, old, new)] == [False, True, True]
+        (new,) = self.filled(1, limit)
+
+        for table in (used, older, old, new):
+            table.take([1])
+        assert [len(table.reads) for table in (used, older, old, new)] == [0, 1, 0, 0]
         assert room.used == limit
+
+    def test_is_not_made_in_vain(self, room):
+        limit = 2 * COUNT * ROW_BYTES
+        _used, idle = self.filled(2, limit)
+        idle.user = None
+        large = KeptRows(SCHEMA, 2 * COUNT)
+
+        large.begin(User(), 0, limit)
+
+        idle.take([1])
+        assert not idle.reads
+        assert room.used == limit
+
+    def test_is_made_for_ranges_of_map_datasets(self, room):
+        limit = COUNT * ROW_BYTES
+        (idle,) = self.filled(1, limit)
+        idle.user = None
+
+        rows = RowCache(idle.read, COUNT, ROW_BYTES, limit)
+        for _ in range(3):
+            rows.take(np.arange(COUNT))
+
+        assert len(idle.reads) == 1
+        assert room.used == idle.rows(list(range(COUNT))).nbytes
+
+    def test_that_the_process_cannot_have_is_not_taken(self, room, monkeypatch):
+        def refuse(*_args: int, **_options: int) -> None:
+            raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+        monkeypatch.setattr(kept.mmap, "mmap", refuse)
+        table = Table()
+        for _ in range(3):
+            table.begin()
+            assert table.take_all().equals(table.rows(list(range(COUNT))))
+
+        assert room.used == 0
 
     def test_is_taken_page_by_page(self):
         """The first batch of a pass does not wait until the memory of all rows has been cleared."""
         count, width = 2**15, 8192
         schema = pa.schema([("data", pa.binary(width))])
-        rows = KeptRows(lambda offsets: pa.table({"data": pa.array([b"x" * width] * len(offsets))}), schema, count)
-        rows.begin_pass(2**30, [])
-        rows.begin_pass(2**30, [])
+        rows, user = KeptRows(schema, count), User()
+        rows.begin(user, 0, 2**30)
         before = resident()
 
-        rows.take(np.arange(0, count, 2**8))
+        rows.take(
+            np.arange(0, count, 2**8),
+            lambda offsets: pa.table({"data": pa.array([b"x" * width] * len(offsets), pa.binary(width))}),
+        )
 
         assert resident() - before < 2**25 < rows.nbytes / 4
 
@@ -172,6 +235,11 @@ class TestRoom:
 def resident() -> int:
     """Bytes of this process that are in memory."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def kept_columns() -> list[tuple[str, ...]]:
+    """The columns of which rows are in memory."""
+    return [key[1:] for key, rows in kept._tables.kept.items() if rows._memory is not None]
 
 
 ALL_TYPES = {
@@ -263,7 +331,13 @@ class TestDatasets:
 
     @pytest.mark.parametrize(
         "options",
-        [{"cache_bytes": 0}, {"cache_bytes": 1000}, {"filter": "id >= 0"}, {"columns": {"id": "id + 0"}}],
+        [
+            {"cache_bytes": 0},
+            {"cache_bytes": 1000},
+            {"filter": "id >= 0"},
+            {"columns": {"id": "id + 0"}},
+            {"columns": {"id": "id", "current_timestamp": "current_timestamp"}},
+        ],
     )
     def test_that_may_not_keep_rows_read_them(self, table, options, room):
         passes(table, 3, **{"columns": ["id"], **options})
@@ -276,27 +350,61 @@ class TestDatasets:
         first = LanceIterableDataset(table, columns=["id"], **options)
         for _ in range(3):
             list(first)
-        assert room.used == size
+        assert kept_columns() == [("id",)]
 
         passes(table, 3, columns=["label"], **options)
-        assert next(iter(kept._tables))[1:] == ("id",)
-        assert room.used == size
-        assert [rows.is_complete for rows in kept._tables.values()] == [True, False]
+        assert kept_columns() == [("id",)]
 
         del first
         gc.collect()
         passes(table, 3, columns=["label"], **options)
-        assert [rows.is_complete for rows in kept._tables.values()] == [False, True]
+        assert kept_columns() == [("label",)]
         assert room.used == size
+
+    def test_leave_nothing_behind_but_rows(self, table):
+        """Neither what transforms the batches nor, where that knows it, the dataset."""
+
+        class Trainer:
+            def __init__(self) -> None:
+                self.dataset = LanceIterableDataset(table, batch_size=10, columns=["id"], transform=self.transform)
+                for _ in range(3):
+                    list(self.dataset)
+
+            def transform(self, batch: dict) -> dict:
+                return batch
+
+        trainer = weakref.ref(Trainer())
+        gc.collect()
+
+        assert trainer() is None
+        assert [rows.is_idle for rows in kept._tables.kept.values()] == [True]
 
     def test_of_many_tables_are_forgotten(self, table, monkeypatch, room):
         monkeypatch.setattr(kept, "_MAX_TABLES", 3)
         for columns in (["id"], ["label"], ["vec"], ["id", "label"], ["label", "id"]):
             passes(table, 3, columns=columns)
-        gc.collect()
+            gc.collect()
 
-        assert len(kept._tables) <= 3
-        assert room.used == sum(rows.nbytes for rows in kept._tables.values())
+        assert kept_columns() == [("vec",), ("id", "label"), ("label", "id")]
+        assert room.used == 113 * (16 + 1 + 2 * (16 + 1))
+
+    @pytest.mark.parametrize("options", [{"rank": 0, "world_size": 2}, {"rank": 1, "world_size": 4}])
+    def test_of_several_ranks_read_their_rows(self, table, options, room):
+        passes(table, 4, columns=["id"], **options)
+
+        assert room.used == 0
+
+    def test_of_a_part_of_a_table_keep_it(self, table, room):
+        part = Permutation(table).split({"most": 0.9, "rest": 0.1}, seed=1)["most"]
+        options = {"columns": ["id"], "batch_size": 20}
+        expected = passes(part, 4, **options, cache_bytes=0)
+        dataset = LanceIterableDataset(part, shuffle=3, tail="uneven", format="arrow", **options)
+        got = [list(dataset) for _ in range(2)]
+        self.emptied(table)
+
+        got += [list(dataset) for _ in range(2)]
+
+        assert got == expected
 
     @pytest.mark.parametrize("cache_bytes", [-1, 1.5, True, "all", None])
     def test_refuse_wrong_sizes(self, table, cache_bytes):
