@@ -107,8 +107,14 @@ class ReadRows:
 
     @classmethod
     def concat(cls, parts: Sequence[ReadRows]) -> ReadRows:
-        """The rows of all parts."""
-        return parts[0] if len(parts) == 1 else cls(pa.concat_tables([part.table for part in parts]))
+        """The rows of all parts: of one as they are, of several a copy."""
+        if len(parts) == 1:
+            return parts[0]
+        table = pa.concat_tables([part.table for part in parts])
+        arrays = [part.arrays for part in parts if part.arrays is not None]
+        if len(arrays) < len(parts):
+            return cls(table)
+        return cls(table, {name: np.concatenate([each[name] for each in arrays]) for name in arrays[0]})
 
 
 class RowReader:

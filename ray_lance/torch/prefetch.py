@@ -42,6 +42,8 @@ class LaneRead:
 
     def rows(self, order: RowPermutation) -> RowArray:
         """The rows at these positions."""
+        if len(self.ranges) == 1:
+            return order.rows(*self.ranges[0])
         return order.take(np.concatenate([np.arange(start, stop, dtype=np.int64) for start, stop in self.ranges]))
 
 

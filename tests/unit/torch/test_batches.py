@@ -100,3 +100,16 @@ def test_most_reads_are_converted_as_a_whole(uri):
     assert rows(["id"], format="numpy").arrays is None
     assert rows(["id"], fill=3).arrays is None
     assert rows(["id"], pa.table({"id": pa.chunked_array([[1], [2]])})).arrays is None
+
+
+def test_a_batch_across_two_reads_is_cut_from_both(uri, monkeypatch):
+    monkeypatch.setattr("ray_lance.torch.prefetch.READ_BYTES", 1000)
+    lance.write_dataset(pa.table({"id": range(COUNT), "vec": COLUMNS["vector"]}), uri)
+    order = Permutation(uri).shuffle(1, clump=1)
+    wanted = order.fetch(range(COUNT), format="arrow")
+
+    got = list(LanceIterableDataset(order.epoch(0), batch_size=77, tail="uneven", cache_bytes=0))
+
+    assert torch.cat([batch["id"] for batch in got]).tolist() == wanted["id"].to_pylist()
+    assert torch.cat([batch["vec"] for batch in got]).tolist() == wanted["vec"].to_pylist()
+    assert [batch["vec"].untyped_storage().nbytes() for batch in got] == [77 * 8] * 12 + [76 * 8]
