@@ -21,7 +21,7 @@ from ray_lance.torch.budget import budget
 
 __all__ = ["KeptRows", "begin_pass"]
 
-Read = Callable[[RowArray], pa.Table]
+_Read = Callable[[RowArray], pa.Table]
 
 _MAX_TABLES = 64
 # Lance takes a single row in the time of scanning some fifty.
@@ -86,7 +86,7 @@ class KeptRows:
         self._memory = None
         budget.release_all(self)
 
-    def take(self, rows: RowArray, read: Read) -> pa.Table:
+    def take(self, rows: RowArray, read: _Read) -> pa.Table:
         """The rows at the given offsets among the live rows, in that order; an offset may come more than once.
 
         Args:
