@@ -24,8 +24,8 @@ __all__ = ["KeptRows", "begin_pass"]
 _Read = Callable[[RowArray], pa.Table]
 
 _MAX_TABLES = 64
-# Lance takes a single row in the time of scanning some fifty.
-_FEW = 16
+# Of the rows of a read, those that are read by themselves: Lance takes a single row in the time of scanning some fifty.
+_MOST_MISSING = 1 / 16
 
 
 class KeptRows:
@@ -101,7 +101,7 @@ class KeptRows:
         if not len(missing):
             return memory.take(rows)
         self._has_read = True
-        if len(missing) * _FEW > len(rows):
+        if len(missing) > _MOST_MISSING * len(rows):
             table = read(rows)
             self._add(memory, rows, table)
             return table
