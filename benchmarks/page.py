@@ -103,7 +103,7 @@ FIGURES = (
         "peer",
     ),
     Figure(
-        "`LanceIterableDataset` shuffled, third epoch on of rows that stay in memory, over `lance.torch` sequential",
+        "`LanceIterableDataset` shuffled, second epoch on of rows that stay in memory, over `lance.torch` sequential",
         "ingest",
         "in process, whole",
         "lance.torch LanceDataset, sequential",

@@ -31,7 +31,7 @@ def rows_of(batch: Any) -> int:
 def in_process(uri: str, **options: Any) -> dict[str, Epoch]:
     """Epochs of the fast contenders, in this process; ``lance.torch`` reads in order, which is all it can.
 
-    From its third epoch on this library has the rows in memory, unless ``options`` say otherwise.
+    From the second shuffled epoch on this library has the rows in memory, unless ``options`` say otherwise.
     """
 
     def sequential() -> Iterator[int]:

@@ -16,7 +16,7 @@ from ray_lance.scan.row_sets import number_of_runs, row_set
 from ray_lance.scan.scan import FRAGMENT_ID, META_COLUMNS, ROW_ADDRESS, Scan, quoted_path
 from ray_lance.table import TableRef
 
-__all__ = ["take_rows"]
+__all__ = ["take_in_pieces", "take_rows"]
 
 _MIN_RUN = 64
 # Buffers of such batches are small enough for the allocator to use them again, where those of a whole run are not.
@@ -45,14 +45,28 @@ def take_rows(scan: Scan, rows: RowArray, *, are_offsets: bool) -> pa.Table:
     Raises:
         IndexError: Some of the rows do not exist.
     """
-    if are_offsets and _is_run(rows):
-        table = _scan_run(scan, int(rows[0]), len(rows))
-    elif bool((rows[1:] >= rows[:-1]).all()):
-        table = pa.concat_tables(_read(scan, rows, are_offsets))
+    if bool((rows[1:] >= rows[:-1]).all()):
+        table = pa.concat_tables(_pieces(scan, rows, are_offsets))
     else:
         ascending, places = sorted_rows(rows)
         table = to_places(_read(scan, ascending, are_offsets), places)
+    return _delivered(table, scan)
+
+
+def take_in_pieces(scan: Scan, rows: RowArray, *, are_offsets: bool) -> Iterator[pa.Table]:
+    """Rows in ascending order, in one table or several: as :func:`take_rows`, but none is held until all are there."""
+    for table in _pieces(scan, rows, are_offsets):
+        yield _delivered(table, scan)
+
+
+def _delivered(table: pa.Table, scan: Scan) -> pa.Table:
     return with_fragment_id(table, scan).select(list(scan.read_names))
+
+
+def _pieces(scan: Scan, rows: RowArray, are_offsets: bool) -> Iterator[pa.Table]:
+    if are_offsets and _is_run(rows):
+        return _scan_run(scan, int(rows[0]), len(rows))
+    return _read(scan, rows, are_offsets)
 
 
 def _is_run(rows: RowArray) -> bool:
@@ -60,8 +74,10 @@ def _is_run(rows: RowArray) -> bool:
     return len(rows) >= _MIN_RUN and bool((np.diff(rows) == 1).all())
 
 
-def _scan_run(scan: Scan, start: int, count: int) -> pa.Table:
-    return scan.of_table(0).scanner(0, offset=start, limit=count, batch_size=_RUN_BATCH_ROWS).to_table()
+def _scan_run(scan: Scan, start: int, count: int) -> Iterator[pa.Table]:
+    scanner = scan.of_table(0).scanner(0, offset=start, limit=count, batch_size=_RUN_BATCH_ROWS)
+    for batch in scanner.to_batches():
+        yield pa.Table.from_batches([batch])
 
 
 def _read(scan: Scan, rows: RowArray, are_offsets: bool) -> Iterator[pa.Table]:

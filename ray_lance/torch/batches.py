@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,10 +22,12 @@ from ray_lance.scan.cells import cells_of
 from ray_lance.scan.pushdown import Columns, build_scan
 from ray_lance.scan.scan import ROW_ADDRESS, Scan
 from ray_lance.scan.size import row_bytes
-from ray_lance.scan.take import take_rows
+from ray_lance.scan.take import take_in_pieces, take_rows
 from ray_lance.tensors import FillValue, Ragged, check_fill, to_tensors
 
 __all__ = ["BatchOptions", "ReadRows", "RowReader", "open_source"]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -159,9 +161,33 @@ class RowReader:
 
     def take(self, rows: RowArray) -> pa.Table:
         """The given rows in the given order, as stored, by one batched take; storage faults are retried."""
-        what = f"taking {len(rows)} rows of {self._permutation.table}"
         is_dense = rows.dtype.kind == "i"
-        return RetryPolicy().call(lambda: take_rows(self.scan, rows, are_offsets=is_dense), what)
+        return self._retried(lambda: take_rows(self.scan, rows, are_offsets=is_dense), rows)
+
+    def take_in_pieces(self, rows: RowArray, receive: Callable[[RowArray, pa.Table], bool]) -> bool:
+        """Have rows received piece by piece, as stored; after a storage fault once more from the first piece on.
+
+        Args:
+            rows: In ascending order.
+            receive: Gets the numbers of some rows and the rows themselves, and says whether it wants more.
+
+        Returns:
+            Whether all of them were received.
+        """
+        is_dense = rows.dtype.kind == "i"
+
+        def pass_on() -> bool:
+            start = 0
+            for piece in take_in_pieces(self.scan, rows, are_offsets=is_dense):
+                if not receive(rows[start : start + len(piece)], piece):
+                    return False
+                start += len(piece)
+            return True
+
+        return self._retried(pass_on, rows)
+
+    def _retried(self, read: Callable[[], T], rows: RowArray) -> T:
+        return RetryPolicy().call(read, f"taking {len(rows)} rows of {self._permutation.table}")
 
     def to_cut(self, table: pa.Table) -> ReadRows:
         """What :meth:`take` returned, for batches to be cut from it.

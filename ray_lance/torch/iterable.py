@@ -75,11 +75,11 @@ class LanceIterableDataset(IterableDataset[Any]):
         version: Version number or tag; for a permutation, give it there.
         storage_options: Options of the object store; for a permutation, give them there.
         cache_bytes: Bytes of rows that this process may keep in memory, over all its datasets; 0 for none. A table
-            whose columns fit is read from storage in the first two passes over it and from memory in later ones, if
-            the process reads all of the epoch (one rank, no workers) and rows have one width and no nulls (numbers,
-            dates, vectors, tensors of one shape; not bool). They stay when the dataset is gone, until another table
-            needs the room. ``"auto"`` is 512 MiB, but no more than a sixteenth of the machine's or the container's
-            memory, divided by ``LOCAL_WORLD_SIZE``.
+            whose columns fit is read from storage in the first pass over it (where that is in order, in the first
+            two) and from memory in later ones, if the process reads all of the epoch (one rank, no workers) and rows
+            have one width and no nulls (numbers, dates, vectors, tensors of one shape; not bool). They stay when the
+            dataset is gone, until another table needs the room. ``"auto"`` is 512 MiB, but no more than a sixteenth of
+            the machine's or the container's memory, divided by ``LOCAL_WORLD_SIZE``.
 
     Raises:
         InvalidArgumentError: An argument breaks a rule.

@@ -7,7 +7,7 @@ import os
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -21,15 +21,13 @@ from ray_lance.torch.budget import budget
 
 __all__ = ["KeptRows", "begin_pass"]
 
-_Read = Callable[[RowArray], pa.Table]
-
 _MAX_TABLES = 64
 # Of the rows of a read, those that are read by themselves: Lance takes a single row in the time of scanning some fifty.
 _MOST_MISSING = 1 / 16
 
 
 class KeptRows:
-    """Takes rows by offset, and keeps them once as many have been read as a pass has: a first pass may be the only one.
+    """Takes rows by offset, and keeps what it has read.
 
     Rows are kept as bytes, in one piece of memory for each column. So the rows of all columns must be of one width and
     hold no nulls, and there must be room for all rows of the table; others are read each time.
@@ -44,12 +42,11 @@ class KeptRows:
         self._widths = [width for width in widths if width is not None]
         self._is_suited = count > 0 and 0 < len(widths) == len(self._widths)
         self._count = count
-        self._rows_taken = 0
         self._memory: _Memory | None = None
-        self._has_read = True
+        self._has_begun = False
         self._users: list[weakref.ref[object]] = []
         self.is_warm = False
-        """Whether the pass before found all of its rows in memory."""
+        """Whether there are as many rows in memory as the pass has: most often they are those of the pass."""
 
     @property
     def nbytes(self) -> int:
@@ -61,19 +58,20 @@ class KeptRows:
         """Whether none of those for whom rows were read is alive."""
         return not any(user() is not None for user in self._users)
 
-    def begin(self, user: object, rows: int, max_bytes: int) -> None:
-        """Begin a pass over so many rows, and make room for all rows of the table if they have been read before.
+    def begin(self, user: object, rows: int, max_bytes: int, *, is_epoch: bool) -> None:
+        """Begin a pass over so many rows, and make room for all rows of the table if there is none.
 
         Args:
             user: Whom they are read for: while it lives they do not give way to others.
             rows: Rows of the pass.
             max_bytes: Bytes that all caches of this process may keep for this one to keep more.
+            is_epoch: Whether there will be another pass. If not, the first one is taken for the only one.
         """
         others = [other for other in self._users if other() is not None and other() is not user]
         self._users = [*others, weakref.ref(user)]
-        self.is_warm = self._memory is not None and not self._has_read
-        self._has_read = False
-        if self._memory is not None or not self._is_suited or self._rows_taken < rows:
+        self.is_warm = self._memory is not None and self._memory.rows >= rows
+        is_first, self._has_begun = not self._has_begun, True
+        if self._memory is not None or not self._is_suited or (is_first and not is_epoch):
             return
         if budget.reserve(self.nbytes, max_bytes, self):
             try:
@@ -86,32 +84,25 @@ class KeptRows:
         self._memory = None
         budget.release_all(self)
 
-    def take(self, rows: RowArray, read: _Read) -> pa.Table:
+    def take(self, rows: RowArray, reader: RowReader) -> pa.Table:
         """The rows at the given offsets among the live rows, in that order; an offset may come more than once.
 
         Args:
             rows: Offsets: int64, shape ``(k,)``.
-            read: Reads such rows from storage.
+            reader: Reads what is not kept.
         """
-        self._rows_taken += len(rows)
         memory = self._memory
         if memory is None or not len(rows):
-            return read(rows)
+            return reader.take(rows)
         missing = memory.missing(rows)
-        if not len(missing):
-            return memory.take(rows)
-        self._has_read = True
-        if len(missing) > _MOST_MISSING * len(rows):
-            table = read(rows)
-            self._add(memory, rows, table)
-            return table
-        return memory.take(rows) if self._add(memory, missing, read(missing)) else read(rows)
-
-    def _add(self, memory: _Memory, rows: RowArray, table: pa.Table) -> bool:
-        self._is_suited = self._is_suited and memory.add(rows, table)
-        if not self._is_suited:
-            self.clear()
-        return self._is_suited
+        if len(missing):
+            wanted = (rows if len(missing) > _MOST_MISSING * len(rows) else missing).copy()
+            wanted.sort()  # the order in which they lie
+            if not reader.take_in_pieces(wanted, memory.add):
+                self._is_suited = False
+                self.clear()
+                return reader.take(rows)
+        return memory.take(rows)
 
 
 class _Memory:
@@ -126,6 +117,11 @@ class _Memory:
         self._columns = [np.frombuffer(each, f"V{width}") for each, width in zip(memory, widths, strict=True)]
         self._is_there: npt.NDArray[np.bool_] = np.zeros(count, np.bool_)
         self._schema: pa.Schema | None = None
+
+    @property
+    def rows(self) -> int:
+        """How many rows are there."""
+        return int(np.count_nonzero(self._is_there))
 
     def missing(self, rows: RowArray) -> RowArray:
         """Those of the rows that are not there."""
@@ -184,7 +180,8 @@ def begin_pass(user: object, reader: RowReader, rows: int, max_bytes: int) -> Ke
     """What this process keeps of the rows that a reader reads, for a pass over its order that begins now.
 
     The same for all readers of the same columns of a table. It stays when nobody uses it any more, until another table
-    needs the room.
+    needs the room. A shuffled pass is an epoch of many; one in order may be all there is, as in inference, and would
+    take two or three times as long for nothing: of a table that is read in order the second pass is the first to keep.
 
     Args:
         user: Whom the rows are read for: while it lives they do not give way to others.
@@ -203,6 +200,6 @@ def begin_pass(user: object, reader: RowReader, rows: int, max_bytes: int) -> Ke
     with _tables.lock:
         kept = _tables.kept.setdefault(key, kept)
         _tables.kept.move_to_end(key)
-        kept.begin(user, rows, max_bytes)
+        kept.begin(user, rows, max_bytes, is_epoch=order.mixing is not None)
         _tables.trim()
     return kept

@@ -218,7 +218,7 @@ def batches(
 
     def fetch(located: tuple[int, RowArray]) -> tuple[int, ReadRows]:
         lane, rows = located
-        return lane, reader.to_cut(reader.take(rows) if kept is None else kept.take(rows, reader.take))
+        return lane, reader.to_cut(reader.take(rows) if kept is None else kept.take(rows, reader))
 
     keep_freed_memory(KEPT_BESIDE_OTHERS, BUFFER_BESIDE_OTHERS)
     is_in_memory = kept is not None and kept.is_warm

@@ -14,7 +14,7 @@ import torch
 from ray_lance import Permutation
 from ray_lance.tensors import to_tensors
 from ray_lance.tensors.kinds import bfloat16_field
-from ray_lance.torch import LanceIterableDataset
+from ray_lance.torch import LanceIterableDataset, batches
 from ray_lance.torch.batches import BatchOptions, ReadRows, RowReader
 
 COUNT = 1000
@@ -113,3 +113,50 @@ def test_a_batch_across_two_reads_is_cut_from_both(uri, monkeypatch):
     assert torch.cat([batch["id"] for batch in got]).tolist() == wanted["id"].to_pylist()
     assert torch.cat([batch["vec"] for batch in got]).tolist() == wanted["vec"].to_pylist()
     assert [batch["vec"].untyped_storage().nbytes() for batch in got] == [77 * 8] * 12 + [76 * 8]
+
+
+class TestPieces:
+    @pytest.fixture
+    def reader(self, uri) -> RowReader:
+        lance.write_dataset(pa.table({"id": range(40_000)}), uri, max_rows_per_file=10_000)
+        return RowReader(Permutation(uri), BatchOptions())
+
+    @pytest.mark.parametrize("rows", [np.arange(100, 39_000), np.arange(0, 40_000, 3), np.arange(0)])
+    def test_are_all_rows_in_order(self, reader, rows):
+        numbers, ids = [], []
+
+        def receive(part: np.ndarray, piece: pa.Table) -> bool:
+            numbers.append(part)
+            ids.extend(piece["id"].to_pylist())
+            return True
+
+        assert reader.take_in_pieces(rows, receive)
+        assert np.concatenate([*numbers, rows[:0]]).tolist() == ids == rows.tolist()
+        assert len(numbers) > 1 or not len(rows)
+
+    def test_come_again_from_the_first_one_after_a_fault(self, reader, monkeypatch):
+        rows, take_in_pieces, starts = np.arange(0, 40_000, 2), batches.take_in_pieces, []
+
+        def take(*args: Any, **options: Any) -> Any:
+            pieces = take_in_pieces(*args, **options)
+            yield next(pieces)
+            if len(starts) < 2:
+                raise OSError("LanceError(IO): connection reset")
+            yield from pieces
+
+        def receive(part: np.ndarray, piece: pa.Table) -> bool:
+            starts.append(part[0])
+            assert piece["id"].to_pylist() == part.tolist()
+            return True
+
+        monkeypatch.setattr(batches, "take_in_pieces", take)
+        assert reader.take_in_pieces(rows, receive)
+
+        assert starts[:3] == [0, 0, starts[2]]
+        assert len(set(starts)) == len(starts) - 1
+
+    def test_end_when_no_more_are_wanted(self, reader):
+        received = []
+
+        assert not reader.take_in_pieces(np.arange(40_000), lambda part, _piece: bool(received.append(len(part))))
+        assert len(received) == 1

@@ -9,8 +9,10 @@ import os
 import shutil
 import threading
 import weakref
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import lance
 import numpy as np
@@ -21,6 +23,7 @@ from hypothesis import strategies as st
 
 from ray_lance import Permutation
 from ray_lance.errors import InvalidArgumentError
+from ray_lance.order.rows import RowArray
 from ray_lance.torch import LanceIterableDataset, kept
 from ray_lance.torch.cache import RowCache
 from ray_lance.torch.kept import KeptRows
@@ -35,32 +38,47 @@ class User:
     """Somebody for whom rows are read."""
 
 
-class Table:
+class Storage:
     """Rows whose values follow from their offsets; notes what is read of them."""
 
     def __init__(self, nulls: tuple[int, ...] = ()) -> None:
         self.nulls = nulls
         self.reads: list[list[int]] = []
-        self.kept = KeptRows(SCHEMA, COUNT)
-        self.user = User()
 
-    def begin(self, rows: int = COUNT, max_bytes: int = 10**6) -> None:
-        self.kept.begin(self.user, rows, max_bytes)
-
-    def take(self, offsets: list[int]) -> pa.Table:
-        return self.kept.take(np.array(offsets, np.int64), self.read)
-
-    def take_all(self) -> pa.Table:
-        return self.take(list(range(COUNT)))
-
-    def read(self, offsets) -> pa.Table:
+    def take(self, offsets: RowArray) -> pa.Table:
         self.reads.append(offsets.tolist())
         return self.rows(offsets.tolist())
+
+    def take_in_pieces(self, offsets: RowArray, receive: Callable[[RowArray, pa.Table], bool]) -> bool:
+        assert offsets.tolist() == sorted(offsets.tolist())
+        self.reads.append(offsets.tolist())
+        pieces = [offsets[start : start + 7] for start in range(0, len(offsets), 7)]
+        return all(receive(piece, self.rows(piece.tolist())) for piece in pieces)
 
     def rows(self, offsets: list[int]) -> pa.Table:
         ids = pa.array(offsets, pa.int64())
         vectors = pa.array([None if i in self.nulls else [i, -i, 0.5] for i in offsets], pa.list_(pa.float32(), 3))
         return pa.Table.from_arrays([ids, vectors], schema=SCHEMA)
+
+
+class Table:
+    """A stored table of which rows are kept, for a user."""
+
+    def __init__(self, nulls: tuple[int, ...] = ()) -> None:
+        self.storage = Storage(nulls)
+        self.reads = self.storage.reads
+        self.rows = self.storage.rows
+        self.kept = KeptRows(SCHEMA, COUNT)
+        self.user = User()
+
+    def begin(self, rows: int = COUNT, max_bytes: int = 10**6, is_epoch: bool = True) -> None:
+        self.kept.begin(self.user, rows, max_bytes, is_epoch=is_epoch)
+
+    def take(self, offsets: list[int]) -> pa.Table:
+        return self.kept.take(np.array(offsets, np.int64), self.storage)
+
+    def take_all(self) -> pa.Table:
+        return self.take(list(range(COUNT)))
 
 
 class TestRows:
@@ -80,18 +98,28 @@ class TestRows:
                 got.validate(full=True)
                 assert got.equals(table.rows(offsets), check_metadata=True)
 
-    def test_are_kept_when_as_many_have_been_read_as_a_pass_has(self):
+    def test_are_read_once_and_in_the_order_in_which_they_lie(self):
         table = Table()
 
-        for offsets in ([3, 1, 3], [1, 3, 5], [5, 3, 1, 7], [1, 7]):
-            table.begin(rows=5)
+        for offsets in ([9, 1, 5], [1, 9], [7, 5, 1, 3], [5, 7]):
+            table.begin()
             table.take(offsets)
 
-        assert table.reads == [[3, 1, 3], [1, 3, 5], [5, 3, 1, 7]]
+        assert table.reads == [[1, 5, 9], [1, 3, 5, 7]]
+
+    def test_of_a_first_pass_that_may_be_the_only_one_are_not_kept(self, room):
+        table, used = Table(), []
+        for _ in range(3):
+            table.begin(is_epoch=False)
+            table.take_all()
+            used.append(room.used)
+
+        assert used == [0, COUNT * ROW_BYTES, COUNT * ROW_BYTES]
+        assert len(table.reads) == 2
 
     def test_that_are_few_are_read_by_themselves(self):
         table = Table()
-        table.begin(rows=0)
+        table.begin()
         table.take(list(range(40)))
         table.reads.clear()
 
@@ -108,12 +136,12 @@ class TestRows:
             table.take_all()
             table.take([1, 2])
 
-        assert [len(read) for read in table.reads] == [COUNT, 2] * 4
+        assert [len(read) for read in table.reads] == [COUNT, COUNT, 2, *[COUNT, 2] * 3]
         assert room.used == 0
 
     def test_with_nulls_among_the_last_few_are_read_again(self, room):
         table = Table(nulls=(50,))
-        table.begin(rows=0)
+        table.begin()
         table.take(list(range(40)))
 
         assert table.take([*range(40), 50]).equals(table.rows([*range(40), 50]))
@@ -121,7 +149,7 @@ class TestRows:
 
     def test_are_the_callers_own(self):
         table = Table()
-        table.begin(rows=0)
+        table.begin()
         for _ in range(3):
             memory = table.take([4, 5])["id"].chunk(0).buffers()[1]
             ctypes.memset(memory.address, 255, memory.size)
@@ -131,7 +159,7 @@ class TestRows:
     def test_may_be_taken_by_several_threads(self):
         rng = np.random.default_rng(0)
         table = Table()
-        table.begin(rows=0)
+        table.begin()
         asked = [rng.integers(0, COUNT, 20).tolist() for _ in range(200)]
 
         with ThreadPoolExecutor(8) as pool:
@@ -139,14 +167,14 @@ class TestRows:
 
         assert [each["id"].to_pylist() for each in got] == asked
 
-    def test_a_pass_is_warm_after_one_that_read_nothing(self):
+    def test_a_pass_is_warm_where_as_many_rows_are_there(self):
         table, warm = Table(), []
-        for offsets in (range(COUNT), range(20), range(20), range(20), range(30), range(10), range(10)):
-            table.begin(20)
+        for rows in (20, 20, 30, 30, 10):
+            table.begin(rows)
             warm.append(table.kept.is_warm)
-            table.take(list(offsets))
+            table.take(list(range(rows)))
 
-        assert warm == [False, False, False, True, True, False, True]
+        assert warm == [False, True, False, True, True]
 
 
 class TestRoom:
@@ -157,13 +185,13 @@ class TestRoom:
                 table.begin(max_bytes=2 * COUNT * ROW_BYTES - 1)
                 table.take_all()
 
-        assert [len(table.reads) for table in tables] == [2, 3]
+        assert [len(table.reads) for table in tables] == [1, 3]
         assert room.used == tables[0].kept.nbytes == COUNT * ROW_BYTES
 
     def filled(self, tables: int, limit: int) -> list[Table]:
         made = [Table() for _ in range(tables)]
         for table in made:
-            table.begin(rows=0, max_bytes=limit)
+            table.begin(max_bytes=limit)
             table.take_all()
             table.reads.clear()
         return made
@@ -186,7 +214,7 @@ class TestRoom:
         idle.user = None
         large = KeptRows(SCHEMA, 2 * COUNT)
 
-        large.begin(User(), 0, limit)
+        large.begin(User(), 2 * COUNT, limit, is_epoch=True)
 
         idle.take([1])
         assert not idle.reads
@@ -197,7 +225,7 @@ class TestRoom:
         (idle,) = self.filled(1, limit)
         idle.user = None
 
-        rows = RowCache(idle.read, COUNT, ROW_BYTES, limit)
+        rows = RowCache(idle.storage.take, COUNT, ROW_BYTES, limit)
         for _ in range(3):
             rows.take(np.arange(COUNT))
 
@@ -221,13 +249,11 @@ class TestRoom:
         count, width = 2**15, 8192
         schema = pa.schema([("data", pa.binary(width))])
         rows, user = KeptRows(schema, count), User()
-        rows.begin(user, 0, 2**30)
+        rows.begin(user, count, 2**30, is_epoch=True)
         before = resident()
 
-        rows.take(
-            np.arange(0, count, 2**8),
-            lambda offsets: pa.table({"data": pa.array([b"x" * width] * len(offsets), pa.binary(width))}),
-        )
+        table = pa.table({"data": pa.array([b"x" * width] * (count // 2**8), pa.binary(width))})
+        rows.take(np.arange(0, count, 2**8), SimpleNamespace(take_in_pieces=lambda rows, add: add(rows, table)))
 
         assert resident() - before < 2**25 < rows.nbytes / 4
 
@@ -292,25 +318,34 @@ class TestDatasets:
         for file in Path(table, "data").iterdir():
             file.write_bytes(b"")  # a removed one might still be open
 
-    def test_read_nothing_from_the_third_pass_on(self, table):
+    def test_read_nothing_from_the_second_pass_on(self, table):
         options = {"batch_size": 10, "columns": ["id", "vec"], "shuffle": 3, "tail": "uneven"}
         expected = passes(table, 5, **options, cache_bytes=0)
         dataset = LanceIterableDataset(table, **options, format="arrow")
-        got = [list(dataset), list(dataset)]
+        got = [list(dataset)]
         self.emptied(table)
 
         again = LanceIterableDataset(table, **{**options, "shuffle": 5}, format="arrow")  # another order, and object
         rest = sorted(row for batch in again for row in batch["id"].to_pylist())
-        got += [list(dataset) for _ in range(3)]
+        got += [list(dataset) for _ in range(4)]
 
         assert got == expected
         assert rest == sorted(row for batch in expected[0] for row in batch["id"].to_pylist())
 
+    def test_in_order_read_nothing_from_the_third_pass_on(self, table):
+        options = {"columns": ["id", "vec"], "shuffle": None}
+        (expected,) = passes(table, 1, **options, cache_bytes=0)
+        got = passes(table, 2, **options)
+        self.emptied(table)
+
+        got += passes(table, 2, **options)
+
+        assert got == [expected] * 4
+
     def test_go_on_from_a_state(self, table):
         options = {"batch_size": 10, "columns": ["id"], "shuffle": 3}
         plain = LanceIterableDataset(table, **options, cache_bytes=0)
-        for _ in range(2):
-            list(LanceIterableDataset(table, **options))
+        list(LanceIterableDataset(table, **options))
         batches = iter(plain)
         for _ in range(4):
             next(batches)
@@ -340,24 +375,23 @@ class TestDatasets:
         ],
     )
     def test_that_may_not_keep_rows_read_them(self, table, options, room):
-        passes(table, 3, **{"columns": ["id"], **options})
+        passes(table, 2, **{"columns": ["id"], **options})
 
         assert room.used == 0
 
     def test_that_live_keep_their_rows_and_others_make_room(self, table, room):
         size = 113 * (8 + 1)
-        options = {"batch_size": 10, "tail": "uneven", "cache_bytes": 2 * size - 1}
+        options = {"batch_size": 10, "tail": "uneven", "shuffle": 3, "cache_bytes": 2 * size - 1}
         first = LanceIterableDataset(table, columns=["id"], **options)
-        for _ in range(3):
-            list(first)
+        list(first)
         assert kept_columns() == [("id",)]
 
-        passes(table, 3, columns=["label"], **options)
+        passes(table, 1, columns=["label"], **options)
         assert kept_columns() == [("id",)]
 
         del first
         gc.collect()
-        passes(table, 3, columns=["label"], **options)
+        passes(table, 1, columns=["label"], **options)
         assert kept_columns() == [("label",)]
         assert room.used == size
 
@@ -367,8 +401,7 @@ class TestDatasets:
         class Trainer:
             def __init__(self) -> None:
                 self.dataset = LanceIterableDataset(table, batch_size=10, columns=["id"], transform=self.transform)
-                for _ in range(3):
-                    list(self.dataset)
+                list(self.dataset)
 
             def transform(self, batch: dict) -> dict:
                 return batch
@@ -382,7 +415,7 @@ class TestDatasets:
     def test_of_many_tables_are_forgotten(self, table, monkeypatch, room):
         monkeypatch.setattr(kept, "_MAX_TABLES", 3)
         for columns in (["id"], ["label"], ["vec"], ["id", "label"], ["label", "id"]):
-            passes(table, 3, columns=columns)
+            passes(table, 1, columns=columns)
             gc.collect()
 
         assert kept_columns() == [("vec",), ("id", "label"), ("label", "id")]
@@ -399,10 +432,10 @@ class TestDatasets:
         options = {"columns": ["id"], "batch_size": 20}
         expected = passes(part, 4, **options, cache_bytes=0)
         dataset = LanceIterableDataset(part, shuffle=3, tail="uneven", format="arrow", **options)
-        got = [list(dataset) for _ in range(2)]
+        got = [list(dataset)]
         self.emptied(table)
 
-        got += [list(dataset) for _ in range(2)]
+        got += [list(dataset) for _ in range(3)]
 
         assert got == expected
 
