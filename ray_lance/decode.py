@@ -15,9 +15,9 @@ from typing import Any, Literal, TypeAlias, get_args
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import torch
 
 from ray_lance.errors import InvalidArgumentError, TensorConversionError, UnknownColumnError
+from ray_lance.lazy import torch
 from ray_lance.tensors import FillValue, Ragged, Tensors, to_tensors
 from ray_lance.tensors.kinds import variable_shape_field
 from ray_lance.tensors.ragged import make_shaped

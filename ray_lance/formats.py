@@ -8,9 +8,9 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import pyarrow as pa
-import torch
 
 from ray_lance.errors import InvalidArgumentError, TensorConversionError
+from ray_lance.lazy import torch
 from ray_lance.tensors import to_tensors
 
 __all__ = ["FORMATS", "Format", "check_format", "convert"]

@@ -14,12 +14,11 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 import lance
-import lance_namespace
-from lance_namespace.errors import LanceNamespaceError
 
 from ray_lance.allocator import share_arenas
 from ray_lance.errors import DatasetNotFoundError, InvalidArgumentError
 from ray_lance.io_uring import is_available, most_files, uring_uri
+from ray_lance.lazy import lance_namespace
 
 __all__ = ["TableRef", "mask_uri"]
 
@@ -301,7 +300,7 @@ def _open(ref: TableRef) -> lance.LanceDataset:
         return lance.dataset(version=ref.version, storage_options=storage_options, **location, **ref.dataset_options)
     except (TypeError, OverflowError) as error:  # Python's own words about an argument of lance.dataset
         raise InvalidArgumentError(f"dataset_options, storage_options: {error}") from error
-    except (ValueError, OSError, LanceNamespaceError) as error:
+    except (ValueError, OSError, lance_namespace.errors.LanceNamespaceError) as error:
         if _NO_SUCH_SCHEME.search(str(error)):
             raise InvalidArgumentError(f"uri={ref._shown_uri()!r}: Lance knows no storage of this scheme") from error
         if "asof" in ref.dataset_options and "earlier than the first version" in str(error):

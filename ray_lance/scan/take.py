@@ -46,7 +46,7 @@ def take_rows(scan: Scan, rows: RowArray, *, are_offsets: bool) -> pa.Table:
         IndexError: Some of the rows do not exist.
     """
     if bool((rows[1:] >= rows[:-1]).all()):
-        table = pa.concat_tables(_pieces(scan, rows, are_offsets))
+        table = pa.concat_tables(_read_in_order(scan, rows, are_offsets))
     else:
         ascending, places = sorted_rows(rows)
         table = to_places(_read(scan, ascending, are_offsets), places)
@@ -55,18 +55,12 @@ def take_rows(scan: Scan, rows: RowArray, *, are_offsets: bool) -> pa.Table:
 
 def take_in_pieces(scan: Scan, rows: RowArray, *, are_offsets: bool) -> Iterator[pa.Table]:
     """Rows in ascending order, in one table or several: as :func:`take_rows`, but none is held until all are there."""
-    for table in _pieces(scan, rows, are_offsets):
+    for table in _read_in_order(scan, rows, are_offsets):
         yield _delivered(table, scan)
 
 
 def _delivered(table: pa.Table, scan: Scan) -> pa.Table:
     return with_fragment_id(table, scan).select(list(scan.read_names))
-
-
-def _pieces(scan: Scan, rows: RowArray, are_offsets: bool) -> Iterator[pa.Table]:
-    if are_offsets and _is_run(rows):
-        return _scan_run(scan, int(rows[0]), len(rows))
-    return _read(scan, rows, are_offsets)
 
 
 def _is_run(rows: RowArray) -> bool:
@@ -81,15 +75,27 @@ def _scan_run(scan: Scan, start: int, count: int) -> Iterator[pa.Table]:
 
 
 def _read(scan: Scan, rows: RowArray, are_offsets: bool) -> Iterator[pa.Table]:
-    """Rows in ascending order, in one table or several, whichever way is the fastest."""
+    """Rows that were put into ascending order, in one table or several: scanned or taken, whichever is faster."""
     addresses = _scannable(scan, rows, are_offsets)
     tables = _take(scan, rows, are_offsets) if addresses is None else _scan_set(scan, addresses)
+    yield from _all(len(rows), tables, scan)
+
+
+def _read_in_order(scan: Scan, rows: RowArray, are_offsets: bool) -> Iterator[pa.Table]:
+    """Rows that were asked for in ascending order: neighbours are scanned."""
+    if are_offsets and _is_run(rows):
+        return _all(len(rows), _scan_run(scan, int(rows[0]), len(rows)), scan)
+    return _read(scan, rows, are_offsets)
+
+
+def _all(rows: int, tables: Iterator[pa.Table], scan: Scan) -> Iterator[pa.Table]:
+    """The tables, which must have so many rows together."""
     found = 0
     for table in tables:
         found += len(table)
         yield table
-    if found != len(rows):
-        raise IndexError(f"only {found} of {len(rows)} rows exist in {scan.tables[0]}")
+    if found != rows:
+        raise IndexError(f"only {found} of {rows} rows exist in {scan.tables[0]}")
 
 
 def _scannable(scan: Scan, rows: RowArray, are_offsets: bool) -> npt.NDArray[np.uint64] | None:

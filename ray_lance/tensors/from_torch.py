@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import torch
 
 from ray_lance.errors import InvalidArgumentError, SchemaMismatchError, TensorConversionError
+from ray_lance.lazy import torch
 from ray_lance.tensors.casts import conform
 from ray_lance.tensors.fixed import assemble, fixed_type
 from ray_lance.tensors.kinds import VariableShape, bfloat16_field, is_bfloat16, tensor_kind, variable_shape_field

@@ -12,14 +12,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import torch
-from torch.utils.dlpack import from_dlpack
 
 from ray_lance.errors import TensorConversionError
+from ray_lance.lazy import torch
 from ray_lance.tensors.kinds import storage_type
 
 __all__ = [
-    "TORCH_DTYPES",
     "Mask",
     "combine",
     "flat_array",
@@ -31,21 +29,6 @@ __all__ = [
 ]
 
 Mask = npt.NDArray[np.bool_]
-
-TORCH_DTYPES: dict[pa.DataType, torch.dtype] = {
-    pa.int8(): torch.int8,
-    pa.int16(): torch.int16,
-    pa.int32(): torch.int32,
-    pa.int64(): torch.int64,
-    pa.uint8(): torch.uint8,
-    pa.uint16(): torch.uint16,
-    pa.uint32(): torch.uint32,
-    pa.uint64(): torch.uint64,
-    pa.float16(): torch.float16,
-    pa.float32(): torch.float32,
-    pa.float64(): torch.float64,
-    pa.bool_(): torch.bool,
-}
 
 _SIGNED = {8: pa.int8(), 16: pa.int16(), 32: pa.int32(), 64: pa.int64()}
 
@@ -89,11 +72,11 @@ def flat_view(array: pa.Array) -> torch.Tensor:
     if pa.types.is_boolean(dtype):
         return torch.from_numpy(_unpack_bits(array))
     if pa.types.is_fixed_size_binary(dtype):
-        return from_dlpack(_without_nulls(array, pa.int16())).view(torch.bfloat16)
+        return torch.utils.dlpack.from_dlpack(_without_nulls(array, pa.int16())).view(torch.bfloat16)
     if pa.types.is_temporal(dtype):
         signed = _without_nulls(array, _SIGNED[dtype.bit_width])
-        return from_dlpack(signed).to(torch.int64)
-    return from_dlpack(array if array.null_count == 0 else _without_nulls(array, dtype))
+        return torch.utils.dlpack.from_dlpack(signed).to(torch.int64)
+    return torch.utils.dlpack.from_dlpack(array if array.null_count == 0 else _without_nulls(array, dtype))
 
 
 def flat_array(values: npt.NDArray[Any] | torch.Tensor) -> pa.Array:
@@ -101,11 +84,11 @@ def flat_array(values: npt.NDArray[Any] | torch.Tensor) -> pa.Array:
 
     bfloat16 becomes two-byte binary.
     """
-    if isinstance(values, torch.Tensor) and values.dtype == torch.bfloat16:
+    if not isinstance(values, np.ndarray) and values.dtype == torch.bfloat16:
         bits = values.view(torch.int16).numpy()
         return pa.Array.from_buffers(pa.binary(2), len(bits), [None, pa.py_buffer(bits)])
     try:
-        return pa.array(values.numpy() if isinstance(values, torch.Tensor) else values, from_pandas=False)
+        return pa.array(values if isinstance(values, np.ndarray) else values.numpy(), from_pandas=False)
     except (TypeError, RuntimeError, pa.ArrowException) as error:
         raise TensorConversionError(f"{values.dtype} has no counterpart in Arrow: {error}") from None
 

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import torch
 
 from ray_lance.errors import TensorConversionError
+from ray_lance.lazy import torch
 from ray_lance.tensors.memory import Mask, null_mask, storage
 
 __all__ = [

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
-import torch
 
 from ray_lance.errors import InvalidArgumentError, TensorConversionError, UnknownColumnError
+from ray_lance.lazy import torch
 from ray_lance.tensors.dense import (
     DENSE,
     NOT_GIVEN,
@@ -29,7 +29,7 @@ from ray_lance.tensors.ragged import Rows, data_and_shapes, list_rows, nested_ro
 
 __all__ = ["FillValue", "Ragged", "Tensors", "check_fill", "to_tensors"]
 
-Tensors = dict[str, torch.Tensor | list[Any]]
+Tensors: TypeAlias = "dict[str, torch.Tensor | list[Any]]"
 
 
 def to_tensors(

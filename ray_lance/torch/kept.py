@@ -98,17 +98,18 @@ class KeptRows:
         if len(missing):
             wanted = (rows if len(missing) > _MOST_MISSING * len(rows) else missing).copy()
             wanted.sort()  # the order in which they lie
-            if not reader.take_in_pieces(wanted, memory.add):
+            if not reader.take_in_pieces(wanted, memory.write):
                 self._is_suited = False
                 self.clear()
                 return reader.take(rows)
+            memory.confirm(wanted)
         return memory.take(rows)
 
 
 class _Memory:
     """The bytes of a table's rows, as far as they are there.
 
-    Threads may take and add at once: a row is there when its bytes are, and they are the same whoever adds them.
+    Threads may take and write at once: a row is there when its bytes are, and they are the same whoever writes them.
     """
 
     def __init__(self, widths: Sequence[int], count: int) -> None:
@@ -128,8 +129,8 @@ class _Memory:
         is_there = self._is_there[rows]
         return rows[:0] if is_there.all() else rows[~is_there]
 
-    def add(self, rows: RowArray, table: pa.Table) -> bool:
-        """Add the rows of a table, whose offsets these are; False if some hold nulls, which have no bytes."""
+    def write(self, rows: RowArray, table: pa.Table) -> bool:
+        """Write down the rows of a table, whose offsets these are; False if some hold nulls, which have no bytes."""
         for kept, column in zip(self._columns, table.columns, strict=True):
             start = 0
             for chunk in column.chunks:
@@ -139,8 +140,11 @@ class _Memory:
                 kept[rows[start : start + len(cells)]] = cells
                 start += len(cells)
         self._schema = table.schema
-        self._is_there[rows] = True
         return True
+
+    def confirm(self, rows: RowArray) -> None:
+        """From now on these rows are there: all of them have been written."""
+        self._is_there[rows] = True
 
     def take(self, rows: RowArray) -> pa.Table:
         """Rows that are there, copied."""

@@ -9,10 +9,9 @@ from dataclasses import dataclass, field, replace
 
 import lance
 import pyarrow as pa
-from lance_namespace import DeclareTableRequest, DeregisterTableRequest, DescribeTableRequest
-from lance_namespace.errors import TableNotFoundError
 
 from ray_lance.errors import DatasetExistsError, DatasetNotFoundError, InvalidArgumentError, UnknownColumnError
+from ray_lance.lazy import lance_namespace
 from ray_lance.table import TableRef, mask_uri
 from ray_lance.tensors.blocks import storable_schema
 from ray_lance.tensors.kinds import RAY_TYPES, extension_name
@@ -99,7 +98,7 @@ class WriteJob:
         if not self.declared:
             return
         namespace = self.table.namespace_arguments()
-        namespace["namespace_client"].deregister_table(DeregisterTableRequest(id=namespace["table_id"]))
+        namespace["namespace_client"].deregister_table(lance_namespace.DeregisterTableRequest(id=namespace["table_id"]))
         self.storage().remove(_RESERVED)
 
 
@@ -139,7 +138,9 @@ def begin(table: TableRef, options: WriteOptions) -> WriteJob:
 def _is_managed(table: TableRef) -> bool:
     if not (namespace := table.namespace_arguments()):
         return False
-    answer = namespace["namespace_client"].describe_table(DescribeTableRequest(id=namespace["table_id"]))
+    answer = namespace["namespace_client"].describe_table(
+        lance_namespace.DescribeTableRequest(id=namespace["table_id"])
+    )
     return answer.managed_versioning is True
 
 
@@ -151,9 +152,9 @@ def _new_table(table: TableRef, options: WriteOptions) -> WriteJob:
     client, table_id = namespace["namespace_client"], namespace["table_id"]
     declared = False
     try:
-        answer = client.describe_table(DescribeTableRequest(id=table_id))
-    except TableNotFoundError:
-        answer = client.declare_table(DeclareTableRequest(id=table_id))
+        answer = client.describe_table(lance_namespace.DescribeTableRequest(id=table_id))
+    except lance_namespace.errors.TableNotFoundError:
+        answer = client.declare_table(lance_namespace.DeclareTableRequest(id=table_id))
         declared = True
     storage_options = {**table.storage_options, **(answer.storage_options or {})}
     managed = answer.managed_versioning is True

@@ -275,6 +275,8 @@ def test_offsets_that_do_not_exist_are_an_error(uri):
     scan = build_scan([TableRef.of(uri).pin()], None, None, [], {})
     with pytest.raises((ValueError, OSError), match="non-existent"):
         take_rows(scan, np.arange(3000, -1, -1), are_offsets=True)
+    with pytest.raises(IndexError, match="only 100 of 101 rows exist"):
+        take_rows(scan, np.arange(2900, 3001), are_offsets=True)
 
 
 @pytest.mark.parametrize("columns", [["id", "blob"], {"blob": "blob"}, ["nested"]])

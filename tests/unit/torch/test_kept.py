@@ -147,6 +147,20 @@ class TestRows:
         assert table.take([*range(40), 50]).equals(table.rows([*range(40), 50]))
         assert room.used == 0
 
+    def test_of_a_read_that_failed_are_read_again(self):
+        table = Table()
+        table.begin()
+
+        def fail(offsets: RowArray, receive: Callable[[RowArray, pa.Table], bool]) -> bool:
+            receive(offsets[:5], table.rows(list(range(5))))  # others than were asked for
+            raise IndexError("only 5 of 20 rows exist")
+
+        with pytest.raises(IndexError, match="only 5"):
+            table.kept.take(np.arange(20, 40), SimpleNamespace(take_in_pieces=fail))
+
+        assert table.take(list(range(20, 40))).equals(table.rows(list(range(20, 40))))
+        assert table.reads == [list(range(20, 40))]
+
     def test_are_the_callers_own(self):
         table = Table()
         table.begin()
@@ -253,7 +267,7 @@ class TestRoom:
         before = resident()
 
         table = pa.table({"data": pa.array([b"x" * width] * (count // 2**8), pa.binary(width))})
-        rows.take(np.arange(0, count, 2**8), SimpleNamespace(take_in_pieces=lambda rows, add: add(rows, table)))
+        rows.take(np.arange(0, count, 2**8), SimpleNamespace(take_in_pieces=lambda rows, receive: receive(rows, table)))
 
         assert resident() - before < 2**25 < rows.nbytes / 4
 
