@@ -58,18 +58,14 @@ def first_batches(epochs: dict[str, Epoch]) -> dict[str, Callable[[], Iterator[i
 
 
 def waiting(epochs: dict[str, Epoch], steps: int = 300) -> list[dict]:
-    """The share of a training loop's time spent waiting for data, with steps of 5 ms, after an unmeasured epoch.
-
-    The loop ends with the epoch, if that has fewer steps.
-    """
+    """The share of a training loop's time spent waiting for data, with steps of 5 ms, after an unmeasured epoch."""
     shares = []
     for name, epoch in epochs.items():
         sum(epoch())
         waited, batches, begin = 0.0, epoch(), time.perf_counter()
         for _ in range(steps):
             asked = time.perf_counter()
-            if next(batches, None) is None:
-                break
+            next(batches)
             waited += time.perf_counter() - asked
             time.sleep(STEP_S)
         total = time.perf_counter() - begin
@@ -192,7 +188,8 @@ def main() -> None:
         compare("JPEG images, decoded", apart(whole, images, photos), rows=2000, rounds=rounds, warm_ups=1),
     ]
     from_memory = {f"{name}, from memory": epoch for name, epoch in in_process(large).items() if "shuffled" in name}
-    shares = waiting({**streaming(small), **hugging_face(large), **fast, **from_memory})
+    steps = min(300, rows // 10 // BATCH)
+    shares = waiting({**streaming(small), **hugging_face(large), **fast, **from_memory}, steps)
     plot(shares)
     start_ray()
     with tempfile.TemporaryDirectory() as storage:

@@ -54,7 +54,14 @@ def take_rows(scan: Scan, rows: RowArray, *, are_offsets: bool) -> pa.Table:
 
 
 def take_in_pieces(scan: Scan, rows: RowArray, *, are_offsets: bool) -> Iterator[pa.Table]:
-    """Rows in ascending order, in one table or several: as :func:`take_rows`, but none is held until all are there."""
+    """As :func:`take_rows`, for rows in ascending order and one table after another, for each to be let go early.
+
+    Yields:
+        Tables of the columns ``scan.read_names``, of any number of rows.
+
+    Raises:
+        IndexError: Some of the rows do not exist; perhaps only after tables whose rows are then not those asked for.
+    """
     for table in _read_in_order(scan, rows, are_offsets):
         yield _delivered(table, scan)
 
@@ -75,27 +82,27 @@ def _scan_run(scan: Scan, start: int, count: int) -> Iterator[pa.Table]:
 
 
 def _read(scan: Scan, rows: RowArray, are_offsets: bool) -> Iterator[pa.Table]:
-    """Rows that were put into ascending order, in one table or several: scanned or taken, whichever is faster."""
+    """Rows in ascending order, in one table or several: scanned or taken, whichever is faster."""
     addresses = _scannable(scan, rows, are_offsets)
     tables = _take(scan, rows, are_offsets) if addresses is None else _scan_set(scan, addresses)
-    yield from _all(len(rows), tables, scan)
+    yield from _complete(tables, len(rows), scan)
 
 
 def _read_in_order(scan: Scan, rows: RowArray, are_offsets: bool) -> Iterator[pa.Table]:
-    """Rows that were asked for in ascending order: neighbours are scanned."""
+    """As :func:`_read`, for rows whose order need not be restored: of them, neighbours are scanned."""
     if are_offsets and _is_run(rows):
-        return _all(len(rows), _scan_run(scan, int(rows[0]), len(rows)), scan)
+        return _complete(_scan_run(scan, int(rows[0]), len(rows)), len(rows), scan)
     return _read(scan, rows, are_offsets)
 
 
-def _all(rows: int, tables: Iterator[pa.Table], scan: Scan) -> Iterator[pa.Table]:
+def _complete(tables: Iterator[pa.Table], count: int, scan: Scan) -> Iterator[pa.Table]:
     """The tables, which must have so many rows together."""
     found = 0
     for table in tables:
         found += len(table)
         yield table
-    if found != rows:
-        raise IndexError(f"only {found} of {rows} rows exist in {scan.tables[0]}")
+    if found != count:
+        raise IndexError(f"only {found} of {count} rows exist in {scan.tables[0]}")
 
 
 def _scannable(scan: Scan, rows: RowArray, are_offsets: bool) -> npt.NDArray[np.uint64] | None:

@@ -173,6 +173,9 @@ class RowReader:
 
         Returns:
             Whether all of them were received.
+
+        Raises:
+            IndexError: Some of the rows do not exist: what was received may be of others.
         """
         is_dense = rows.dtype.kind == "i"
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torch.utils.data import IterableDataset
+from torch.utils.data import IterableDataset, get_worker_info
 
 from ray_lance.decode import Decode
 from ray_lance.errors import CursorMismatchError
@@ -225,7 +225,7 @@ class LanceIterableDataset(IterableDataset[Any]):
         order = self.permutation.order.epoch(begin.cursor.epoch)
         steps = range(worker.number + begin.steps * worker.size, schedule.rank_steps, worker.size)
         position = begin
-        kept = self._kept(len(steps)) if schedule.world_size * worker.size == 1 else None
+        kept = self._kept(len(steps)) if schedule.world_size == 1 and get_worker_info() is None else None
         for batch in batches(self._reader, kept, order, schedule, steps, self._prefetch):
             position = self._moved(position, _Position(begin.cursor, worker, position.steps + 1))
             yield batch
@@ -233,7 +233,10 @@ class LanceIterableDataset(IterableDataset[Any]):
             self._moved(position, _Position(begin.cursor, worker, schedule.steps))
 
     def _kept(self, steps: int) -> KeptRows | None:
-        """What is kept in memory, for a process that reads all of an epoch: others read other rows in each epoch."""
+        """What is kept in memory, for a process that reads all of an epoch.
+
+        Others read other rows in each epoch, and workers of a loader most often end with one.
+        """
         max_bytes = cache_limit(self._cache_bytes)
         rows = min(len(self.permutation), steps * self._batch_size)
         return begin_pass(self, self._reader, rows, max_bytes) if max_bytes else None

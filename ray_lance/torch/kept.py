@@ -16,6 +16,7 @@ import pyarrow as pa
 from ray_lance.order import ExplicitRows
 from ray_lance.order.rows import RowArray
 from ray_lance.scan.cells import array_of_cells, cell_bytes, cells_of
+from ray_lance.scan.places import sorted_rows
 from ray_lance.torch.batches import RowReader
 from ray_lance.torch.budget import budget
 
@@ -43,10 +44,8 @@ class KeptRows:
         self._is_suited = count > 0 and 0 < len(widths) == len(self._widths)
         self._count = count
         self._memory: _Memory | None = None
-        self._has_begun = False
+        self._rows_read = 0
         self._users: list[weakref.ref[object]] = []
-        self.is_warm = False
-        """Whether there are as many rows in memory as the pass has: most often they are those of the pass."""
 
     @property
     def nbytes(self) -> int:
@@ -58,20 +57,18 @@ class KeptRows:
         """Whether none of those for whom rows were read is alive."""
         return not any(user() is not None for user in self._users)
 
-    def begin(self, user: object, rows: int, max_bytes: int, *, is_epoch: bool) -> None:
+    def begin(self, user: object, rows: int, max_bytes: int, *, keeps_first: bool) -> None:
         """Begin a pass over so many rows, and make room for all rows of the table if there is none.
 
         Args:
             user: Whom they are read for: while it lives they do not give way to others.
             rows: Rows of the pass.
             max_bytes: Bytes that all caches of this process may keep for this one to keep more.
-            is_epoch: Whether there will be another pass. If not, the first one is taken for the only one.
+            keeps_first: Whether the first pass, until which fewer rows have been read than a pass has, keeps them too.
         """
         others = [other for other in self._users if other() is not None and other() is not user]
         self._users = [*others, weakref.ref(user)]
-        self.is_warm = self._memory is not None and self._memory.rows >= rows
-        is_first, self._has_begun = not self._has_begun, True
-        if self._memory is not None or not self._is_suited or (is_first and not is_epoch):
+        if self._memory is not None or not self._is_suited or not (keeps_first or self._rows_read >= rows):
             return
         if budget.reserve(self.nbytes, max_bytes, self):
             try:
@@ -84,6 +81,10 @@ class KeptRows:
         self._memory = None
         budget.release_all(self)
 
+    def has(self, rows: RowArray) -> bool:
+        """Whether all of these rows are in memory."""
+        return self._memory is not None and not len(self._memory.missing(rows))
+
     def take(self, rows: RowArray, reader: RowReader) -> pa.Table:
         """The rows at the given offsets among the live rows, in that order; an offset may come more than once.
 
@@ -93,23 +94,34 @@ class KeptRows:
         """
         memory = self._memory
         if memory is None or not len(rows):
+            self._rows_read += len(rows)
             return reader.take(rows)
+        if memory.is_empty:
+            # The first batch waits for this read, and whether columns hold nulls, it is the one to show.
+            table = reader.take(rows)
+            self._confirm(memory, rows, is_written=memory.write(rows, table))
+            return table
         missing = memory.missing(rows)
         if len(missing):
-            wanted = (rows if len(missing) > _MOST_MISSING * len(rows) else missing).copy()
-            wanted.sort()  # the order in which they lie
-            if not reader.take_in_pieces(wanted, memory.write):
-                self._is_suited = False
-                self.clear()
+            # In the order in which they lie: memory has them in any.
+            wanted, _ = sorted_rows(rows if len(missing) > _MOST_MISSING * len(rows) else missing)
+            if not self._confirm(memory, wanted, is_written=reader.take_in_pieces(wanted, memory.write)):
                 return reader.take(rows)
-            memory.confirm(wanted)
         return memory.take(rows)
+
+    def _confirm(self, memory: _Memory, rows: RowArray, *, is_written: bool) -> bool:
+        if is_written:
+            memory.confirm(rows)
+        else:
+            self._is_suited = False
+            self.clear()
+        return is_written
 
 
 class _Memory:
     """The bytes of a table's rows, as far as they are there.
 
-    Threads may take and write at once: a row is there when its bytes are, and they are the same whoever writes them.
+    Threads may take and write at once: a row is there once all of the read that brought it has been written.
     """
 
     def __init__(self, widths: Sequence[int], count: int) -> None:
@@ -118,11 +130,7 @@ class _Memory:
         self._columns = [np.frombuffer(each, f"V{width}") for each, width in zip(memory, widths, strict=True)]
         self._is_there: npt.NDArray[np.bool_] = np.zeros(count, np.bool_)
         self._schema: pa.Schema | None = None
-
-    @property
-    def rows(self) -> int:
-        """How many rows are there."""
-        return int(np.count_nonzero(self._is_there))
+        self.is_empty = True
 
     def missing(self, rows: RowArray) -> RowArray:
         """Those of the rows that are not there."""
@@ -130,14 +138,23 @@ class _Memory:
         return rows[:0] if is_there.all() else rows[~is_there]
 
     def write(self, rows: RowArray, table: pa.Table) -> bool:
-        """Write down the rows of a table, whose offsets these are; False if some hold nulls, which have no bytes."""
+        """Write down the rows of a table, whose offsets these are; False if some hold nulls, which have no bytes.
+
+        Rows that are there stay as they are: others may be reading them.
+        """
+        is_new = ~self._is_there[rows]
+        is_all_new = bool(is_new.all())
         for kept, column in zip(self._columns, table.columns, strict=True):
             start = 0
             for chunk in column.chunks:
                 cells = cells_of(chunk)
                 if cells is None or cells.dtype != kept.dtype:
                     return False
-                kept[rows[start : start + len(cells)]] = cells
+                part = slice(start, start + len(cells))
+                if is_all_new:
+                    kept[rows[part]] = cells
+                else:
+                    kept[rows[part][is_new[part]]] = cells[is_new[part]]
                 start += len(cells)
         self._schema = table.schema
         return True
@@ -145,6 +162,7 @@ class _Memory:
     def confirm(self, rows: RowArray) -> None:
         """From now on these rows are there: all of them have been written."""
         self._is_there[rows] = True
+        self.is_empty = False
 
     def take(self, rows: RowArray) -> pa.Table:
         """Rows that are there, copied."""
@@ -204,6 +222,6 @@ def begin_pass(user: object, reader: RowReader, rows: int, max_bytes: int) -> Ke
     with _tables.lock:
         kept = _tables.kept.setdefault(key, kept)
         _tables.kept.move_to_end(key)
-        kept.begin(user, rows, max_bytes, is_epoch=order.mixing is not None)
+        kept.begin(user, rows, max_bytes, keeps_first=order.mixing is not None)
         _tables.trim()
     return kept

@@ -28,6 +28,8 @@ READ_BYTES = MAX_TASK_BYTES
 
 _MAX_THREADS = 4
 _DECODED_AHEAD = 4
+# Rows all over an order that tell whether those of a pass are in memory.
+_SAMPLE = 64
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -221,7 +223,7 @@ def batches(
         return lane, reader.to_cut(reader.take(rows) if kept is None else kept.take(rows, reader))
 
     keep_freed_memory(KEPT_BESIDE_OTHERS, BUFFER_BESIDE_OTHERS)
-    is_in_memory = kept is not None and kept.is_warm
+    is_in_memory = kept is not None and kept.has(_sample(order))
     small_first = is_in_memory or parts_are_cheap(order, reader.permutation.table)
     plan = plan_reads(schedule, steps, order, reader.row_bytes, small_first=small_first)
     # What the first batch waits for, and after small reads those that soon follow; they bring the metadata for others.
@@ -238,6 +240,12 @@ def batches(
         rows = _cut(reads, (schedule.pieces(step) for step in steps))
         with closing(ordered_map(reader.cut, rows, threads if reader.decodes else 0, _DECODED_AHEAD)) as finished:
             yield from finished
+
+
+def _sample(order: RowPermutation) -> RowArray:
+    """Rows from all over an order; none of the last, which a pass may drop."""
+    count = min(_SAMPLE, len(order))
+    return order.take(np.arange(count) * len(order) // max(1, count))
 
 
 def _cut(reads: Iterator[tuple[int, ReadRows]], steps: Iterable[list[LaneRange]]) -> Iterator[ReadRows]:

@@ -18,13 +18,14 @@ import lance
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ray_lance import Permutation
 from ray_lance.errors import InvalidArgumentError
 from ray_lance.order.rows import RowArray
-from ray_lance.torch import LanceIterableDataset, kept
+from ray_lance.torch import LanceIterableDataset, budget, kept
 from ray_lance.torch.cache import RowCache
 from ray_lance.torch.kept import KeptRows
 from tests.datasets import write_fragments
@@ -71,8 +72,8 @@ class Table:
         self.kept = KeptRows(SCHEMA, COUNT)
         self.user = User()
 
-    def begin(self, rows: int = COUNT, max_bytes: int = 10**6, is_epoch: bool = True) -> None:
-        self.kept.begin(self.user, rows, max_bytes, is_epoch=is_epoch)
+    def begin(self, rows: int = COUNT, max_bytes: int = 10**6, keeps_first: bool = True) -> None:
+        self.kept.begin(self.user, rows, max_bytes, keeps_first=keeps_first)
 
     def take(self, offsets: list[int]) -> pa.Table:
         return self.kept.take(np.array(offsets, np.int64), self.storage)
@@ -98,24 +99,24 @@ class TestRows:
                 got.validate(full=True)
                 assert got.equals(table.rows(offsets), check_metadata=True)
 
-    def test_are_read_once_and_in_the_order_in_which_they_lie(self):
+    def test_are_read_once_and_from_the_second_read_on_in_the_order_in_which_they_lie(self):
         table = Table()
 
         for offsets in ([9, 1, 5], [1, 9], [7, 5, 1, 3], [5, 7]):
             table.begin()
             table.take(offsets)
 
-        assert table.reads == [[1, 5, 9], [1, 3, 5, 7]]
+        assert table.reads == [[9, 1, 5], [1, 3, 5, 7]]
 
     def test_of_a_first_pass_that_may_be_the_only_one_are_not_kept(self, room):
         table, used = Table(), []
-        for _ in range(3):
-            table.begin(is_epoch=False)
-            table.take_all()
+        for offsets in ([0, 1], range(COUNT), range(COUNT), range(COUNT)):
+            table.begin(keeps_first=False)
+            table.take(list(offsets))
             used.append(room.used)
 
-        assert used == [0, COUNT * ROW_BYTES, COUNT * ROW_BYTES]
-        assert len(table.reads) == 2
+        assert used == [0, 0, COUNT * ROW_BYTES, COUNT * ROW_BYTES]
+        assert len(table.reads) == 3
 
     def test_that_are_few_are_read_by_themselves(self):
         table = Table()
@@ -136,7 +137,7 @@ class TestRows:
             table.take_all()
             table.take([1, 2])
 
-        assert [len(read) for read in table.reads] == [COUNT, COUNT, 2, *[COUNT, 2] * 3]
+        assert [len(read) for read in table.reads] == [COUNT, 2] * 4
         assert room.used == 0
 
     def test_with_nulls_among_the_last_few_are_read_again(self, room):
@@ -147,19 +148,21 @@ class TestRows:
         assert table.take([*range(40), 50]).equals(table.rows([*range(40), 50]))
         assert room.used == 0
 
-    def test_of_a_read_that_failed_are_read_again(self):
+    def test_of_a_read_that_failed_are_not_kept_and_those_that_are_stay(self):
         table = Table()
         table.begin()
+        table.take([20, 21])
 
         def fail(offsets: RowArray, receive: Callable[[RowArray, pa.Table], bool]) -> bool:
-            receive(offsets[:5], table.rows(list(range(5))))  # others than were asked for
+            receive(offsets[:5], table.rows([1, 2, 3, 4, 5]))  # others than were asked for
             raise IndexError("only 5 of 20 rows exist")
 
         with pytest.raises(IndexError, match="only 5"):
             table.kept.take(np.arange(20, 40), SimpleNamespace(take_in_pieces=fail))
 
-        assert table.take(list(range(20, 40))).equals(table.rows(list(range(20, 40))))
-        assert table.reads == [list(range(20, 40))]
+        assert table.take([21, 20])["id"].to_pylist() == [21, 20]
+        assert table.take([22])["id"].to_pylist() == [22]
+        assert table.reads == [[20, 21], [22]]
 
     def test_are_the_callers_own(self):
         table = Table()
@@ -181,14 +184,14 @@ class TestRows:
 
         assert [each["id"].to_pylist() for each in got] == asked
 
-    def test_a_pass_is_warm_where_as_many_rows_are_there(self):
-        table, warm = Table(), []
-        for rows in (20, 20, 30, 30, 10):
-            table.begin(rows)
-            warm.append(table.kept.is_warm)
-            table.take(list(range(rows)))
+    def test_are_there_when_they_have_been_read(self):
+        table = Table()
+        assert not table.kept.has(np.arange(1))
+        table.begin()
+        table.take([3, 4])
 
-        assert warm == [False, True, False, True, True]
+        assert table.kept.has(np.array([4, 3, 4]))
+        assert not table.kept.has(np.array([3, 5]))
 
 
 class TestRoom:
@@ -228,7 +231,7 @@ class TestRoom:
         idle.user = None
         large = KeptRows(SCHEMA, 2 * COUNT)
 
-        large.begin(User(), 2 * COUNT, limit, is_epoch=True)
+        large.begin(User(), 2 * COUNT, limit, keeps_first=True)
 
         idle.take([1])
         assert not idle.reads
@@ -263,11 +266,11 @@ class TestRoom:
         count, width = 2**15, 8192
         schema = pa.schema([("data", pa.binary(width))])
         rows, user = KeptRows(schema, count), User()
-        rows.begin(user, count, 2**30, is_epoch=True)
+        rows.begin(user, count, 2**30, keeps_first=True)
         before = resident()
 
         table = pa.table({"data": pa.array([b"x" * width] * (count // 2**8), pa.binary(width))})
-        rows.take(np.arange(0, count, 2**8), SimpleNamespace(take_in_pieces=lambda rows, receive: receive(rows, table)))
+        rows.take(np.arange(0, count, 2**8), SimpleNamespace(take=lambda _rows: table))
 
         assert resident() - before < 2**25 < rows.nbytes / 4
 
@@ -302,6 +305,10 @@ UNSUITED = {
 }
 
 
+def _note_used(batch: dict) -> dict:
+    return {**batch, "used": budget.budget.used}
+
+
 def passes(source, count: int = 4, **options) -> list[list[pa.Table]]:
     options = {"batch_size": 7, "shuffle": 3, "tail": "uneven", "format": "arrow", **options}
     dataset = LanceIterableDataset(source, **options)
@@ -332,8 +339,9 @@ class TestDatasets:
         for file in Path(table, "data").iterdir():
             file.write_bytes(b"")  # a removed one might still be open
 
-    def test_read_nothing_from_the_second_pass_on(self, table):
-        options = {"batch_size": 10, "columns": ["id", "vec"], "shuffle": 3, "tail": "uneven"}
+    @pytest.mark.parametrize("columns", [["id", "vec"], ["vec", "_rowid", "_fragid", "id"]])
+    def test_read_nothing_from_the_second_pass_on(self, table, columns):
+        options = {"batch_size": 10, "columns": columns, "shuffle": 3, "tail": "uneven"}
         expected = passes(table, 5, **options, cache_bytes=0)
         dataset = LanceIterableDataset(table, **options, format="arrow")
         got = [list(dataset)]
@@ -346,15 +354,28 @@ class TestDatasets:
         assert got == expected
         assert rest == sorted(row for batch in expected[0] for row in batch["id"].to_pylist())
 
-    def test_in_order_read_nothing_from_the_third_pass_on(self, table):
-        options = {"columns": ["id", "vec"], "shuffle": None}
+    def test_in_order_read_nothing_from_the_third_pass_on(self, table, room):
+        options = {"columns": ["vec", "_fragid", "id"], "shuffle": None}
         (expected,) = passes(table, 1, **options, cache_bytes=0)
-        got = passes(table, 2, **options)
+        got = passes(table, 1, **options)
+        assert room.used == 0
+        got += passes(table, 1, **options)
         self.emptied(table)
 
         got += passes(table, 2, **options)
 
         assert got == [expected] * 4
+
+    @pytest.mark.parametrize("tail", ["pad", "uneven"])
+    @pytest.mark.parametrize("deleted", [None, "id % 16 = 5"])
+    def test_of_several_reads_are_those_in_storage(self, uri, room, deleted, tail):
+        write_fragments(uri, [20_000, 15_000, 30_000], deleted=deleted)
+        options = {"batch_size": 1000, "columns": ["vec", "_rowaddr", "id"], "tail": tail, "lanes": 2}
+
+        for got, expected in zip(passes(uri, 3, **options), passes(uri, 3, **options, cache_bytes=0), strict=True):
+            assert got == expected
+
+        assert room.used > 0
 
     def test_go_on_from_a_state(self, table):
         options = {"batch_size": 10, "columns": ["id"], "shuffle": 3}
@@ -440,6 +461,12 @@ class TestDatasets:
         passes(table, 4, columns=["id"], **options)
 
         assert room.used == 0
+
+    def test_of_workers_of_a_loader_read_their_rows(self, table):
+        dataset = LanceIterableDataset(table, batch_size=10, columns=["id"], shuffle=3, transform=_note_used)
+        loader = torch.utils.data.DataLoader(dataset, None, num_workers=1, multiprocessing_context="spawn")
+
+        assert [batch["used"] for batch in loader] == [0] * 11
 
     def test_of_a_part_of_a_table_keep_it(self, table, room):
         part = Permutation(table).split({"most": 0.9, "rest": 0.1}, seed=1)["most"]
