@@ -83,8 +83,15 @@ def _scan_run(scan: Scan, start: int, count: int) -> Iterator[pa.Table]:
 
 def _read(scan: Scan, rows: RowArray, are_offsets: bool) -> Iterator[pa.Table]:
     """Rows in ascending order, in one table or several: scanned or taken, whichever is faster."""
-    addresses = _scannable(scan, rows, are_offsets)
-    tables = _take(scan, rows, are_offsets) if addresses is None else _scan_set(scan, addresses)
+    layout = layout_of(scan.tables[0])
+    is_scanned = layout is not None and layout.is_scannable and _is_worth_scanning(scan, rows)
+    row_ids = None if are_offsets else rows.astype(np.uint64, copy=False)
+    if are_offsets and layout is not None and (is_scanned or not layout.is_dense):
+        row_ids = layout.row_ids(rows)
+    if row_ids is None:
+        tables = _take(scan, rows, are_offsets=True)
+    else:
+        tables = _scan_set(scan, row_ids) if is_scanned else _take(scan, row_ids, are_offsets=False)
     yield from _complete(tables, len(rows), scan)
 
 
@@ -105,19 +112,16 @@ def _complete(tables: Iterator[pa.Table], count: int, scan: Scan) -> Iterator[pa
         raise IndexError(f"only {found} of {count} rows exist in {scan.tables[0]}")
 
 
-def _scannable(scan: Scan, rows: RowArray, are_offsets: bool) -> npt.NDArray[np.uint64] | None:
-    """The addresses of ascending rows that a scan reads in less time than takes would; None for others."""
+def _is_worth_scanning(scan: Scan, rows: RowArray) -> bool:
+    """Whether a scan reads ascending rows in less time than takes would, and reads the same."""
     table = scan.tables[0]
     if table.is_remote or len(rows) < max(_MIN_ROWS_PER_FRAGMENT, number_of_runs(rows) * _MIN_ROWS_PER_RUN):
-        return None
+        return False
     fragments: int = table.open()._ds.count_fragments()
     if len(rows) < fragments * _MIN_ROWS_PER_FRAGMENT or bool((rows[1:] == rows[:-1]).any()):
-        return None
+        return False
     # Inside of structs and expressions, blobs are bytes in a scan and descriptors in a take.
-    layout = None if scan.reads_blobs() else layout_of(table)
-    if layout is None:
-        return None
-    return layout.addresses(rows) if are_offsets else rows.astype(np.uint64, copy=False)
+    return not scan.reads_blobs()
 
 
 def _scan_set(scan: Scan, addresses: npt.NDArray[np.uint64]) -> Iterator[pa.Table]:

@@ -98,10 +98,14 @@ class TestBatches:
 
     def test_are_one_take(self, dataset, monkeypatch):
         sizes = []
-        take = lance.LanceDataset.take
-        monkeypatch.setattr(
-            lance.LanceDataset, "take", lambda self, rows, *a: sizes.append(len(rows)) or take(self, rows, *a)
-        )
+        for name in ("take", "_take_rows"):
+            take = getattr(lance.LanceDataset, name)
+
+            def counted(self, rows, *rest, take=take):
+                sizes.append(len(rows))
+                return take(self, rows, *rest)
+
+            monkeypatch.setattr(lance.LanceDataset, name, counted)
         dataset.__getitems__(list(range(50)))
         assert sizes == [50]
 
