@@ -84,7 +84,7 @@ def _scan_run(scan: Scan, start: int, count: int) -> Iterator[pa.Table]:
 def _read(scan: Scan, rows: RowArray, are_offsets: bool) -> Iterator[pa.Table]:
     """Rows in ascending order, in one table or several: scanned or taken, whichever is faster."""
     layout = layout_of(scan.tables[0])
-    is_scanned = layout is not None and layout.is_scannable and _is_worth_scanning(scan, rows)
+    is_scanned = layout is not None and layout.is_scannable and _is_worth_scanning(scan, rows, len(layout.numbers))
     row_ids = None if are_offsets else rows.astype(np.uint64, copy=False)
     if are_offsets and layout is not None and (is_scanned or not layout.is_dense):
         row_ids = layout.row_ids(rows)
@@ -112,13 +112,11 @@ def _complete(tables: Iterator[pa.Table], count: int, scan: Scan) -> Iterator[pa
         raise IndexError(f"only {found} of {count} rows exist in {scan.tables[0]}")
 
 
-def _is_worth_scanning(scan: Scan, rows: RowArray) -> bool:
+def _is_worth_scanning(scan: Scan, rows: RowArray, fragments: int) -> bool:
     """Whether a scan reads ascending rows in less time than takes would, and reads the same."""
-    table = scan.tables[0]
-    if table.is_remote or len(rows) < max(_MIN_ROWS_PER_FRAGMENT, number_of_runs(rows) * _MIN_ROWS_PER_RUN):
+    if scan.tables[0].is_remote or len(rows) < fragments * _MIN_ROWS_PER_FRAGMENT:
         return False
-    fragments: int = table.open()._ds.count_fragments()
-    if len(rows) < fragments * _MIN_ROWS_PER_FRAGMENT or bool((rows[1:] == rows[:-1]).any()):
+    if len(rows) < number_of_runs(rows) * _MIN_ROWS_PER_RUN or bool((rows[1:] == rows[:-1]).any()):
         return False
     # Inside of structs and expressions, blobs are bytes in a scan and descriptors in a take.
     return not scan.reads_blobs()

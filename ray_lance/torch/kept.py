@@ -64,7 +64,7 @@ class KeptRows:
             user: Whom they are read for: while it lives they do not give way to others.
             rows: Rows of the pass.
             max_bytes: Bytes that all caches of this process may keep for this one to keep more.
-            keeps_first: Whether the first pass, until which fewer rows have been read than a pass has, keeps them too.
+            keeps_first: Whether to keep rows before as many have been read as the pass has: it may be the only one.
         """
         others = [other for other in self._users if other() is not None and other() is not user]
         self._users = [*others, weakref.ref(user)]
@@ -99,23 +99,25 @@ class KeptRows:
         if memory.is_empty:
             # The first batch waits for this read, and whether columns hold nulls, it is the one to show.
             table = reader.take(rows)
-            self._confirm(memory, rows, is_written=memory.write(rows, table))
+            if memory.write(rows, table):
+                memory.confirm(rows)
+            else:
+                self._give_up()
             return table
         missing = memory.missing(rows)
         if len(missing):
             # In the order in which they lie: memory has them in any.
             wanted, _ = sorted_rows(rows if len(missing) > _MOST_MISSING * len(rows) else missing)
-            if not self._confirm(memory, wanted, is_written=reader.take_in_pieces(wanted, memory.write)):
+            if not reader.take_in_pieces(wanted, memory.write):
+                self._give_up()
                 return reader.take(rows)
+            memory.confirm(wanted)
         return memory.take(rows)
 
-    def _confirm(self, memory: _Memory, rows: RowArray, *, is_written: bool) -> bool:
-        if is_written:
-            memory.confirm(rows)
-        else:
-            self._is_suited = False
-            self.clear()
-        return is_written
+    def _give_up(self) -> None:
+        """Some rows hold nulls."""
+        self._is_suited = False
+        self.clear()
 
 
 class _Memory:
