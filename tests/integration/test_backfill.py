@@ -339,7 +339,9 @@ class NotFarAhead:
         return {"plus": batch["id"] + 1}
 
 
-@pytest.mark.parametrize(("most", "where"), [(1, None), (2, "label < 5"), (7, None)])
+@pytest.mark.parametrize(
+    ("most", "where"), [(1, None), (2, "label < 5"), pytest.param(7, None, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("in_actors", [True, False], ids=["actors", "tasks"])
 def test_no_more_is_computed_ahead_of_the_commits_than_asked_for(uri, most, in_actors, where):
     """What a kill can cost, at any moment: ``fragments_per_commit`` fragments, computed wholly or in part."""

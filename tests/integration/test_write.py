@@ -316,15 +316,16 @@ def test_one_large_block_becomes_several_files(uri):
     assert by_id(lance.dataset(uri).to_table()).equals(table)
 
 
+# What the options mean is tested without Ray, property-based, in unit/write/test_merge.py.
 MERGES = [
-    ({}, {0: 1, 1: 2, 2: 2, 9: 2}),
-    ({"insert": False}, {0: 1, 1: 2, 2: 2}),
-    ({"update": False}, {0: 1, 1: 1, 2: 1, 9: 2}),
-    ({"delete_missing": True}, {1: 2, 2: 2, 9: 2}),
+    pytest.param({}, {0: 1, 1: 2, 2: 2, 9: 2}, id="upsert"),
+    pytest.param({"insert": False}, {0: 1, 1: 2, 2: 2}, id="update", marks=pytest.mark.slow),
+    pytest.param({"update": False}, {0: 1, 1: 1, 2: 1, 9: 2}, id="insert", marks=pytest.mark.slow),
+    pytest.param({"delete_missing": True}, {1: 2, 2: 2, 9: 2}, id="replace"),
 ]
 
 
-@pytest.mark.parametrize(("options", "expected"), MERGES, ids=["upsert", "update", "insert", "replace"])
+@pytest.mark.parametrize(("options", "expected"), MERGES)
 def test_merge(uri, options, expected):
     lance.write_dataset(values([0, 1, 2], 1), uri)
     new = blocks(values([9, 1], 2), values([2], 2))

@@ -166,7 +166,7 @@ def stored_type(name: str) -> pa.DataType:
     return pa.list_(value, shape[0]) if len(shape) == 1 else pa.fixed_shape_tensor(value, shape)
 
 
-@pytest.mark.parametrize("kind", ["numpy", "torch"])
+@pytest.mark.parametrize("kind", [pytest.param("numpy", marks=pytest.mark.slow), "torch"])
 @few
 @given(seed=st.integers(0, 2**32))
 def test_tensor_columns_of_a_function_survive_every_mode(kind, seed, tmp_path_factory):
@@ -226,7 +226,7 @@ def test_what_ray_cannot_carry_survives_every_mode_as_an_arrow_table(uri):
         assert plain(found["pages"]) == [[[row] * (row % 2 + 1)] * (row % 3 + 1) for row in rows_now]
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", [pytest.param(1, marks=pytest.mark.slow), 2])
 @few
 @given(values=st.lists(st.none() | st.binary(max_size=9) | st.just(b"x" * 70_000), min_size=41, max_size=41))
 def test_blobs_survive_every_mode(version, values, tmp_path_factory):
