@@ -410,7 +410,7 @@ class TestDatasets:
         ],
     )
     def test_that_may_not_keep_rows_read_them(self, table, options, room):
-        passes(table, 2, **{"columns": ["id"], **options})
+        passes(table, 3, **{"columns": ["id"], **options})
 
         assert room.used == 0
 
@@ -436,7 +436,8 @@ class TestDatasets:
         class Trainer:
             def __init__(self) -> None:
                 self.dataset = LanceIterableDataset(table, batch_size=10, columns=["id"], transform=self.transform)
-                list(self.dataset)
+                for _ in range(3):
+                    list(self.dataset)
 
             def transform(self, batch: dict) -> dict:
                 return batch
@@ -445,6 +446,7 @@ class TestDatasets:
         gc.collect()
 
         assert trainer() is None
+        assert kept_columns() == [("id",)]
         assert [rows.is_idle for rows in kept._tables.kept.values()] == [True]
 
     def test_of_many_tables_are_forgotten(self, table, monkeypatch, room):
