@@ -20,9 +20,10 @@ from lance.commit import CommitConflictError
 from ray_lance.errors import CommitError
 from ray_lance.retry import is_transient
 from ray_lance.write.column_files import WrittenColumn
-from ray_lance.write.column_job import ColumnJob, field_ids
+from ray_lance.write.column_job import ColumnJob
 from ray_lance.write.column_record import RECORD_KEY, ColumnRecord, column_fields, record_of
 from ray_lance.write.commit import JOB_PROPERTY, Send, find_commit
+from ray_lance.write.field_ids import field_ids
 from ray_lance.write.job import WriteJob
 
 __all__ = ["GroupCommit", "claim", "commit_group", "drop_blank", "finish", "remove_leftovers", "renewed"]
@@ -208,7 +209,7 @@ def _record(dataset: lance.LanceDataset, record: ColumnRecord) -> ColumnRecord |
 def _note(dataset: lance.LanceDataset, record: ColumnRecord) -> lance.LanceOperation.BaseOperation:
     update = lance.LanceOperation.UpdateMap({RECORD_KEY: record.to_json()})
     return lance.LanceOperation.UpdateConfig(
-        field_metadata_updates={field_ids(dataset, [name])[0]: update for name in record.columns}
+        field_metadata_updates={field_ids(dataset.lance_schema, [name])[0]: update for name in record.columns}
     )
 
 

@@ -15,8 +15,8 @@ import numpy as np
 from lance.fragment import DataFile, FragmentMetadata
 
 from ray_lance.scan.scan import ROW_ADDRESS
-from ray_lance.write.column_job import field_ids
 from ray_lance.write.column_record import ColumnRecord
+from ray_lance.write.field_ids import field_ids
 
 __all__ = ["FragmentWork", "Pass", "Plan", "count_selected", "plan"]
 
@@ -86,7 +86,7 @@ def plan(dataset: lance.LanceDataset, record: ColumnRecord) -> Plan:
     as a whole when the record replaces.
     """
     names = [name for name in record.columns if name in dataset.schema.names]
-    columns = field_ids(dataset, names)
+    columns = field_ids(dataset.lance_schema, names)
     where = record.recipe.where
     blank: list[FragmentWork] = []
     partial: list[FragmentWork] = []

@@ -25,6 +25,7 @@ from lance.file import LanceFileSession
 from lance.fragment import FragmentMetadata, write_fragments
 
 from ray_lance.errors import CommitError
+from ray_lance.write.field_ids import renumbered
 from ray_lance.write.job import WriteJob
 from ray_lance.write.schema import fit
 from ray_lance.write.storage import Storage
@@ -38,6 +39,7 @@ _BATCH_BYTES = 4 * 2**20
 # Lance keeps rows per file in 32 bits, and a larger number wraps around.
 _MAX_ROWS = 2**31
 _MAX_BYTES = 2**60
+_LEGACY = "0.1"
 
 
 class Rows(Protocol):
@@ -159,30 +161,46 @@ def _stage(batches: Iterator[pa.RecordBatch], folder: Path, job: WriteJob) -> tu
     source = WatchedBatches(batches)
     reader = pa.RecordBatchReader.from_batches(job.schema, source)
     try:
-        fragments = write_fragments(
-            reader, max_rows_per_file=_MAX_ROWS, max_bytes_per_file=_MAX_BYTES, **_like(job, folder)
-        )
+        operation = write_fragments(
+            reader,
+            max_rows_per_file=_MAX_ROWS,
+            max_bytes_per_file=_MAX_BYTES,
+            return_transaction=True,
+            **_target(job, folder),
+        ).operation
     except Exception as error:
         # Lance reports an error of its source as text inside an error of its own.
         raise source.error or error from None
-    if len(fragments) != 1:
-        raise CommitError(f"Lance made {len(fragments)} fragments where one was expected")
-    return fragments[0], folder / "data"
+    if len(operation.fragments) != 1:
+        raise CommitError(f"Lance made {len(operation.fragments)} fragments where one was expected")
+    (fragment,) = operation.fragments
+    if _adds_rows(job) and isinstance(operation, lance.LanceOperation.Overwrite):
+        (file,) = fragment.files
+        file.fields = renumbered(file.fields, operation.new_schema, job.table.open().lance_schema)
+    return fragment, folder / "data"
 
 
-def _like(job: WriteJob, folder: Path) -> dict[str, Any]:
-    """Arguments that make Lance write into ``folder`` a file that fits the job's dataset."""
-    if job.exists and job.options.mode in ("append", "merge"):
-        # A handle with the dataset's manifest and another root: field ids and file version are the dataset's.
-        if any(pa.types.is_dictionary(column.type) for column in job.schema or ()):
-            _copy_manifest(job, folder)
-        handle = lance.LanceDataset(str(folder), job.table.version, serialized_manifest=job.table.manifest)
-        return {"dataset_uri": handle, "mode": "append"}
-    return {"dataset_uri": str(folder), "mode": "create", "data_storage_version": job.file_version}
+def _adds_rows(job: WriteJob) -> bool:
+    """Whether the rows become part of a dataset that is there, whose schema stays."""
+    return job.exists and job.options.mode in ("append", "merge")
+
+
+def _target(job: WriteJob, folder: Path) -> dict[str, Any]:
+    """Arguments that make Lance write into ``folder`` a file of the dataset's version.
+
+    Files are written for a dataset of their own, which needs nothing of what lies in the job's: neither its indexes
+    nor the values of its categories. The ids of the dataset's fields are given to them afterwards.
+    """
+    if not (_adds_rows(job) and job.file_version == _LEGACY):
+        return {"dataset_uri": str(folder), "mode": "create", "data_storage_version": job.file_version}
+    # Files of this version hold field ids themselves. A handle with the dataset's manifest and another root has them.
+    _copy_manifest(job, folder)
+    handle = lance.LanceDataset(str(folder), job.table.version, serialized_manifest=job.table.manifest)
+    return {"dataset_uri": handle, "mode": "append"}
 
 
 def _copy_manifest(job: WriteJob, folder: Path) -> None:
-    """Lance reads the values of dictionary columns from the manifest file itself, so that must be there too."""
+    """Lance reads indexes and the values of dictionary columns from the manifest file, so that must be there too."""
     session = LanceFileSession(
         job.uri, storage_options=dict(job.storage_options) or None, **job.table.namespace_arguments()
     )
