@@ -16,6 +16,7 @@ CURSOR_VERSION = 1
 """Version of the JSON form."""
 
 _KEYS = ("version", "epoch", "rows", "lanes", "fingerprint", "order")
+_GLOBAL_BATCH = "global_batch"
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Cursor:
         lanes: Lanes of the schedule, which must stay the same.
         fingerprint: Fingerprint of the order.
         order: Description of the order in plain JSON types, for the message of a refusal.
+        global_batch: Rows of a step over all ranks; None where it is not known, as in states of older releases.
     """
 
     epoch: int
@@ -35,10 +37,13 @@ class Cursor:
     lanes: int
     fingerprint: str
     order: Mapping[str, Any] = field(default_factory=dict)
+    global_batch: int | None = None
 
     def __post_init__(self) -> None:
         for name, minimum in (("epoch", 0), ("rows", 0), ("lanes", 1)):
             object.__setattr__(self, name, as_integer(name, getattr(self, name), minimum))
+        if self.global_batch is not None:
+            object.__setattr__(self, "global_batch", as_integer("global_batch", self.global_batch, 1))
         if not isinstance(self.fingerprint, str) or not self.fingerprint:
             raise InvalidArgumentError(f"fingerprint={self.fingerprint!r} must be a non-empty string")
         if not isinstance(self.order, Mapping):
@@ -69,16 +74,23 @@ class Cursor:
         """The cursor before the first row of the next epoch."""
         return replace(self, epoch=self.epoch + 1, rows=0)
 
-    def check(self, fingerprint: str, lanes: int, order: Mapping[str, Any] | None = None) -> None:
-        """Refuse to continue in another order.
+    def check(
+        self,
+        fingerprint: str,
+        lanes: int,
+        order: Mapping[str, Any] | None = None,
+        global_batch: int | None = None,
+    ) -> None:
+        """Refuse to continue in another order, or in other steps.
 
         Args:
             fingerprint: Fingerprint of the order that is to be continued.
             lanes: Its lanes.
             order: Its description, compared entry by entry for the message.
+            global_batch: Rows of its steps over all ranks; None compares nothing.
 
         Raises:
-            CursorMismatchError: Fingerprint or lanes differ; the message shows both sides.
+            CursorMismatchError: Fingerprint, lanes or global batch differ; the message shows both sides.
         """
         differences: list[str] = []
         if self.fingerprint != fingerprint:
@@ -93,10 +105,17 @@ class Cursor:
                 + "\nOpen the same dataset version with the same filter, split, shuffle settings and lanes, or start "
                 "the epoch anew without the cursor."
             )
+        if None not in (self.global_batch, global_batch) and self.global_batch != global_batch:
+            raise CursorMismatchError(
+                f"global_batch: cursor {self.global_batch}, here {global_batch}: the steps after the cursor would not "
+                "be those of the run that saved it. Keep the rows of all ranks' batches together the same, or change "
+                f"them on purpose with state['global_batch'] = {global_batch}: the rest of the epoch is then read in "
+                "steps of that size, each row once."
+            )
 
     def to_json(self) -> dict[str, Any]:
         """A dict of plain JSON types."""
-        return {
+        state = {
             "version": CURSOR_VERSION,
             "epoch": self.epoch,
             "rows": self.rows,
@@ -104,6 +123,7 @@ class Cursor:
             "fingerprint": self.fingerprint,
             "order": dict(self.order),
         }
+        return state if self.global_batch is None else {**state, "global_batch": self.global_batch}
 
     @classmethod
     def from_json(cls, state: Mapping[str, Any]) -> Cursor:
@@ -113,18 +133,18 @@ class Cursor:
             InvalidArgumentError: A key is missing, unknown or of the wrong type, or the version is not known.
         """
         if not isinstance(state, Mapping):
-            raise InvalidArgumentError(f"state={state!r} must be the dict that a cursor's to_json returned")
+            raise InvalidArgumentError(f"state={state!r:.200} must be the dict that state_dict() returned")
         missing = [key for key in _KEYS if key not in state]
-        unknown = [key for key in state if key not in _KEYS]
+        unknown = [key for key in state if key not in (*_KEYS, _GLOBAL_BATCH)]
         if missing or unknown:
             raise InvalidArgumentError(
-                f"state is not a cursor: missing keys {missing}, unknown keys {unknown}; pass what to_json returned"
+                f"state is not a cursor: missing keys {missing}, unknown keys {unknown}; pass what state_dict() returned"
             )
         if state["version"] != CURSOR_VERSION:
             raise InvalidArgumentError(
                 f"state['version']={state['version']!r} is not the version this release reads, {CURSOR_VERSION}"
             )
-        return cls(state["epoch"], state["rows"], state["lanes"], state["fingerprint"], state["order"])
+        return cls(*(state[key] for key in _KEYS[1:]), state.get(_GLOBAL_BATCH))
 
 
 def _differences(mine: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:

@@ -82,6 +82,11 @@ class BatchSchedule:
             raise InvalidArgumentError(f"rank={self.rank} must be from 0 to world_size - 1 = {self.world_size - 1}")
         if self.tail not in get_args(Tail):
             raise InvalidArgumentError(f"tail={self.tail!r} must be one of {list(get_args(Tail))}")
+        if self.consumed >= self.rows + self.global_batch:
+            raise CursorMismatchError(
+                f"consumed={self.consumed} rows are more than an epoch of {self.rows} rows has: the cursor is damaged, "
+                "or of another order"
+            )
         if self.consumed % self.lanes and self.consumed != self.rows:
             raise CursorMismatchError(
                 f"consumed={self.consumed} rows cannot be shared by lanes={self.lanes}: a cursor stands at the end of "

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -74,6 +75,7 @@ def test_moves_on_within_an_epoch_and_to_the_next():
         ({"fingerprint": ""}, "fingerprint='' must be"),
         ({"order": [1]}, "order=.* must be a mapping"),
         ({"version": 99}, r"state\['version'\]=99 is not the version"),
+        ({"global_batch": 0}, "global_batch=0 must be at least 1"),
         ({"extra": 1}, r"unknown keys \['extra'\]"),
     ],
 )
@@ -86,3 +88,21 @@ def test_refuses_json_that_is_not_a_cursor(change, message):
 def test_refuses_what_is_no_cursor_at_all(state):
     with pytest.raises(InvalidArgumentError, match=r"missing keys|must be the dict"):
         Cursor.from_json(state)
+
+
+class TestGlobalBatch:
+    def test_is_part_of_the_state_where_it_is_known(self):
+        cursor = replace(Cursor.of(ORDER, 4, 8), global_batch=16)
+        assert cursor.to_json()["global_batch"] == 16
+        assert Cursor.from_json(json.loads(json.dumps(cursor.to_json()))) == cursor
+        assert "global_batch" not in Cursor.of(ORDER, 4).to_json()
+
+    def test_of_another_size_is_refused_with_both_sides_and_the_way_out(self):
+        cursor = replace(Cursor.of(ORDER, 4, 8), global_batch=16)
+        with pytest.raises(CursorMismatchError, match=r"cursor 16, here 32.*state\['global_batch'\] = 32"):
+            cursor.check(ORDER.fingerprint, 4, global_batch=32)
+        Cursor.from_json({**cursor.to_json(), "global_batch": 32}).check(ORDER.fingerprint, 4, global_batch=32)
+
+    def test_that_is_not_known_is_not_compared(self):
+        Cursor.of(ORDER, 4, 8).check(ORDER.fingerprint, 4, global_batch=32)
+        replace(Cursor.of(ORDER, 4, 8), global_batch=16).check(ORDER.fingerprint, 4)

@@ -202,6 +202,13 @@ def test_refuses_a_cursor_that_lanes_cannot_share():
         BatchSchedule(100, 2, 8).resume(3)
 
 
+@pytest.mark.parametrize(("tail", "last"), [("drop", 100), ("pad", 104), ("uneven", 100)])
+def test_refuses_a_cursor_beyond_the_end_of_an_epoch(tail, last):
+    assert BatchSchedule(100, 2, 8, tail=tail).resume(last).steps == 0
+    with pytest.raises(CursorMismatchError, match="consumed=1000000000 rows are more than an epoch of 100 rows has"):
+        BatchSchedule(100, 2, 8, tail=tail).resume(10**9)
+
+
 @pytest.mark.parametrize("step", [-1, 12])
 def test_steps_outside_raise_index_error(step):
     with pytest.raises(IndexError, match="12 steps"):
