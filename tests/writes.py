@@ -8,14 +8,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import lance
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ray_lance.retry import RetryPolicy
 from ray_lance.table import TableRef
 from ray_lance.write.cleanup import remove_uncommitted
-from ray_lance.write.commit import Send, commit_rows, find_commit
+from ray_lance.write.commit import Committed, Send, commit_rows, find_commit
 from ray_lance.write.fragments import Rows, TableRows, write_files
 from ray_lance.write.job import WriteJob, begin
+from ray_lance.write.merge import ADDRESSES, BUCKET, ROW_ID, commit_merge, match, with_bucket, with_row_ids
 from ray_lance.write.options import WriteOptions
 from ray_lance.write.storage import Storage
 
@@ -140,6 +143,36 @@ def write_tables(
             job.withdraw()
         raise
     return job
+
+
+def merge(
+    uri: str | TableRef,
+    new: pa.Table,
+    *,
+    buckets: int = 3,
+    send: Send = lance.LanceDataset.commit,
+    on: Iterable[str] = ("k", "s"),
+    **options: object,
+) -> Committed:
+    """Do what a Ray merge does, in this process: one task per bucket, then the commit."""
+    job = begin(
+        TableRef.of(uri) if isinstance(uri, str) else uri, WriteOptions(mode="merge", on=on, retry=QUICK, **options)
+    )
+    prepared = with_bucket(new, job, buckets)
+    fragments, addresses = [], [np.empty(0, np.uint64)]
+    for bucket in range(buckets):
+        part = prepared.filter(pc.equal(prepared[BUCKET], bucket))
+        if not part.num_rows:
+            continue
+        found = match(part, job)
+        known = pc.greater(pc.list_value_length(found[ADDRESSES]), 0)
+        old, new_rows = found.filter(known), found.filter(pc.invert(known))
+        addresses.append(old[ADDRESSES].combine_chunks().flatten().to_numpy())
+        parts = [*([old] if job.options.update else []), *([new_rows] if job.options.insert else [])]
+        files = write_files([TableRows(table.drop_columns([ADDRESSES, ROW_ID])) for table in parts], job)
+        stable = job.table.open().has_stable_row_ids and job.options.update
+        fragments += with_row_ids(files, old[ROW_ID].to_numpy() if stable else np.empty(0, np.uint64))
+    return commit_merge(job, fragments, np.concatenate(addresses), send)
 
 
 def at_once(*functions: Callable[[], object]) -> list[object]:

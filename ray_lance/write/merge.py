@@ -25,6 +25,7 @@ from lance.fragment import FragmentMetadata, LanceFragment, RowIdSequence
 
 from ray_lance.errors import InvalidArgumentError, RayLanceError, SchemaMismatchError
 from ray_lance.write.commit import Committed, Send, commit, find_commit
+from ray_lance.write.field_ids import field_ids
 from ray_lance.write.fragments import WrittenFile
 from ray_lance.write.job import WriteJob
 from ray_lance.write.schema import fit
@@ -142,12 +143,16 @@ def commit_merge(job: WriteJob, new: Sequence[FragmentMetadata], matched: Addres
     if not len(gone) and not new:
         return Committed(job.version_before or 0, 0, 0)
     deletion_files: list[str] = []
+    dataset = job.table.open()
     try:
-        with_deletions, without_rows = _delete(job.table.open(), gone, deletion_files)
+        with_deletions, without_rows = _delete(dataset, gone, deletion_files)
         operation = lance.LanceOperation.Update(
             removed_fragment_ids=without_rows,
             updated_fragments=with_deletions,
             new_fragments=list(new),
+            # Every value of a replaced row may be another one, so that no index covers the new fragments yet. Of
+            # indexes on fields that are not listed here Lance assumes that they do.
+            fields_for_preserving_frag_bitmap=field_ids(dataset.lance_schema, dataset.schema.names),
             update_mode="rewrite_rows",
         )
         version = commit(job, operation, send)

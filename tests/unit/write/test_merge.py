@@ -3,7 +3,6 @@ from __future__ import annotations
 import lance
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,21 +10,14 @@ from hypothesis import strategies as st
 from ray_lance.errors import InvalidArgumentError, SchemaMismatchError
 from ray_lance.table import TableRef
 from ray_lance.write.commit import MergeConflictError
-from ray_lance.write.fragments import TableRows, write_files
 from ray_lance.write.job import begin
 from ray_lance.write.merge import (
-    ADDRESSES,
-    BUCKET,
-    ROW_ID,
     check_keys,
     commit_merge,
-    match,
-    with_bucket,
-    with_row_ids,
 )
 from ray_lance.write.options import WriteOptions
 from tests.orphans import orphans
-from tests.writes import QUICK, Cue, FaultySend
+from tests.writes import QUICK, Cue, FaultySend, merge
 
 KEYS = st.lists(st.tuples(st.integers(-5, 20), st.sampled_from("ab")), unique=True, max_size=25)
 
@@ -38,27 +30,6 @@ def rows(keys: list[tuple[int, str]], value: int) -> pa.Table:
             "v": pa.array([value] * len(keys), pa.int64()),
         }
     )
-
-
-def merge(uri: str, new: pa.Table, *, buckets: int = 3, send=lance.LanceDataset.commit, **options):
-    """One task per bucket, then the commit."""
-    options.setdefault("on", ["k", "s"])
-    job = begin(TableRef.of(uri), WriteOptions(mode="merge", retry=QUICK, **options))
-    prepared = with_bucket(new, job, buckets)
-    fragments, addresses = [], [np.empty(0, np.uint64)]
-    for bucket in range(buckets):
-        part = prepared.filter(pc.equal(prepared[BUCKET], bucket))
-        if not part.num_rows:
-            continue
-        found = match(part, job)
-        known = pc.greater(pc.list_value_length(found[ADDRESSES]), 0)
-        old, new_rows = found.filter(known), found.filter(pc.invert(known))
-        addresses.append(old[ADDRESSES].combine_chunks().flatten().to_numpy())
-        parts = [*([old] if job.options.update else []), *([new_rows] if job.options.insert else [])]
-        files = write_files([TableRows(table.drop_columns([ADDRESSES, ROW_ID])) for table in parts], job)
-        stable = job.table.open().has_stable_row_ids and job.options.update
-        fragments += with_row_ids(files, old[ROW_ID].to_numpy() if stable else np.empty(0, np.uint64))
-    return commit_merge(job, fragments, np.concatenate(addresses), send)
 
 
 def content(uri: str) -> dict[tuple[int, str], int]:
