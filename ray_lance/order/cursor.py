@@ -138,13 +138,14 @@ class Cursor:
         unknown = [key for key in state if key not in (*_KEYS, _GLOBAL_BATCH)]
         if missing or unknown:
             raise InvalidArgumentError(
-                f"state is not a cursor: missing keys {missing}, unknown keys {unknown}; pass what state_dict() returned"
+                f"state is not a cursor: missing keys {missing}, unknown keys {unknown}; pass what state_dict() "
+                "returned"
             )
         if state["version"] != CURSOR_VERSION:
             raise InvalidArgumentError(
                 f"state['version']={state['version']!r} is not the version this release reads, {CURSOR_VERSION}"
             )
-        return cls(*(state[key] for key in _KEYS[1:]), state.get(_GLOBAL_BATCH))
+        return cls(**{key: state[key] for key in _KEYS[1:]}, global_batch=state.get(_GLOBAL_BATCH))
 
 
 def _differences(mine: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
