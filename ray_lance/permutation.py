@@ -34,6 +34,7 @@ from ray_lance.retry import RetryPolicy
 from ray_lance.scan.plan import MAX_TASK_BYTES, TaskSizing
 from ray_lance.scan.positions import plan_positions
 from ray_lance.scan.pushdown import Columns, build_scan
+from ray_lance.scan.reserved import readable_names
 from ray_lance.scan.scan import ROW_ID, Scan
 from ray_lance.scan.size import row_bytes
 from ray_lance.scan.stream import batches_of, read_ahead
@@ -184,7 +185,8 @@ class Permutation:
                 raise InvalidArgumentError(f"{name}={value!r} must be a number of rows or 'auto'")
         rows = len(self)
         if clump == "auto":
-            clump = auto_clump(int(row_bytes(build_scan([self.table], None, None, [], {}))), rows)
+            readable = readable_names(self.table.open().schema)
+            clump = auto_clump(int(row_bytes(build_scan([self.table], readable, None, [], {}))), rows)
             if window != "auto":
                 clump = _fitting_clump(clump, window)
         if window == "auto":

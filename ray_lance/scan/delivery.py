@@ -49,7 +49,7 @@ def delivered(
 
 def with_fragment_id(table: pa.Table, scan: Scan) -> pa.Table:
     """``table`` with the fragment's id, where ``scan`` delivers it: the upper half of the row address."""
-    if FRAGMENT_ID not in scan.names:
+    if FRAGMENT_ID not in scan.meta:
         return table
     return table.append_column(FRAGMENT_ID, pc.shift_right(table[ROW_ADDRESS], pa.scalar(32, pa.uint64())))
 

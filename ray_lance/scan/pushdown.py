@@ -7,9 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeAlias
 
+import lance
 import pyarrow as pa
 
 from ray_lance.errors import InvalidArgumentError, UnknownColumnError
+from ray_lance.scan.reserved import check_names, meta_among, refuse_reserved
 from ray_lance.scan.scan import META_COLUMNS, Scan, has_column
 from ray_lance.table import TableRef
 
@@ -47,12 +49,17 @@ def build_scan(
         InvalidArgumentError: Lance refuses the filter or an option.
     """
     schemas = [table.open().schema for table in tables]
+    for table, schema in zip(tables, schemas, strict=True):
+        refuse_reserved(table, schema)
     wanted = _wanted_columns(columns, schemas, _SEARCH_COLUMNS if _SEARCHES & set(options) else ())
+    meta = meta_among(wanted, schemas)
+    check_names(wanted, meta_columns, meta, schemas)
+    meta = meta.union(meta_columns)
     if isinstance(wanted, Mapping):
         wanted = {**wanted, **{name: name for name in meta_columns}}
     else:
         wanted = tuple(dict.fromkeys((*wanted, *meta_columns)))
-    scan = Scan(tuple(tables), wanted, options=dict(options))
+    scan = Scan(tuple(tables), wanted, options=dict(options), meta=meta)
     _check_options(scan)
     if scan.is_whole and not isinstance(wanted, Mapping):
         found = scan.scanner(0).projected_schema.names
@@ -76,7 +83,7 @@ def check_filter(scan: Scan, filter: Filter) -> None:
     for table in scan.tables:
         dataset = table.open()
         try:
-            dataset.scanner(filter=filter).explain_plan()
+            _let_plan(dataset, filter)
         except (KeyError, ValueError, OSError, NotImplementedError, pa.ArrowException) as error:
             if (missing := _NO_FIELD.search(str(error))) is not None:
                 raise UnknownColumnError(
@@ -89,10 +96,15 @@ def takes_filter(scan: Scan, expression: pa.compute.Expression) -> bool:
     """Whether Lance can evaluate a pyarrow expression on every table of the scan."""
     try:
         for table in scan.tables:
-            table.open().scanner(filter=expression).explain_plan()
+            _let_plan(table.open(), expression)
     except (ValueError, OSError, NotImplementedError, pa.ArrowException):
         return False
     return True
+
+
+def _let_plan(dataset: lance.LanceDataset, filter: Filter) -> None:
+    # Of no columns: Lance cannot read every column that it has let be written.
+    dataset.scanner(columns=[], with_row_id=True, filter=filter).explain_plan()
 
 
 def _wanted_columns(

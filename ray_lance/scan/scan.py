@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import lance
@@ -11,16 +12,19 @@ import pyarrow as pa
 
 from ray_lance.decode import Decode, ImageDecode, decoded_schema, find_decoders
 from ray_lance.errors import SchemaMismatchError, UnknownColumnError
+from ray_lance.paths import Path, find_path, sql_path
 from ray_lance.table import TableRef
 from ray_lance.tensors import delivered_schema
 
-__all__ = ["FRAGMENT_ID", "META_COLUMNS", "ROW_ADDRESS", "ROW_ID", "Scan", "has_column", "quoted_path"]
+__all__ = ["FRAGMENT_ID", "META_COLUMNS", "ROW_ADDRESS", "ROW_ID", "Scan", "has_column"]
 
 ROW_ID = "_rowid"
 ROW_ADDRESS = "_rowaddr"
 FRAGMENT_ID = "_fragid"
 META_COLUMNS = (ROW_ID, ROW_ADDRESS, FRAGMENT_ID)
 _META_FIELDS = {name: pa.field(name, pa.uint64()) for name in META_COLUMNS}
+# What a scanner takes for all columns, also where a column has this name.
+_EVERYTHING = "*"
 
 # Scanner options whose meaning is the whole dataset's: a scan that has one is never split into tasks.
 _WHOLE_SCAN_OPTIONS = frozenset(
@@ -35,8 +39,10 @@ class Scan:
 
     Attributes:
         tables: Pinned references, read in this order.
-        columns: Names of stored columns (``"a.b"`` for a struct's field) and of the meta columns ``_rowid``,
-            ``_rowaddr`` and ``_fragid``, in the order of delivery; or a mapping of names to SQL expressions.
+        columns: Paths of stored columns (``"a.b"`` for a struct's field) and names of meta columns, in the order of
+            delivery; or a mapping of names to SQL expressions.
+        meta: Those of ``columns`` that tell where a row lies: ``_rowid``, ``_rowaddr`` and ``_fragid``. A stored column
+            may be named ``_fragid``, too.
         filter: SQL or a pyarrow expression; rows for which it is not true are left out.
         options: Further keyword arguments of ``lance.LanceDataset.scanner``.
         decoders: What makes tensors of encoded columns, by name.
@@ -47,6 +53,7 @@ class Scan:
     filter: str | pa.compute.Expression | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     decoders: Mapping[str, ImageDecode] = field(default_factory=dict)
+    meta: frozenset[str] = frozenset()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -80,34 +87,46 @@ class Scan:
 
     def delivers_stored(self, names: Sequence[str]) -> bool:
         """Whether each of ``names`` is delivered as it is stored, not decoded nor computed by an SQL expression."""
-        if not self.decoders.keys().isdisjoint(names):
+        if not self.decoders.keys().isdisjoint(names) or not self.meta.isdisjoint(names):
             return False
         if not isinstance(self.columns, Mapping):
             return True
-        return all(self.columns.get(name) in (name, quoted_path(name)) for name in names)
+        return all(self.columns.get(name) in (name, sql_path((name,))) for name in names)
 
     def select(self, names: Sequence[str]) -> Scan:
         """The same scan of some of its columns, in the order of ``names``.
 
+        Args:
+            names: Names of columns; also paths of what is in stored columns, which are delivered under these names.
+
         Raises:
             UnknownColumnError: A name is not among the scan's columns.
         """
-        for name in names:
-            if name not in self.columns:
-                raise UnknownColumnError("select_columns", name, self.names)
-        decoders = {name: decoder for name, decoder in self.decoders.items() if name in names}
+        sources = {name: self._source(name) for name in names}
+        decoders = {name: self.decoders[source] for name, source in sources.items() if source in self.decoders}
+        columns: tuple[str, ...] | dict[str, str] = tuple(names)
         if isinstance(self.columns, Mapping):
-            return replace(self, columns={name: self.columns[name] for name in names}, decoders=decoders)
-        return replace(self, columns=tuple(names), decoders=decoders)
+            columns = {name: self.columns[name] for name in names}
+        return replace(self, columns=columns, decoders=decoders, meta=self.meta.intersection(names))
+
+    def _source(self, name: str) -> str:
+        """The column that is, or holds, what is delivered as ``name``."""
+        if name in self.columns:
+            return name
+        path = _path_in([table.open().schema for table in self.tables], name)
+        for column, around in self.stored_paths.items() if path is not None else ():
+            if path == around or (path[: len(around)] == around and column not in self.decoders):
+                return column
+        raise UnknownColumnError("select_columns", name, self.names)
 
     def of_table(self, table: int) -> Scan:
         """The columns of this scan that one of its tables has, as a scan of that table alone, without the filter."""
         columns = self.columns
         if len(self.tables) > 1 and not isinstance(columns, Mapping):
             schema = self.tables[table].open().schema
-            columns = tuple(name for name in columns if name in _META_FIELDS or has_column(schema, name))
+            columns = tuple(name for name in columns if name in self.meta or has_column(schema, name))
         decoders = {name: decoder for name, decoder in self.decoders.items() if name in columns}
-        return Scan((self.tables[table],), columns, decoders=decoders)
+        return Scan((self.tables[table],), columns, decoders=decoders, meta=self.meta)
 
     def scanner(self, table: int, fragment_ids: Sequence[int] | None = None, **options: Any) -> lance.LanceScanner:
         """Lance's scanner of one table of this scan.
@@ -134,7 +153,7 @@ class Scan:
     def _scanner(self, dataset: lance.LanceDataset, table: int, options: dict[str, Any]) -> lance.LanceScanner:
         if self.filter is not None:
             options["filter"] = self.filter
-        projection = _projection(self.of_table(table).columns, with_row_address=ROW_ADDRESS in self.read_names)
+        projection = self.of_table(table)._projection(with_row_address=ROW_ADDRESS in self.read_names)
         # In order whatever was asked for: a stream that broke goes on behind the number of rows that it delivered.
         given = {"blob_handling": "all_binary", **self.options, **options, "scan_in_order": True}
         return dataset.scanner(**projection, **given)
@@ -147,60 +166,65 @@ class Scan:
         """
         schemas = [self._scanned_schema(table) for table in range(len(self.tables))]
         unified = schemas[0] if len(schemas) == 1 else _unify(schemas)
-        fields = [_META_FIELDS.get(name) or unified.field(name) for name in self.names]
+        fields = [_META_FIELDS[name] if name in self.meta else unified.field(name) for name in self.names]
         return pa.schema(fields, metadata=unified.metadata)
 
     def schema(self) -> pa.Schema:
         """The schema of the tables that reading delivers."""
         return delivered_schema(decoded_schema(self.stored_schema(), self.decoders))
 
-    def blob_columns(self) -> tuple[str, ...]:
-        """Those columns that hold blobs, of which a take gives only descriptors."""
+    @cached_property
+    def stored_paths(self) -> dict[str, Path]:
+        """Of each column that is not a meta column the path in the table; empty where ``columns`` is a mapping."""
         if isinstance(self.columns, Mapping):
-            return ()
+            return {}
+        schemas = [table.open().schema for table in self.tables]
+        return {name: path for name in self.columns if name not in self.meta and (path := _path_in(schemas, name))}
+
+    def blob_columns(self) -> dict[str, str]:
+        """Those columns that hold blobs, of which a take gives only descriptors, with their names in the table."""
+        if isinstance(self.columns, Mapping):
+            return {}
         schema = self.tables[0].open().schema
-        return tuple(name for name in self.names if name in schema.names and _is_blob(schema.field(name)))
+        whole = {name: path[0] for name, path in self.stored_paths.items() if len(path) == 1}
+        return {name: column for name, column in whole.items() if _is_blob(schema.field(column))}
 
     def reads_blobs(self) -> bool:
         """Whether blobs are read of the first table, or can be: as columns, inside of structs or by an expression."""
         schema = self.tables[0].open().schema
-        names = schema.names if isinstance(self.columns, Mapping) else {name.partition(".")[0] for name in self.columns}
-        return any(_has_blob(schema.field(name)) for name in names if name in schema.names)
+        mapped = isinstance(self.columns, Mapping)
+        names = schema.names if mapped else {path[0] for path in self.stored_paths.values()}
+        return any(_has_blob(schema.field(name)) for name in names)
 
     def _scanned_schema(self, table: int) -> pa.Schema:
         scanned = self.scanner(table).projected_schema
-        blobs = self.of_table(table).blob_columns()
+        one = self.of_table(table)
+        blobs = one.blob_columns()
         fields = [_blob_bytes(field) if field.name in blobs else field for field in scanned]
-        return pa.schema([field for field in fields if field.name not in _META_FIELDS], metadata=scanned.metadata)
+        delivered = [field for field in fields if field.name in one.columns and field.name not in self.meta]
+        return pa.schema(delivered, metadata=scanned.metadata)
+
+    def _projection(self, *, with_row_address: bool) -> dict[str, Any]:
+        """What a scanner of the one table is to read."""
+        with_row_address = with_row_address or FRAGMENT_ID in self.meta
+        stored: Any = [name for name in self.columns if name not in self.meta]
+        if isinstance(self.columns, Mapping):
+            stored = {name: self.columns[name] for name in stored}
+        elif _EVERYTHING in stored:
+            stored = {name: sql_path(path) for name, path in self.stored_paths.items()}
+        # Lance refuses to scan nothing at all; the row id is the cheapest column.
+        with_row_id = ROW_ID in self.meta or not (stored or with_row_address)
+        return {"columns": stored, "with_row_id": with_row_id, "with_row_address": with_row_address}
 
 
-def _projection(columns: tuple[str, ...] | Mapping[str, str], *, with_row_address: bool) -> dict[str, Any]:
-    with_row_address = with_row_address or FRAGMENT_ID in columns
-    if isinstance(columns, Mapping):
-        stored: Any = {name: sql for name, sql in columns.items() if name not in _META_FIELDS}
-    else:
-        stored = [name for name in columns if name not in _META_FIELDS]
-    # Lance refuses to scan nothing at all; the row id is the cheapest column.
-    with_row_id = ROW_ID in columns or not (stored or with_row_address)
-    return {"columns": stored, "with_row_id": with_row_id, "with_row_address": with_row_address}
+def _path_in(schemas: Sequence[pa.Schema], name: str) -> Path | None:
+    """The path that ``name`` is, in the first of the schemas that has it."""
+    return next((path for schema in schemas if (path := find_path(schema, name)) is not None), None)
 
 
 def has_column(schema: pa.Schema, path: str) -> bool:
     """Whether ``schema`` has the column, or the struct field ``"a.b"``, that ``path`` names."""
-    if schema.get_field_index(path) >= 0:
-        return True
-    fields: Any = schema
-    for part in path.split("."):
-        index = fields.get_field_index(part) if isinstance(fields, (pa.Schema, pa.StructType)) else -1
-        if index < 0:
-            return False
-        fields = fields.field(index).type
-    return True
-
-
-def quoted_path(path: str) -> str:
-    """The SQL expression for a column, or for the struct field ``"a.b"``."""
-    return ".".join(f"`{part}`" for part in path.split("."))
+    return find_path(schema, path) is not None
 
 
 def _is_blob(field: pa.Field) -> bool:

@@ -9,11 +9,12 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from ray_lance.order.rows import RowArray
+from ray_lance.paths import sql_path
 from ray_lance.scan.delivery import with_fragment_id
 from ray_lance.scan.layout import layout_of
 from ray_lance.scan.places import sorted_rows, to_places
 from ray_lance.scan.row_sets import number_of_runs, row_set
-from ray_lance.scan.scan import FRAGMENT_ID, META_COLUMNS, ROW_ADDRESS, Scan, quoted_path
+from ray_lance.scan.scan import FRAGMENT_ID, ROW_ADDRESS, Scan
 from ray_lance.table import TableRef
 
 __all__ = ["take_in_pieces", "take_rows"]
@@ -151,24 +152,25 @@ def _take(scan: Scan, rows: RowArray, are_offsets: bool) -> Iterator[pa.Table]:
         count = max(1, _PIECE_BYTES * len(piece) // max(1, taken.nbytes))
 
 
-def _with_blobs(taken: pa.Table, table: TableRef, blobs: tuple[str, ...], rows: dict[str, list[int]]) -> pa.Table:
+def _with_blobs(taken: pa.Table, table: TableRef, blobs: dict[str, str], rows: dict[str, list[int]]) -> pa.Table:
     """``taken`` with the contents of its blob columns, of which takes give only descriptors."""
-    for name in blobs:
-        values = [value for _, value in table.open().read_blobs(name, **rows, preserve_order=True)]
-        field = pa.field(name, pa.large_binary(), table.open().schema.field(name).nullable)
+    for name, column in blobs.items():
+        values = [value for _, value in table.open().read_blobs(column, **rows, preserve_order=True)]
+        field = pa.field(name, pa.large_binary(), table.open().schema.field(column).nullable)
         taken = taken.append_column(field, pa.array(values, field.type))
     return taken
 
 
-def _take_columns(scan: Scan, blobs: tuple[str, ...]) -> list[str] | dict[str, str]:
-    wanted = [name for name in scan.read_names if name not in blobs and name != FRAGMENT_ID]
-    if FRAGMENT_ID in scan.names and ROW_ADDRESS not in wanted:
+def _take_columns(scan: Scan, blobs: dict[str, str]) -> list[str] | dict[str, str]:
+    wanted = [name for name in scan.read_names if name not in blobs and not (name == FRAGMENT_ID and name in scan.meta)]
+    if FRAGMENT_ID in scan.meta and ROW_ADDRESS not in wanted:
         wanted.append(ROW_ADDRESS)
     if not wanted:
         wanted.append(ROW_ADDRESS)  # something has to carry the number of rows
     if isinstance(scan.columns, Mapping):
         return {name: scan.columns.get(name, name) for name in wanted}
-    # A take gives "a.b" as a struct, unless it is asked for as an expression.
-    if any("." in name for name in wanted):
-        return {name: name if name in META_COLUMNS else quoted_path(name) for name in wanted}
+    paths = scan.stored_paths
+    # A take gives the columns of paths as structs, and under other names, unless they are asked for as expressions.
+    if any(paths.get(name, (name,)) != (name,) for name in wanted):
+        return {name: sql_path(paths.get(name, (name,))) for name in wanted}
     return wanted

@@ -1,0 +1,90 @@
+"""Names of columns that mean something of their own: to Lance, or to a read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import pyarrow as pa
+
+from ray_lance.errors import InvalidArgumentError
+from ray_lance.paths import sql_path
+from ray_lance.scan.scan import FRAGMENT_ID, META_COLUMNS, ROW_ADDRESS, ROW_ID
+from ray_lance.table import TableRef
+
+__all__ = ["check_names", "meta_among", "readable_names", "refuse_reserved"]
+
+# With a column of such a name, which older versions and alter_columns have let through, every scan fails.
+_LANCES_OWN = (ROW_ID, ROW_ADDRESS, "_rowoffset", "_row_created_at_version", "_row_last_updated_at_version")
+
+_ALTER = "lance.dataset(uri).alter_columns({{'path': '{path}', 'name': 'renamed'}})"
+
+
+def refuse_reserved(table: TableRef, schema: pa.Schema) -> None:
+    """Raise InvalidArgumentError where a stored column has a name with which Lance cannot scan the table."""
+    for name in schema.names:
+        if name in _LANCES_OWN:
+            raise InvalidArgumentError(
+                f"uri: the dataset at {table} has a column {name!r}, which is Lance's name for a column of its own, and "
+                f"Lance cannot scan such a dataset. Rename the column, which rewrites no data: {_ALTER.format(path=name)}"
+            )
+
+
+def readable_names(schema: pa.Schema) -> list[str]:
+    """The columns that Lance can read: it lets columns be written that it then finds under no name."""
+    return [name for name in schema.names if not _is_unreadable(name)]
+
+
+def meta_among(columns: Sequence[str] | Mapping[str, str], schemas: Sequence[pa.Schema]) -> frozenset[str]:
+    """Those of ``columns`` that are meta columns: named like one, as no stored column is, and no expression."""
+    stored = {name for schema in schemas for name in schema.names}
+    named = [name for name in META_COLUMNS if name in columns and name not in stored]
+    if isinstance(columns, Mapping):
+        named = [name for name in named if columns[name] in (name, sql_path((name,)))]
+    return frozenset(named)
+
+
+def check_names(
+    columns: Sequence[str] | Mapping[str, str], added: Sequence[str], meta: frozenset[str], schemas: Sequence[pa.Schema]
+) -> None:
+    """Check that each column to deliver can be read, and has a name of its own.
+
+    Args:
+        columns: What is asked for.
+        added: Meta columns to deliver behind it.
+        meta: The meta columns among ``columns``.
+        schemas: The tables' schemas.
+
+    Raises:
+        InvalidArgumentError: Lance cannot read a column, or two would have one name.
+    """
+    for name in columns:
+        if name in (ROW_ID, ROW_ADDRESS) and name not in meta:
+            raise InvalidArgumentError(
+                f"columns={{{name!r}: ...}}: {name!r} is Lance's name for a column of its own: give the expression "
+                "another name"
+            )
+        if name == FRAGMENT_ID and name in added and name not in meta:
+            raise InvalidArgumentError(
+                f"with_metadata=True adds the number of the fragment as {name!r}, and the columns have one of that name: "
+                "leave it out with columns=, or give with_row_address=True, whose upper 32 bits are that number"
+            )
+        if not isinstance(columns, Mapping) and _is_unreadable(name) and any(name in schema.names for schema in schemas):
+            raise InvalidArgumentError(
+                f"columns: Lance cannot read the column {name!r}, whose name {_fault(name)}: leave it out with "
+                "columns=[...]" + _renaming(name)
+            )
+
+
+def _is_unreadable(name: str) -> bool:
+    return not name or "`" in name
+
+
+def _fault(name: str) -> str:
+    return "holds a backtick" if name else "is empty"
+
+
+def _renaming(name: str) -> str:
+    if not name:
+        return ""
+    path = sql_path((name,))
+    return f", or rename it, which rewrites no data: {_ALTER.format(path=path)}"
