@@ -18,7 +18,8 @@ import pyarrow as pa
 
 from ray_lance.errors import InvalidArgumentError, TensorConversionError, UnknownColumnError
 from ray_lance.lazy import torch
-from ray_lance.tensors import FillValue, Ragged, Tensors, to_tensors
+from ray_lance.paths import find_name, parse_path
+from ray_lance.tensors import FillValue, Ragged, Tensors, named_fill, to_tensors
 from ray_lance.tensors.kinds import variable_shape_field
 from ray_lance.tensors.ragged import make_shaped
 
@@ -133,10 +134,11 @@ def find_decoders(decode: Decode, schema: pa.Schema) -> dict[str, ImageDecode]:
         raise InvalidArgumentError(
             f"decode={decode!r} must map columns to decoders, such as {{'image': 'image'}}, or be 'auto' or None"
         )
-    decoders = {name: _decoder(name, value) for name, value in decode.items()}
-    for name in decoders:
-        if name not in schema.names:
-            raise UnknownColumnError("decode", name, schema.names)
+    decoders: dict[str, ImageDecode] = {}
+    for key, value in decode.items():
+        if (name := find_name(schema.names, key)) is None:
+            raise UnknownColumnError("decode", key, schema.names)
+        decoders[name] = _decoder(key, value)
         if not _holds_bytes(schema.field(name).type):
             raise InvalidArgumentError(
                 f"decode: column {name!r} is {schema.field(name).type}, which holds no encoded images: binary, a blob, "
@@ -202,6 +204,7 @@ def to_image_tensors(
     A decoded column becomes a uint8 tensor ``(n, h, w, c)`` where its images have one size, else a list of tensors
     ``(h, w, c)``; a list with None where there are null images and no ``fill`` for them.
     """
+    fill = named_fill(fill, table.schema)
     unfilled = [
         name
         for name in decoders
@@ -302,14 +305,10 @@ def _hugging_face_images(schema: pa.Schema) -> list[str]:
         features = json.loads(text)["info"]["features"] if text else {}
     except (ValueError, KeyError, TypeError):  # not written by datasets after all
         return []
-    return [
-        name
-        for name, feature in features.items()
-        if isinstance(feature, Mapping)
-        and feature.get("_type") == "Image"
-        and name in schema.names
-        and _holds_bytes(schema.field(name).type)
-    ]
+    described = {name: feature for name, feature in features.items() if isinstance(feature, Mapping)}
+    images = [(name,) for name, feature in described.items() if feature.get("_type") == "Image"]
+    named = [field for field in schema if (field.name,) in images or parse_path(field.name) in images]
+    return [field.name for field in named if _holds_bytes(field.type)]
 
 
 def _holds_bytes(dtype: pa.DataType) -> bool:

@@ -61,7 +61,7 @@ def find_path(schema: pa.Schema, text: str) -> Path | None:
 
 
 def find_name(names: Iterable[str], text: str) -> str | None:
-    """The one of ``names``, which may be paths, that ``text`` stands for: itself, or the same path written otherwise."""
+    """The one of ``names``, which may be paths, that ``text`` is, or that is the same path written otherwise."""
     known = list(names)
     if text in known:
         return text

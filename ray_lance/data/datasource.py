@@ -21,6 +21,7 @@ from ray_lance.scan.reader import Fill, ReadPlan
 from ray_lance.scan.scan import Scan
 from ray_lance.scan.size import row_bytes
 from ray_lance.scan.steps import StepRange
+from ray_lance.tensors import named_fill
 
 __all__ = ["LanceDatasource", "PlannedRead"]
 
@@ -124,10 +125,7 @@ class LanceDatasource(Datasource):
 
     def _fill_of_columns(self) -> Fill:
         """What was given as ``fill``, without the columns that a projection has left out."""
-        if not isinstance(self._fill, Mapping):
-            return self._fill
-        names = self._scan.names
-        return {name: value for name, value in self._fill.items() if name in names or name.split(".")[0] in names}
+        return named_fill(self._fill, self._scan.stored_schema(), is_part=True)
 
     def _with_scan(self, scan: Scan) -> LanceDatasource:
         clone = copy.copy(self)

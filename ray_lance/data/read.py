@@ -21,7 +21,7 @@ from ray_lance.scan.pushdown import Columns, Filter, build_scan
 from ray_lance.scan.reader import Fill
 from ray_lance.scan.scan import FRAGMENT_ID, ROW_ADDRESS, ROW_ID
 from ray_lance.table import TableRef, mask_uri
-from ray_lance.tensors import check_fill
+from ray_lance.tensors import named_fill
 
 __all__ = ["Namespace", "ReadOptions", "read", "read_permutation", "table_refs", "write_target"]
 
@@ -162,7 +162,7 @@ def read(refs: Sequence[TableRef], options: ReadOptions, ray_arguments: Mapping[
     scan = build_scan(refs, options.columns, options.filter, options.meta_columns, options.scanner_options)
     scan = scan.decoding(options.decode)
     if options.fill is not None:
-        check_fill(options.fill, scan.stored_schema())
+        named_fill(options.fill, scan.stored_schema())  # refuses unknown columns
     datasource = FragmentDatasource(
         scan, fragment_ids=options.fragment_ids, num_tasks=options.num_blocks, fill=options.fill
     )
@@ -191,7 +191,7 @@ def read_permutation(permutation: Permutation, options: ReadOptions, ray_argumen
             )
     scan = build_scan([permutation.table], options.columns, None, options.meta_columns, {}).decoding(options.decode)
     if options.fill is not None:
-        check_fill(options.fill, scan.stored_schema())
+        named_fill(options.fill, scan.stored_schema())  # refuses unknown columns
     datasource = PermutationDatasource(
         scan,
         permutation.order,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -13,7 +13,7 @@ from ray_lance.retry import RetryPolicy
 from ray_lance.scan.delivery import delivered, with_fragment_id
 from ray_lance.scan.plan import FragmentRange
 from ray_lance.scan.scan import Scan
-from ray_lance.tensors import FillValue
+from ray_lance.tensors import Fill
 
 __all__ = ["BatchReader", "Fill", "ReadPlan", "resume_batches"]
 
@@ -24,7 +24,6 @@ STREAM_BUFFER_BYTES = 32 * 2**20
 STREAM_READAHEAD = 4
 
 BatchReader: TypeAlias = Callable[[int], Iterator[pa.RecordBatch]]
-Fill: TypeAlias = FillValue | Mapping[str, FillValue] | None
 
 
 @dataclass(frozen=True)

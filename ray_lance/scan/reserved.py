@@ -16,7 +16,9 @@ __all__ = ["check_names", "meta_among", "readable_names", "refuse_reserved"]
 # With a column of such a name, which older versions and alter_columns have let through, every scan fails.
 _LANCES_OWN = (ROW_ID, ROW_ADDRESS, "_rowoffset", "_row_created_at_version", "_row_last_updated_at_version")
 
-_ALTER = "lance.dataset(uri).alter_columns({{'path': '{path}', 'name': 'renamed'}})"
+_RENAMING = (
+    "ename it, which rewrites no data: lance.dataset(uri).alter_columns({{'path': '{path}', 'name': 'renamed'}})"
+)
 
 
 def refuse_reserved(table: TableRef, schema: pa.Schema) -> None:
@@ -24,8 +26,8 @@ def refuse_reserved(table: TableRef, schema: pa.Schema) -> None:
     for name in schema.names:
         if name in _LANCES_OWN:
             raise InvalidArgumentError(
-                f"uri: the dataset at {table} has a column {name!r}, which is Lance's name for a column of its own, and "
-                f"Lance cannot scan such a dataset. Rename the column, which rewrites no data: {_ALTER.format(path=name)}"
+                f"uri: the dataset at {table} has a column {name!r}, which is Lance's name for a column of its own: "
+                "Lance cannot scan such a dataset. R" + _RENAMING.format(path=name)
             )
 
 
@@ -65,26 +67,22 @@ def check_names(
             )
         if name == FRAGMENT_ID and name in added and name not in meta:
             raise InvalidArgumentError(
-                f"with_metadata=True adds the number of the fragment as {name!r}, and the columns have one of that name: "
+                f"with_metadata=True adds the number of the fragment as {name!r}, and there is a column of that name: "
                 "leave it out with columns=, or give with_row_address=True, whose upper 32 bits are that number"
             )
-        if not isinstance(columns, Mapping) and _is_unreadable(name) and any(name in schema.names for schema in schemas):
+    if not isinstance(columns, Mapping):
+        _refuse_unreadable(columns, schemas)
+
+
+def _refuse_unreadable(columns: Sequence[str], schemas: Sequence[pa.Schema]) -> None:
+    for name in (name for schema in schemas for name in schema.names):
+        if name in columns and _is_unreadable(name):
             raise InvalidArgumentError(
-                f"columns: Lance cannot read the column {name!r}, whose name {_fault(name)}: leave it out with "
-                "columns=[...]" + _renaming(name)
+                f"columns: Lance cannot read the column {name!r}, whose name "
+                f"{'holds a backtick' if name else 'is empty'}: leave it out with columns=[...]"
+                + (f", or r{_RENAMING.format(path=sql_path((name,)))}" if name else "")
             )
 
 
 def _is_unreadable(name: str) -> bool:
     return not name or "`" in name
-
-
-def _fault(name: str) -> str:
-    return "holds a backtick" if name else "is empty"
-
-
-def _renaming(name: str) -> str:
-    if not name:
-        return ""
-    path = sql_path((name,))
-    return f", or rename it, which rewrites no data: {_ALTER.format(path=path)}"

@@ -113,8 +113,8 @@ class Scan:
         """The column that is, or holds, what is delivered as ``name``."""
         if name in self.columns:
             return name
-        path = _path_in([table.open().schema for table in self.tables], name)
-        for column, around in self.stored_paths.items() if path is not None else ():
+        path = _path_in([table.open().schema for table in self.tables], name) or ()
+        for column, around in self.stored_paths.items():
             if path == around or (path[: len(around)] == around and column not in self.decoders):
                 return column
         raise UnknownColumnError("select_columns", name, self.names)

@@ -21,21 +21,22 @@ from ray_lance.tensors.casts import conform
 from ray_lance.tensors.from_torch import from_tensors
 from ray_lance.tensors.kinds import FixedShape, VariableShape, tensor_kind
 from ray_lance.tensors.pickling import register
-from ray_lance.tensors.to_torch import FillValue, Ragged, Tensors, check_fill, to_tensors
+from ray_lance.tensors.to_torch import Fill, FillValue, Ragged, Tensors, named_fill, to_tensors
 
 register()
 
 __all__ = [
+    "Fill",
     "FillValue",
     "FixedShape",
     "Ragged",
     "Tensors",
     "VariableShape",
-    "check_fill",
     "conform",
     "deliver",
     "delivered_schema",
     "from_tensors",
+    "named_fill",
     "storable",
     "storable_schema",
     "tensor_kind",

@@ -32,7 +32,7 @@ from ray_lance.tensors.kinds import (
 )
 from ray_lance.tensors.memory import flat_array, flat_view, storage
 from ray_lance.tensors.ragged import Rows, data_and_shapes, make_lists, make_shaped, row_shapes
-from ray_lance.tensors.to_torch import check_fill
+from ray_lance.tensors.to_torch import named_fill
 
 __all__ = ["deliver", "delivered_schema", "storable", "storable_schema"]
 
@@ -87,8 +87,7 @@ def deliver(
             that are not ``nullable``.
         SchemaMismatchError: A column that cannot be cast to ``schema`` without loss.
     """
-    check_fill(fill, schema)
-    options = Options("list", fill, frozenset(nullable))
+    options = Options("list", named_fill(fill, schema), frozenset(nullable))
     columns = []
     for target in schema:
         if target.name in table.column_names:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from ray_lance.errors import InvalidArgumentError, TensorConversionError, UnknownColumnError
 from ray_lance.lazy import torch
+from ray_lance.paths import Path, parse_path
 from ray_lance.tensors.dense import (
     DENSE,
     NOT_GIVEN,
@@ -27,9 +28,10 @@ from ray_lance.tensors.kinds import VariableShape, refuse_pickled, tensor_kind
 from ray_lance.tensors.memory import Mask, combine, storage
 from ray_lance.tensors.ragged import Rows, data_and_shapes, list_rows, nested_rows, padded_rows, row_shapes, shaped_rows
 
-__all__ = ["FillValue", "Ragged", "Tensors", "check_fill", "to_tensors"]
+__all__ = ["Fill", "FillValue", "Ragged", "Tensors", "named_fill", "to_tensors"]
 
 Tensors: TypeAlias = "dict[str, torch.Tensor | list[Any]]"
+Fill: TypeAlias = FillValue | Mapping[str, FillValue] | None
 
 
 def to_tensors(
@@ -74,8 +76,9 @@ def to_tensors(
             int64 ``(n,)``; ``(n, *largest)`` and ``"column.shape"``, int64 ``(n, ndim)``, for tensors ragged in more
             than one dimension. ``"list"``: a list of ``n`` tensors.
         fill: What replaces nulls: one value for all columns, or one for each column named (a struct's leaf as
-            ``"column.leaf"``). A null row of a ragged column becomes an empty row. A single value leaves strings and
-            binary alone; a value named for such a column replaces its nulls.
+            ``"column.leaf"``, with backticks around a name that holds a dot). A null row of a ragged column becomes an
+            empty row. A single value leaves strings and binary alone; a value named for such a column replaces its
+            nulls.
 
     Returns:
         Tensors and lists by column name, in the order of the columns.
@@ -84,33 +87,56 @@ def to_tensors(
         TensorConversionError: Nulls that have no representation and no ``fill``, a ``fill`` that the dtype cannot
             hold, pickled objects, or blob descriptors in place of bytes. The message names the column.
         InvalidArgumentError: An unknown ``ragged``.
-        UnknownColumnError: ``fill`` names a column that ``data`` does not have.
+        UnknownColumnError: ``fill`` names a column or a struct's leaf that ``data`` does not have.
     """
     if ragged not in ("nested", "pad", "list"):
         raise InvalidArgumentError(f"ragged={ragged!r} must be 'nested', 'pad' or 'list'")
     schema = data.schema
-    check_fill(fill, schema)
-    options = Options(ragged, fill)
+    options = Options(ragged, named_fill(fill, schema))
     out: Tensors = {}
     for field, column in zip(schema, data.columns, strict=True):
         _convert(Column(field.name, field, combine(column), options), out)
     return out
 
 
-def check_fill(fill: FillValue | Mapping[str, FillValue] | None, schema: pa.Schema) -> None:
-    """Raise UnknownColumnError where ``fill`` names a column or a struct's leaf that ``schema`` does not have."""
-    if isinstance(fill, Mapping):
-        names = set(_names(schema, ""))
-        for name in fill:
-            if name not in names:
-                raise UnknownColumnError("fill", name, sorted(names))
+def named_fill(fill: Fill, schema: pa.Schema, *, is_part: bool = False) -> Fill:
+    """``fill`` with each column under the name of the entry that it becomes.
+
+    Args:
+        fill: One value, or one by column or struct's leaf: the entry's name, or a path (``"meta.`a.b`"``).
+        schema: What the entries are made of.
+        is_part: Whether ``schema`` may lack columns that ``fill`` names, which are then left out.
+
+    Raises:
+        UnknownColumnError: ``fill`` names a column or a struct's leaf that ``schema`` does not have.
+        InvalidArgumentError: Two names of ``fill`` are the same column.
+    """
+    if not isinstance(fill, Mapping):
+        return fill
+    names = {path: name for name, path in _entries(schema)}
+    entries, found = set(names.values()), {}
+    for name, value in fill.items():
+        entry = name if name in entries else names.get(parse_path(name) or ())
+        if entry in found:
+            raise InvalidArgumentError(f"fill={dict(fill)} names column {entry!r} twice")
+        if entry is not None:
+            found[entry] = value
+        elif not is_part:
+            raise UnknownColumnError("fill", name, sorted(entries))
+    return found
 
 
-def _names(fields: Iterable[pa.Field], prefix: str) -> Iterable[str]:
-    for field in fields:
-        yield prefix + field.name
-        if pa.types.is_struct(field.type):
-            yield from _names((field.type.field(i) for i in range(field.type.num_fields)), f"{prefix}{field.name}.")
+def _entries(schema: pa.Schema) -> Iterator[tuple[str, Path]]:
+    """Names of all columns and structs' leaves, with their paths."""
+    for field in schema:
+        yield from _entries_of(field, field.name, parse_path(field.name) or (field.name,))
+
+
+def _entries_of(field: pa.Field, name: str, path: Path) -> Iterator[tuple[str, Path]]:
+    yield name, path
+    for index in range(field.type.num_fields if pa.types.is_struct(field.type) else 0):
+        inner = field.type.field(index)
+        yield from _entries_of(inner, f"{name}.{inner.name}", (*path, inner.name))
 
 
 def _convert(column: Column, out: Tensors) -> None:

@@ -23,7 +23,7 @@ from ray_lance.scan.pushdown import Columns, build_scan
 from ray_lance.scan.scan import ROW_ADDRESS, Scan
 from ray_lance.scan.size import row_bytes
 from ray_lance.scan.take import take_in_pieces, take_rows
-from ray_lance.tensors import FillValue, Ragged, check_fill, to_tensors
+from ray_lance.tensors import FillValue, Ragged, named_fill, to_tensors
 
 __all__ = ["BatchOptions", "ReadRows", "RowReader", "open_source"]
 
@@ -137,7 +137,7 @@ class RowReader:
         schema = self._plain_scan.stored_schema()  # refuses unknown columns
         self._decoders = find_decoders(options.decode, schema)
         if options.fill is not None:
-            check_fill(options.fill, schema)
+            named_fill(options.fill, schema)
 
     @property
     def permutation(self) -> Permutation:

@@ -14,6 +14,7 @@ import lance
 import numpy as np
 from lance.fragment import DataFile, FragmentMetadata
 
+from ray_lance.paths import sql_path
 from ray_lance.scan.scan import ROW_ADDRESS
 from ray_lance.write.column_record import ColumnRecord
 from ray_lance.write.field_ids import field_ids
@@ -137,7 +138,7 @@ def _sources(fragment: FragmentMetadata, without: Sequence[int]) -> tuple[tuple[
 
 
 def _with_nulls(where: str | None, names: Sequence[str]) -> str | None:
-    nulls = " OR ".join(f"`{name}` IS NULL" for name in names)
+    nulls = " OR ".join(f"{sql_path((name,))} IS NULL" for name in names)
     if not nulls:
         return where
     return nulls if where is None else f"({where}) AND ({nulls})"

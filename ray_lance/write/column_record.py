@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field, replace
 import pyarrow as pa
 
 from ray_lance.errors import InvalidArgumentError, SchemaMismatchError
+from ray_lance.paths import parse_path
 from ray_lance.write.schema import portable
 
 __all__ = ["RECORD_KEY", "ColumnRecord", "Recipe", "check_columns", "column_fields", "record_of", "recorded_columns"]
@@ -148,7 +149,7 @@ def check_columns(schema: pa.Schema, columns: pa.Schema, recipe: Recipe, *, over
             computed from itself.
         SchemaMismatchError: A column exists with another type.
     """
-    circular = [name for name in columns.names if name in {path.split(".")[0] for path in recipe.input_columns}]
+    circular = [name for name in columns.names if name in {_column_of(path) for path in recipe.input_columns}]
     if circular:
         raise InvalidArgumentError(
             f"input_columns={list(recipe.input_columns)} holds the new column {circular[0]!r}: a column computed from "
@@ -167,6 +168,10 @@ def check_columns(schema: pa.Schema, columns: pa.Schema, recipe: Recipe, *, over
                 "drop it first (lance's drop_columns), or give the new column another name"
             )
     return record
+
+
+def _column_of(path: str) -> str:
+    return (parse_path(path) or (path,))[0]
 
 
 def _new_record(schema: pa.Schema, columns: pa.Schema, recipe: Recipe, existing: list[str]) -> ColumnRecord:

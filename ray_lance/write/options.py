@@ -9,6 +9,7 @@ from enum import Enum
 import pyarrow as pa
 
 from ray_lance.errors import InvalidArgumentError
+from ray_lance.paths import parse_path
 from ray_lance.retry import RetryPolicy
 
 __all__ = ["DEFAULT_TARGET_BYTES", "WriteOptions", "WriteSummary"]
@@ -133,9 +134,16 @@ def _names(on: object) -> tuple[str, ...]:
     names = tuple(names) if isinstance(names, Iterable) else (names,)
     if not all(isinstance(name, str) for name in names):
         raise InvalidArgumentError(f"on={on!r} must be a column name or a sequence of column names")
-    if len(set(names)) != len(names):
+    columns = tuple(map(_column, names))
+    if len(set(columns)) != len(columns):
         raise InvalidArgumentError(f"on={list(names)} names a column twice")
-    return names
+    return columns
+
+
+def _column(name: str) -> str:
+    """The column that a path names; a path into a struct as it is, since there is no column of such a name."""
+    path = parse_path(name)
+    return path[0] if path is not None and len(path) == 1 else name
 
 
 def _schema(schema: object) -> pa.Schema | tuple[pa.Field, ...] | None:

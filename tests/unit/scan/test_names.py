@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
+from ray_lance.decode import ImageDecode
 from ray_lance.errors import InvalidArgumentError, UnknownColumnError
 from ray_lance.order import DenseRows, RowPermutation
 from ray_lance.paths import find_name, find_path, format_path, parse_path
@@ -17,12 +18,14 @@ from ray_lance.scan.pushdown import build_scan
 from ray_lance.scan.reader import ReadPlan
 from ray_lance.scan.take import take_rows
 from ray_lance.table import TableRef
+from ray_lance.tensors import named_fill, to_tensors
 from ray_lance.torch import LanceMapDataset
+from tests.images import encoded
 
 ODD = [
-    "a b", " lead", 'a"b', "a'b", "b\\c", "[x]", "a[0]", "a(b)", "x-y", "a,b", "a;b", "a:b", "a/b", "a\nb", "%", "*", "é",
-    "日本", "1a", "A", "a", "select", "order", "NULL", "true", "Case", "_fragid", "__ray_lance_job", "_distance", "_score",
-    "__bsp_stub",
+    "a b", " lead", 'a"b', "a'b", "b\\c", "[x]", "a[0]", "a(b)", "x-y", "a,b", "a;b", "a:b", "a/b", "a\nb", "%", "*",
+    "é", "日本", "1a", "A", "a", "select", "order", "NULL", "true", "Case", "_fragid", "__ray_lance_job", "_distance",
+    "_score", "__bsp_stub",
 ]  # fmt: skip
 ROWS = 6
 
@@ -39,9 +42,9 @@ def _shifted(value, row):
 
 
 PATHS = [
-    "`id`", "meta", "`meta`", "meta.`a.b`", "`meta`.`a.b`", "meta.a", "meta.a.b", "meta.a.`b`", "meta.a.`q.r`", "meta.x y",
-    "meta.`x y`", "meta.```z`", "meta.A", "meta._rowid", "meta.select", "meta.`select`", "`a b`", "`*`", "`_fragid`",
-    "`日本`",
+    "`id`", "meta", "`meta`", "meta.`a.b`", "`meta`.`a.b`", "meta.a", "meta.a.b", "meta.a.`b`", "meta.a.`q.r`",
+    "meta.x y", "meta.`x y`", "meta.```z`", "meta.A", "meta._rowid", "meta.select", "meta.`select`", "`a b`", "`*`",
+    "`_fragid`", "`日本`",
 ]  # fmt: skip
 
 
@@ -69,7 +72,9 @@ def permuted(scan) -> pa.Table:
 
 
 def taken_by_id(scan) -> pa.Table:
-    return take_rows(scan, pc.cast(pa.array([0, 1, 2, 3, 1 << 32, 1 + (1 << 32)]), "uint64").to_numpy(), are_offsets=False)
+    return take_rows(
+        scan, pc.cast(pa.array([0, 1, 2, 3, 1 << 32, 1 + (1 << 32)]), "uint64").to_numpy(), are_offsets=False
+    )
 
 
 READERS = [scanned, permuted, taken_by_id]
@@ -136,7 +141,9 @@ class TestReading:
         assert scanned(scan_of(odd, ["id"], "meta.`a.b` = 41")).to_pydict() == {"id": [4]}
         assert Permutation(odd, "meta.a.`q.r` > 20").fetch(0, ["meta.a.`q.r`"])["meta.a.`q.r`"].tolist() == [23]
 
-    @pytest.mark.parametrize("path", ["meta.`a.b", "meta.b", "meta.a.q.r", "`a.b`", "id.x", "Meta", "ID", "meta.`a.b`.c", ""])
+    @pytest.mark.parametrize(
+        "path", ["meta.`a.b", "meta.b", "meta.a.q.r", "`a.b`", "id.x", "Meta", "ID", "meta.`a.b`.c", ""]
+    )
     def test_what_is_not_there_is_refused(self, odd, path):
         with pytest.raises(UnknownColumnError, match="columns: there is no column"):
             scan_of(odd, [path])
@@ -162,6 +169,36 @@ class TestSelecting:
     def test_what_is_not_delivered_is_refused(self, odd, path):
         with pytest.raises(UnknownColumnError, match="select_columns: there is no column"):
             scan_of(odd, ["id", "meta.a"]).select([path])
+
+
+class TestKeys:
+    """What is said of columns by name may be said of paths."""
+
+    @pytest.mark.parametrize("key", ["`n`", "n"])
+    @pytest.mark.parametrize("column", ["`n`", "n"])
+    def test_of_fill(self, uri, key, column):
+        lance.write_dataset(pa.table({"n": [1, None]}), uri)
+        for dataset in (LanceMapDataset(uri, columns=[column], fill={key: 7}),):
+            assert dataset[1] == {column: 7}
+
+    @pytest.mark.parametrize("key", ["meta.`a.b`", "`meta`.`a.b`", "meta.a.b"])
+    def test_of_fill_for_a_leaf(self, key):
+        table = pa.table({"meta": [{"a.b": None, "c": 1}, {"a.b": 2, "c": None}]})
+        assert to_tensors(table, fill={key: 5, "meta.c": 6})["meta.a.b"].tolist() == [5, 2]
+        assert named_fill({key: 5, "x": 1}, table.schema, is_part=True) == {"meta.a.b": 5}
+
+    def test_of_fill_that_name_one_column_twice_are_refused(self):
+        with pytest.raises(InvalidArgumentError, match="names column 'n' twice"):
+            to_tensors(pa.table({"n": [1]}), fill={"n": 1, "`n`": 2})
+
+    @pytest.mark.parametrize("key", ["meta.`a.jpg`", "`meta`.`a.jpg`"])
+    @pytest.mark.parametrize("read", [scanned, permuted])
+    def test_of_decode(self, uri, read, key):
+        meta = pa.array([{"a.jpg": image} for image in [encoded(3, 5)] * ROWS])
+        lance.write_dataset(pa.table({"meta": meta}), uri)
+        scan = scan_of(uri, ["meta.`a.jpg`"]).decoding({key: ImageDecode(size=(4, 6))})
+        assert read(scan.select(["`meta`.`a.jpg`"])).schema.field(0).type.shape == [4, 6, 3]
+        assert LanceMapDataset(uri, columns=["meta.`a.jpg`"], decode={key: "image"})[0]["meta.`a.jpg`"].shape[2] == 3
 
 
 class TestAStoredFragid:
@@ -208,7 +245,7 @@ class TestNamesThatLanceCannotRead:
     def test_of_lances_own_are_refused_with_the_way_out(self, uri, name, columns):
         lance.write_dataset(pa.table({"k": [5, 6], "x": [1, 2]}), uri).alter_columns({"path": "k", "name": name})
 
-        with pytest.raises(InvalidArgumentError, match=f"column '{name}'.*Rename the column") as caught:
+        with pytest.raises(InvalidArgumentError, match=f"column '{name}'.*Rename it") as caught:
             scan_of(uri, columns)
 
         eval(str(caught.value).rpartition("data: ")[2], {"lance": lance, "uri": uri})
