@@ -63,10 +63,11 @@ def add_columns(
     later computes what is missing: rows appended since, for instance. Appends and deletions by others meanwhile do no
     harm; fragments that others rewrite meanwhile are computed again.
 
-    A call goes on with an earlier one that had the same input columns, ``where``, ``decode``, name of ``fn`` and
-    arguments of ``fn``. A call that differs in one of them, or whose ``fn`` has new code, needs ``overwrite=True``; if
-    such a call is interrupted, the same call without ``overwrite`` goes on with it. Rows that others update later keep
-    the value computed before: compute them again with ``overwrite=True`` and a ``where`` that selects them.
+    A call goes on with an earlier one that had the same input columns, ``where``, ``decode``, ``fn`` and arguments of
+    ``fn``. Of ``fn`` its code counts, what the code refers to, and its state; of arguments their values. A call that
+    differs in one of them needs ``overwrite=True``; if such a call is interrupted, the same call without ``overwrite``
+    goes on with it. Rows that others update later keep the value computed before: compute them again with
+    ``overwrite=True`` and a ``where`` that selects them.
 
     Args:
         uri: Path or URI of the Lance dataset, or a reference to it.
@@ -111,7 +112,7 @@ def add_columns(
         DatasetNotFoundError: There is no such dataset.
         UnknownColumnError: ``input_columns`` or ``where`` names a column that does not exist.
         InvalidArgumentError: An argument breaks its rule, a column exists and ``overwrite`` is not given, or ``fn``
-            cannot be pickled.
+            cannot be pickled or compared with that of another run.
         SchemaMismatchError: ``fn`` returned the wrong number of rows, or types that differ from the first batch's or
             the schema's; the message names the batch's first row address.
         RayLanceError: ``fn`` raised an error; the message names the batch's first row address.

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
-import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,6 +18,7 @@ from ray.data.datasource import Datasource, ReadTask
 from ray_lance.data.batches import BATCH_FORMATS, BatchCall, ClassOnBatches, call_on_batch, first_schema, rebatched
 from ray_lance.data.execution import begun_as_admitted, executed_promptly, with_unshaped_blocks
 from ray_lance.data.fragments import FragmentDatasource
+from ray_lance.data.identity import parts_of
 from ray_lance.data.window import Window
 from ray_lance.decode import Decode, ImageDecode
 from ray_lance.errors import InvalidArgumentError, UnknownColumnError
@@ -123,13 +122,8 @@ class Compute:
         given |= {f"fn_kwargs[{key!r}]": value for key, value in self.keywords.items()}
         given |= {"fn_constructor_args": list(self.constructor_arguments)}
         given |= {f"fn_constructor_kwargs[{key!r}]": value for key, value in self.constructor_keywords.items()}
-        if isinstance(self.function, partial):
-            given |= {"partial.args": list(self.function.args)}
-            given |= {f"partial.keywords[{key!r}]": value for key, value in self.function.keywords.items()}
-        given |= {f"decode[{key!r}]": repr(decoder) for key, decoder in (decoders or {}).items()}
-        return Recipe(
-            self.input_columns, where, name, tuple(sorted((key, _digest(value)) for key, value in given.items()))
-        )
+        given |= {f"decode[{key!r}]": decoder for key, decoder in (decoders or {}).items()}
+        return Recipe(self.input_columns, where, name, tuple(sorted(parts_of(self.function, given).items())))
 
     def check_against(self, schema: pa.Schema) -> None:
         """Check that the input columns exist.
@@ -338,12 +332,6 @@ def count_rows(table: TableRef, todo: Pass) -> Pass:
 
 def _count_rows(table: TableRef, fragment_ids: Sequence[int], filter: str) -> dict[int, int]:
     return count_selected(table.open(), fragment_ids, filter)
-
-
-def _digest(value: Any) -> str:
-    """What tells values apart and does not show them: arguments may be secrets, and every reader sees the dataset."""
-    text = json.dumps(value, sort_keys=True, default=lambda part: type(part).__qualname__)
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def _first_schema(table: TableRef, where: str | None, compute: Compute) -> pa.Schema:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 
 import pyarrow as pa
@@ -16,9 +16,25 @@ from ray_lance.errors import InvalidArgumentError, SchemaMismatchError
 from ray_lance.paths import parse_path
 from ray_lance.write.schema import portable
 
-__all__ = ["RECORD_KEY", "ColumnRecord", "Recipe", "check_columns", "column_fields", "record_of", "recorded_columns"]
+__all__ = [
+    "OF_FUNCTION",
+    "PYTHON",
+    "RECORD_KEY",
+    "ColumnRecord",
+    "Recipe",
+    "check_columns",
+    "column_fields",
+    "record_of",
+    "recorded_columns",
+]
 
 RECORD_KEY = "ray_lance.columns"
+
+PYTHON = "Python"
+"""The argument of a recipe that says whose bytecode its digests are of; there only where they are of any."""
+
+OF_FUNCTION = "fn's "
+"""Begins the names of the arguments of a recipe that say what the function is made of."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +45,8 @@ class Recipe:
         input_columns: The columns that the values are computed from.
         where: Condition of the rows that get values; None for all.
         function: Name of the function or class.
-        arguments: What else the function is given: names, and a digest of each value, since values may be secrets.
+        arguments: What the function is made of and what else it is given: names, and a digest of each value, since
+            values may be secrets. Records of earlier releases hold what it is given only.
     """
 
     input_columns: tuple[str, ...]
@@ -44,7 +61,16 @@ class Recipe:
             if mine != theirs:
                 return f"{name}={theirs!r} then, {name}={mine!r} now"
         changed = sorted({name for name, _ in set(self.arguments) ^ set(other.arguments)})
-        return f"with another value of {', '.join(changed)}" if changed else ""
+        if not changed:
+            return ""
+        mine, theirs = dict(self.arguments), dict(other.arguments)
+        if _knows_function(mine) and not _knows_function(theirs):
+            return (
+                "by an earlier release of ray_lance, which kept the name of fn only: whether it is the same is unknown"
+            )
+        if PYTHON in mine and PYTHON in theirs and PYTHON in changed:
+            return f"under {theirs[PYTHON]}, and this is {mine[PYTHON]}: nobody can tell if fn is the same"
+        return f"with another value of {', '.join(changed)}"
 
 
 @dataclass(frozen=True)
@@ -174,6 +200,10 @@ def _column_of(path: str) -> str:
     return (parse_path(path) or (path,))[0]
 
 
+def _knows_function(arguments: Mapping[str, str]) -> bool:
+    return any(name.startswith(OF_FUNCTION) for name in arguments)
+
+
 def _new_record(schema: pa.Schema, columns: pa.Schema, recipe: Recipe, existing: list[str]) -> ColumnRecord:
     """The record of a computation from the start, which also cleans up after those that it replaces."""
     records = [record for name in existing if (record := record_of(schema, name)) is not None]
@@ -195,7 +225,8 @@ def _same_record(schema: pa.Schema, columns: pa.Schema, recipe: Recipe) -> Colum
         if record is not None and (difference := recipe.difference(record.recipe)):
             raise InvalidArgumentError(
                 f"the column {name!r} exists already and was computed differently ({difference}): give overwrite=True "
-                "to compute it anew, or the new column another name"
+                f'to compute it anew, with where="{name} IS NULL" to keep the values that are there, or give the new '
+                "column another name"
             )
     first = record_of(schema, columns.names[0])
     if first is None or set(first.columns) != set(columns.names):

@@ -309,7 +309,9 @@ def test_a_failing_batch_raises_and_keeps_what_is_finished(uri):
     assert "Traceback" not in str(caught.value)
     assert {key: value for key, value in column(uri).items() if key < 20} == {i: i + 1 for i in range(20)}
     assert orphans(uri) == []
-    assert add(uri, FailsOn30(uri, repaired=True)).rows <= 40
+    with pytest.raises(InvalidArgumentError, match=r"another value of fn's attribute 'repaired'"):
+        add(uri, FailsOn30(uri, repaired=True))
+    assert add(uri, FailsOn30(uri, repaired=True), where="plus IS NULL", overwrite=True).rows <= 40
     assert all_plus(uri)
 
 

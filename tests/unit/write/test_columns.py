@@ -19,7 +19,7 @@ from ray_lance.write.column_commit import claim, commit_group, drop_blank, finis
 from ray_lance.write.column_files import ROW_ADDRESS, WrittenColumn, place, write_column_file
 from ray_lance.write.column_job import ColumnJob
 from ray_lance.write.column_plan import FragmentWork, Plan, count_selected, plan
-from ray_lance.write.column_record import ColumnRecord, Recipe, check_columns, record_of, recorded_columns
+from ray_lance.write.column_record import RECORD_KEY, ColumnRecord, Recipe, check_columns, record_of, recorded_columns
 from ray_lance.write.job import begin
 from ray_lance.write.options import WriteOptions
 from tests.datasets import sample_table, write_fragments
@@ -209,6 +209,44 @@ def test_the_columns_of_an_earlier_call_are_found_by_its_recipe(uri):
     assert recorded_columns(lance.dataset(uri).schema, replace(RECIPE, function="other")) is None
     assert record_of(lance.dataset(uri).schema, "plus") == job.record
     assert record_of(lance.dataset(uri).schema, "id") is None
+
+
+OF_AN_EARLIER_RELEASE = (
+    '{"columns": ["plus"], "recipe": {"input_columns": ["id"], "where": null, "function": "plus", "arguments": '
+    '[["fn_args", "9d5e8a1f0b7c4e36a2d1c0b9f8e7d6c5"], ["fn_constructor_args", "9d5e8a1f0b7c4e36a2d1c0b9f8e7d6c5"]]}, '
+    '"generation": "0123456789abcdef", "owner": "fedcba9876543210", "unfinished": [], "since": 3, "replaces": false}'
+)
+OF_FUNCTION = {"fn's code": "0a", "fn_args": "9d5e8a1f0b7c4e36a2d1c0b9f8e7d6c5", "Python": "cpython-311"}
+
+
+def test_a_record_of_an_earlier_release_is_read_but_not_taken_for_the_same_function():
+    record = ColumnRecord.from_json(OF_AN_EARLIER_RELEASE)
+    schema = pa.schema([PLUS.field("plus").with_metadata({RECORD_KEY: OF_AN_EARLIER_RELEASE})])
+    recipe = Recipe(("id",), None, "plus", tuple(sorted(OF_FUNCTION.items())))
+
+    assert recorded_columns(schema, recipe) is None
+    with pytest.raises(InvalidArgumentError, match=r'earlier release of ray_lance.*where="plus IS NULL" to keep'):
+        check_columns(schema, PLUS, recipe, overwrite=False)
+
+    goes_on = check_columns(schema, PLUS, recipe, overwrite=True)
+    assert goes_on.unfinished == (record.file_prefix,)  # whose files the new job removes
+    assert (goes_on.since, goes_on.replaces) == (3, True)
+
+
+@pytest.mark.parametrize(
+    ("then", "message"),
+    [
+        ({**OF_FUNCTION, "fn's code": "0b"}, "with another value of fn's code"),
+        ({**OF_FUNCTION, "fn's code": "0b", "Python": "cpython-312"}, "under cpython-312, and this is cpython-311"),
+        ({**OF_FUNCTION, "fn's variable 'k'": "0c"}, "with another value of fn's variable 'k'"),
+    ],
+    ids=["code", "Python", "a part more"],
+)
+def test_what_differs_between_recipes_is_named(then, message):
+    one, other = (Recipe(("id",), None, "f", tuple(sorted(each.items()))) for each in (OF_FUNCTION, then))
+
+    assert message in one.difference(other)
+    assert one.difference(one) == ""
 
 
 def test_a_column_of_another_type_is_refused_also_with_overwrite(uri):
