@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         InvalidArgumentError,
         RayLanceError,
         SchemaMismatchError,
+        StorageError,
         TensorConversionError,
         UnknownColumnError,
     )
@@ -42,6 +43,7 @@ __all__ = [
     "Permutation",
     "RayLanceError",
     "SchemaMismatchError",
+    "StorageError",
     "TableRef",
     "TensorCollate",
     "TensorConversionError",

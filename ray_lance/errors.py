@@ -4,6 +4,7 @@
     |-- InvalidArgumentError (ValueError)        an argument that can never work: with the rule and the way out
     |   `-- UnknownColumnError (KeyError)        a column name the dataset does not have
     |-- DatasetNotFoundError (FileNotFoundError) no Lance dataset, or no such version of it, at that place
+    |-- StorageError (OSError)                   a file system or object store that refuses or fails
     |-- DatasetExistsError (FileExistsError)     `mode="create"` where a dataset already stands
     |-- SchemaMismatchError (TypeError)          data that does not fit the dataset without losing something
     |-- TensorConversionError (TypeError)        a column that cannot become a tensor the way it was asked for
@@ -27,6 +28,7 @@ __all__ = [
     "InvalidArgumentError",
     "RayLanceError",
     "SchemaMismatchError",
+    "StorageError",
     "TensorConversionError",
     "UnknownColumnError",
 ]
@@ -66,6 +68,10 @@ def _unknown_column(message: str) -> UnknownColumnError:
 
 class DatasetNotFoundError(RayLanceError, FileNotFoundError):
     """There is no Lance dataset, or no such version or tag of it, at the given place."""
+
+
+class StorageError(RayLanceError, OSError):
+    """A file system or object store refuses or fails; the message ends with what it said."""
 
 
 class DatasetExistsError(RayLanceError, FileExistsError):

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, TypeAlias
 
+from ray_lance.arguments import as_integer
 from ray_lance.errors import InvalidArgumentError
 from ray_lance.formats import Format
 from ray_lance.order import Shuffle, ShuffleQuality
-from ray_lance.order.arguments import as_integer
 from ray_lance.permutation import Permutation
 from ray_lance.scan.pushdown import build_scan
 from ray_lance.scan.size import row_bytes

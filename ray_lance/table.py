@@ -5,9 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
-import threading
-from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
@@ -15,17 +12,17 @@ from typing import Any
 
 import lance
 
-from ray_lance.allocator import share_arenas
-from ray_lance.errors import DatasetNotFoundError, InvalidArgumentError
-from ray_lance.io_uring import is_available, most_files, uring_uri
+from ray_lance.errors import InvalidArgumentError
+from ray_lance.handles import handles, open_table
+from ray_lance.io_uring import is_available
 from ray_lance.lazy import lance_namespace
+from ray_lance.masking import mask_uri, remember
+from ray_lance.places import absolute, place_of
+from ray_lance.versions import MAIN, Version, as_version, branch_of
 
-__all__ = ["TableRef", "mask_uri"]
+__all__ = ["TableRef"]
 
-_MAX_HANDLES = 64
 _OPTIONS_WITH_OWN_ARGUMENT = ("uri", "version", "storage_options", "namespace_client", "table_id")
-_NOT_FOUND = re.compile(r"not found|does not exist|no such file|not a directory", re.IGNORECASE)
-_NO_SUCH_SCHEME = re.compile(r"no object store provider found", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -35,8 +32,10 @@ class TableRef:
     Holds no open handle. :meth:`open` opens lazily and keeps one handle per process and reference.
 
     Attributes:
-        uri: Path or URI of the dataset. None when the namespace has yet to be asked.
-        version: Version number or tag; None means the latest when it is pinned.
+        uri: Path or URI of the dataset, or of one of its branches (``dataset/tree/branch``), which is what it is once
+            a version of a branch is pinned. None when the namespace has yet to be asked.
+        version: Version number of the branch that the uri names, tag, or tuple of a branch and a version number or
+            None; None means the latest when it is pinned.
         storage_options: Object store options, with credentials. Masked in the repr.
         table_id: Table identifier inside the namespace.
         namespace_impl: Lance namespace implementation, such as ``"dir"`` or ``"rest"``.
@@ -47,7 +46,7 @@ class TableRef:
     """
 
     uri: str | None
-    version: int | str | None = None
+    version: Version | None = None
     storage_options: Mapping[str, str] = field(default_factory=dict)
     table_id: tuple[str, ...] | None = None
     namespace_impl: str | None = None
@@ -65,26 +64,29 @@ class TableRef:
             raise InvalidArgumentError(
                 f"namespace_impl={self.namespace_impl!r}, table_id={self.table_id!r}: one needs the other"
             )
+        object.__setattr__(self, "version", as_version(self.version))
         _check_dataset_options(self.dataset_options, self.version)
-        if isinstance(self.version, bool) or not isinstance(self.version, (int, str, type(None))):
-            raise InvalidArgumentError(f"version={self.version!r} must be a version number, a tag name, or None")
-        if isinstance(self.version, int) and self.version < 1:
-            raise InvalidArgumentError(f"version={self.version} must be at least 1, the first version of a dataset")
+        self._remember_secrets()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._remember_secrets()  # another process than the one that was given them
 
     @classmethod
     def of(
         cls,
         source: str | os.PathLike[str] | lance.LanceDataset | TableRef,
         *,
-        version: int | str | None = None,
+        version: Version | None = None,
         storage_options: Mapping[str, str] | None = None,
         dataset_options: Mapping[str, Any] | None = None,
     ) -> TableRef:
         """Make a reference from a path, a URI, an open ``lance.LanceDataset`` or another reference.
 
         Args:
-            source: What to refer to. An open dataset stands for the version it has open.
-            version: Version number or tag. Must not contradict a version that ``source`` already has.
+            source: What to refer to. An open dataset stands for the version and the branch that it has open.
+            version: Version number, tag, or tuple of a branch and a version number or None. Must not contradict a
+                version that ``source`` already has.
             storage_options: Object store options; for references and open datasets they replace the source's.
             dataset_options: Further keyword arguments of ``lance.dataset``.
 
@@ -103,7 +105,7 @@ class TableRef:
         if not isinstance(uri, str) or not uri:
             raise InvalidArgumentError(f"uri={uri!r} must be a path or URI that is not empty")
         return cls(
-            _absolute(uri),
+            absolute(uri),
             version,
             _as_dict("storage_options", storage_options),
             dataset_options=_as_dict("dataset_options", dataset_options),
@@ -113,9 +115,10 @@ class TableRef:
         """The open dataset, from this process's cache where it has been opened before.
 
         Raises:
-            DatasetNotFoundError: There is no such dataset, version or tag.
+            DatasetNotFoundError: There is no such dataset, branch, version or tag.
+            StorageError: The storage refuses or fails.
         """
-        return _handles.get(self)
+        return handles.get(self)
 
     def open_for_takes(self) -> lance.LanceDataset:
         """Like :meth:`open`, for reads of many small pieces: of local files through io_uring where that is allowed.
@@ -123,31 +126,53 @@ class TableRef:
         Lance otherwise hands each piece to another thread, which takes as long as reading it. Reading everything in
         order is as fast either way.
         """
-        return _handles.get(self, for_takes=is_available() and not self.is_remote)
+        return handles.get(self, for_takes=is_available() and not self.is_remote)
 
     def pin(self) -> TableRef:
         """The same table with its version resolved to a number and its manifest and location attached."""
         if self.manifest is not None:
             return self
-        dataset = _open(self)
+        dataset = open_table(self)
         pinned = replace(
             self,
-            uri=_absolute(dataset.uri),
+            uri=absolute(dataset.uri),
             version=dataset.version,
             manifest=dataset._ds.serialized_manifest(),
-            dataset_options={name: value for name, value in self.dataset_options.items() if name != "asof"},
+            dataset_options=_without_time(self.dataset_options),
         )
-        _handles.put(pinned, dataset)
+        handles.put(pinned, dataset)
         return pinned
 
     def latest(self) -> TableRef:
-        """The same table at whatever version is the latest when it is pinned or opened."""
-        return replace(self.without_manifest(), version=None)
+        """The same branch of the table at whatever version is the latest when it is pinned or opened.
+
+        Which branch a tag points into is looked up.
+        """
+        if self.manifest is None and isinstance(self.version, str):
+            return self.pin().latest()
+        return self._at(None)
+
+    def at(self, version: int) -> TableRef:
+        """The same branch of the table at another version."""
+        return self._at(version)
 
     def without_manifest(self) -> TableRef:
         """The same table and version with nothing attached that grows with the dataset; opening it lists versions."""
-        # A namespace is asked anew where the table lies.
-        return replace(self, uri=self.uri if self.namespace_impl is None else None, manifest=None)
+        return self if self.manifest is None else self._at(self.number)
+
+    @property
+    def number(self) -> int:
+        """The version number of a pinned table."""
+        if not isinstance(self.version, int):
+            raise InvalidArgumentError(f"version={self.version!r}: the table is not pinned to a version number")
+        return self.version
+
+    @cached_property
+    def branch(self) -> str | None:
+        """The branch; None where that is main, or what the uri or a tag names until it is pinned."""
+        if self.manifest is not None:
+            return branch_of(self.manifest)
+        return self.version[0] if isinstance(self.version, tuple) else None
 
     def namespace_arguments(self) -> dict[str, Any]:
         """Keyword arguments that let Lance refresh credentials through the namespace; empty without one."""
@@ -182,21 +207,52 @@ class TableRef:
                 parts.append(f"{name}={dict.fromkeys(sorted(options), '***')}")
         return f"TableRef({', '.join(parts)})"
 
+    @property
+    def shown_place(self) -> str:
+        """Where the table is, for messages: without credentials."""
+        if self.uri is None:
+            return f"table {list(self.table_id or ())} of the {self.namespace_impl!r} namespace"
+        return mask_uri(self.uri)
+
+    def _at(self, version: int | None) -> TableRef:
+        """The same branch at a version, not pinned."""
+        # The uri of a pinned table is that of its branch. A namespace is asked anew where the table lies.
+        is_placed = self.manifest is not None and self.namespace_impl is None
+        branch = None if is_placed else self.branch
+        return replace(
+            self,
+            uri=self.uri if self.namespace_impl is None else None,
+            version=version if branch is None else (branch, version),
+            manifest=None,
+            dataset_options=_without_time(self.dataset_options),
+        )
+
+    def _remember_secrets(self) -> None:
+        stores = self.dataset_options.get("base_store_params") or {}
+        remember(self.uri, self.storage_options, self.namespace_properties, stores)
+
     def _shown_uri(self) -> str | None:
         return None if self.uri is None else mask_uri(self.uri)
 
     def _is_resolved_namespace(self) -> bool:
         return self.uri is not None and self.namespace_impl is not None and self.manifest is not None
 
+    def _is_at(self, version: Version) -> bool:
+        if isinstance(version, tuple) and self.manifest is not None:
+            return version[0] == (self.branch or MAIN) and version[1] in (None, self.version)
+        return version == self.version
+
     def _with(
         self,
-        version: int | str | None,
+        version: Version | None,
         storage_options: Mapping[str, str] | None,
         dataset_options: Mapping[str, Any] | None,
     ) -> TableRef:
-        if version is not None and self.version is not None and version != self.version:
+        version = as_version(version)
+        if version is not None and self.version is not None and not self._is_at(version):
+            of_branch = f" of the branch {self.branch!r}" if self.manifest is not None and self.branch else ""
             raise InvalidArgumentError(
-                f"version={version!r} contradicts the source, which stands at version {self.version!r}: "
+                f"version={version!r} contradicts the source, which stands at version {self.version!r}{of_branch}: "
                 "pass the uri instead to choose another version"
             )
         changes: dict[str, Any] = {}
@@ -209,18 +265,17 @@ class TableRef:
         return replace(self, **changes) if changes else self
 
 
-def _absolute(uri: str) -> str:
-    """A local path as an absolute one: workers have another working directory, and may have another home."""
-    return uri if "://" in uri else os.path.abspath(os.path.expanduser(uri))  # noqa: PTH100, PTH111  Path resolves ".."
-
-
 def _as_dict(name: str, value: Any) -> dict[str, Any]:
     if value is not None and not isinstance(value, Mapping):
         raise InvalidArgumentError(f"{name}={type(value).__name__} must be a mapping of names to values")
     return dict(value or {})
 
 
-def _check_dataset_options(options: Mapping[str, Any], version: int | str | None) -> None:
+def _without_time(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if name != "asof"}
+
+
+def _check_dataset_options(options: Mapping[str, Any], version: Version | None) -> None:
     for name in _OPTIONS_WITH_OWN_ARGUMENT:
         if name in options:
             raise InvalidArgumentError(f"dataset_options: {name!r} is set by an argument of its own")
@@ -232,122 +287,13 @@ def _check_dataset_options(options: Mapping[str, Any], version: int | str | None
         raise InvalidArgumentError(f"dataset_options: 'asof' contradicts version={version!r}: give one of them")
 
 
-def mask_uri(uri: str) -> str:
-    """``uri`` without the user information and the query, which may hold credentials."""
-    masked = re.sub(r"://[^/@]*@", "://***@", uri)
-    return re.sub(r"\?.*$", "?***", masked) if "://" in masked else masked
-
-
-class _HandleCache:
-    """Open datasets of this process, least recently used first. A forked child starts with none."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._pid = os.getpid()
-        self._handles: OrderedDict[str, lance.LanceDataset] = OrderedDict()
-
-    def get(self, ref: TableRef, *, for_takes: bool = False) -> lance.LanceDataset:
-        if ref.version is None:
-            return _open(ref)  # the latest version changes under a cache
-        key = f"takes:{ref.cache_key}" if for_takes else ref.cache_key
-        with self._lock:
-            self._forget_parent()
-            if (handle := self._handles.get(key)) is not None:
-                self._handles.move_to_end(key)
-                return handle
-        handle = _open_for_takes(ref, self.get(ref)) if for_takes else _open(ref)
-        self._put(key, handle)
-        return handle
-
-    def put(self, ref: TableRef, handle: lance.LanceDataset) -> None:
-        self._put(ref.cache_key, handle)
-
-    def _put(self, key: str, handle: lance.LanceDataset) -> None:
-        with self._lock:
-            self._forget_parent()
-            self._handles[key] = handle
-            while len(self._handles) > _MAX_HANDLES:
-                self._handles.popitem(last=False)
-
-    def after_fork(self) -> None:
-        # The parent may have held the lock at the moment of the fork, and its handles are not safe here.
-        self.__init__()  # type: ignore[misc]
-
-    def _forget_parent(self) -> None:
-        if self._pid != os.getpid():
-            self._pid = os.getpid()
-            self._handles = OrderedDict()
-
-
-_handles = _HandleCache()
-os.register_at_fork(after_in_child=_handles.after_fork)
-
-
-def _open(ref: TableRef) -> lance.LanceDataset:
-    share_arenas()  # before Lance starts its threads
-    storage_options = dict(ref.storage_options) or None
-    try:
-        if ref.manifest is not None:
-            return lance.LanceDataset(
-                ref.uri,
-                ref.version,
-                storage_options=storage_options,
-                serialized_manifest=ref.manifest,
-                **ref.namespace_arguments(),
-                **ref.dataset_options,
-            )
-        location = ref.namespace_arguments() or {"uri": ref.uri}
-        return lance.dataset(version=ref.version, storage_options=storage_options, **location, **ref.dataset_options)
-    except (TypeError, OverflowError) as error:  # Python's own words about an argument of lance.dataset
-        raise InvalidArgumentError(f"dataset_options, storage_options: {error}") from error
-    except (ValueError, OSError, lance_namespace.errors.LanceNamespaceError) as error:
-        if _NO_SUCH_SCHEME.search(str(error)):
-            raise InvalidArgumentError(f"uri={ref._shown_uri()!r}: Lance knows no storage of this scheme") from error
-        if "asof" in ref.dataset_options and "earlier than the first version" in str(error):
-            raise DatasetNotFoundError(f"dataset_options['asof']: {error}") from error
-        if "asof" in ref.dataset_options and "parse timestamp" in str(error):
-            raise InvalidArgumentError(f"dataset_options['asof']: {error}") from error
-        if _NOT_FOUND.search(str(error)) is None:
-            raise
-        raise _not_found(ref) from error
-
-
-def _open_for_takes(ref: TableRef, dataset: lance.LanceDataset) -> lance.LanceDataset:
-    """``dataset``, or the same version of it through io_uring."""
-    uri = uring_uri(_absolute(dataset.uri))
-    if uri is None or not _has_few_files(dataset):
-        return dataset
-    # With the manifest: Lance keeps files open by path, also where another one has come to that path.
-    return _open(replace(ref, uri=uri, version=dataset.version, manifest=dataset._ds.serialized_manifest()))
-
-
-def _has_few_files(dataset: lance.LanceDataset) -> bool:
-    """Whether all data files may be open at once; fragments, whose number is known at once, have one at least."""
-    most = most_files()
-    if dataset._ds.count_fragments() > most:
-        return False
-    return sum(len(fragment.metadata.files) for fragment in dataset.get_fragments()) <= most
-
-
-def _not_found(ref: TableRef) -> DatasetNotFoundError:
-    place = ref._shown_uri() or f"table {list(ref.table_id or ())} of the {ref.namespace_impl!r} namespace"
-    if ref.version is None:
-        return DatasetNotFoundError(f"uri: there is no Lance dataset at {place}")
-    try:
-        versions = [entry["version"] for entry in _open(ref.latest()).versions()]
-    except DatasetNotFoundError as error:
-        return error
-    kept = f"{versions[0]} to {versions[-1]}" if versions else "none"
-    return DatasetNotFoundError(
-        f"version={ref.version!r}: the Lance dataset at {place} has no such version or tag (versions kept: {kept})"
-    )
-
-
 def _ref_of_open_dataset(dataset: lance.LanceDataset) -> TableRef:
+    options = {"base_store_params": dataset._base_store_params, "read_params": dataset._read_params}
     return TableRef(
-        uri=_absolute(dataset.uri),
+        uri=place_of(dataset),
         version=dataset.version,
         storage_options=dict(dataset._storage_options or {}),
+        dataset_options={name: value for name, value in options.items() if value},
         manifest=dataset._ds.serialized_manifest(),
     )
 

@@ -128,7 +128,7 @@ def backfill(
     exists = set(schema.names) <= set(target.table.open().schema.names)
     todo = _count(target.table, plan(target.table.open(), record))
     if exists and not todo.passes and not record.owner and not record.replaces:
-        version = int(target.table.version or 0)
+        version = target.table.number
         return _summary(target, version, ColumnWriter(None, 0, send), todo.done, started)
     job = claim(target, record, schema, send)
     window = Window(options.fragments_per_commit) if options.fragments_per_commit else None
@@ -223,7 +223,7 @@ def _names(writer: ColumnWriter) -> list[str]:
 def _summary(target: WriteJob, version: int, writer: ColumnWriter, done: int, started: float) -> AddColumnsSummary:
     return AddColumnsSummary(
         uri=target.shown_uri,
-        version_before=int(target.table.version or 0),
+        version_before=target.table.number,
         version=version,
         fragments_done=len(writer.committed),
         fragments_skipped=done,

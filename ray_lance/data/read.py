@@ -16,11 +16,12 @@ from ray_lance.data.fragments import FragmentDatasource
 from ray_lance.data.permuted import PermutationDatasource
 from ray_lance.decode import Decode
 from ray_lance.errors import InvalidArgumentError
+from ray_lance.masking import mask_uri
 from ray_lance.permutation import Permutation
 from ray_lance.scan.pushdown import Columns, Filter, build_scan
 from ray_lance.scan.reader import Fill
 from ray_lance.scan.scan import FRAGMENT_ID, ROW_ADDRESS, ROW_ID
-from ray_lance.table import TableRef, mask_uri
+from ray_lance.table import TableRef
 from ray_lance.tensors import named_fill
 
 __all__ = ["Namespace", "ReadOptions", "read", "read_permutation", "table_refs", "write_target"]

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ray_lance.arguments import as_integer
 from ray_lance.errors import CursorMismatchError, InvalidArgumentError
-from ray_lance.order.arguments import as_integer
 from ray_lance.order.permutation import RowPermutation
 
 __all__ = ["CURSOR_VERSION", "Cursor"]

@@ -9,8 +9,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from ray_lance.arguments import as_integer
 from ray_lance.errors import InvalidArgumentError
-from ray_lance.order.arguments import as_integer
 from ray_lance.order.clumps import ClumpOrder
 from ray_lance.order.rows import RowArray, RowSet, ShuffledRows, SlicedRows, digest_of
 from ray_lance.order.shuffle import Shuffle

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from ray_lance.arguments import as_integer
 from ray_lance.errors import InvalidArgumentError
-from ray_lance.order.arguments import as_integer
 from ray_lance.order.keys import derive_words, mix64
 from ray_lance.order.permutation import RowPermutation
 

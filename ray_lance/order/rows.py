@@ -13,8 +13,8 @@ from typing import Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from ray_lance.arguments import as_integer
 from ray_lance.errors import InvalidArgumentError
-from ray_lance.order.arguments import as_integer
 from ray_lance.order.bijection import MAX_SIZE
 from ray_lance.order.clumps import ClumpOrder
 

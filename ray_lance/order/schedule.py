@@ -20,8 +20,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
+from ray_lance.arguments import as_integer
 from ray_lance.errors import CursorMismatchError, InvalidArgumentError
-from ray_lance.order.arguments import as_integer
 
 __all__ = ["BatchSchedule", "LaneRange", "Tail"]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ray_lance.arguments import as_integer
 from ray_lance.errors import InvalidArgumentError
-from ray_lance.order.arguments import as_integer
 
 __all__ = ["CLUMPS_PER_WINDOW", "CLUMP_BYTES", "Shuffle", "auto_clump", "auto_window"]
 

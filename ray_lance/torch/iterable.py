@@ -8,11 +8,11 @@ from typing import Any
 
 from torch.utils.data import IterableDataset, get_worker_info
 
+from ray_lance.arguments import as_integer
 from ray_lance.decode import Decode
 from ray_lance.errors import CursorMismatchError
 from ray_lance.formats import Format
 from ray_lance.order import BatchSchedule, Cursor, Tail
-from ray_lance.order.arguments import as_integer
 from ray_lance.permutation import Permutation
 from ray_lance.scan.pushdown import Columns
 from ray_lance.tensors import FillValue, Ragged

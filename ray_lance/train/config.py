@@ -11,9 +11,9 @@ from typing import Any, get_args
 from ray.data import DataIterator, Dataset, ExecutionOptions
 from ray.train import DataConfig
 
+from ray_lance.arguments import as_integer
 from ray_lance.errors import InvalidArgumentError
 from ray_lance.order import BatchSchedule, Tail
-from ray_lance.order.arguments import as_integer
 from ray_lance.train.resources import check_cpus_left
 from ray_lance.train.shard import LanceShard, ShardLayout
 from ray_lance.train.source import read_cpus, scheduled_source, with_source

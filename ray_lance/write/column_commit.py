@@ -173,7 +173,7 @@ def _referred(job: ColumnJob) -> set[str]:
         version = int(entry["version"])
         if version < job.record.since:
             continue
-        dataset = replace(table, version=version).open()
+        dataset = table.at(version).open()
         paths.update(f"data/{file.path}" for fragment in dataset.get_fragments() for file in fragment.metadata.files)
         transaction = dataset.read_transaction(version)
         if transaction is not None:

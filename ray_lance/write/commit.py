@@ -17,8 +17,8 @@ from lance.commit import CommitConflictError
 from lance.fragment import FragmentMetadata
 
 from ray_lance.errors import CommitError, DatasetExistsError
+from ray_lance.masking import mask_uri
 from ray_lance.retry import is_transient
-from ray_lance.table import mask_uri
 from ray_lance.write.job import WriteJob
 
 __all__ = ["JOB_PROPERTY", "Committed", "MergeConflictError", "Send", "commit", "commit_rows", "find_commit"]

@@ -12,7 +12,8 @@ import pyarrow as pa
 
 from ray_lance.errors import DatasetExistsError, DatasetNotFoundError, InvalidArgumentError, UnknownColumnError
 from ray_lance.lazy import lance_namespace
-from ray_lance.table import TableRef, mask_uri
+from ray_lance.masking import mask_uri
+from ray_lance.table import TableRef
 from ray_lance.tensors.blocks import storable_schema
 from ray_lance.tensors.kinds import RAY_TYPES, extension_name
 from ray_lance.write.options import WriteOptions
@@ -59,7 +60,7 @@ class WriteJob:
     @property
     def version_before(self) -> int | None:
         """The version that the job began with; None where there was no dataset."""
-        return int(self.table.version) if self.exists and self.table.version is not None else None
+        return self.table.number if self.exists else None
 
     @property
     def transaction_uuid(self) -> str:

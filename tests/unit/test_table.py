@@ -13,7 +13,9 @@ import pyarrow as pa
 import pytest
 
 from ray_lance.errors import DatasetNotFoundError, InvalidArgumentError
-from ray_lance.table import TableRef, mask_uri
+from ray_lance.handles import handles
+from ray_lance.masking import mask_uri
+from ray_lance.table import TableRef
 
 
 @pytest.fixture
@@ -91,9 +93,7 @@ class TestOpen:
         receiver, sender = multiprocessing.Pipe(duplex=False)
         child = os.fork()
         if child == 0:
-            from ray_lance import table
-
-            sender.send((len(table._handles._handles), parents))
+            sender.send((len(handles), parents))
             os._exit(0)
         os.waitpid(child, 0)
         assert receiver.recv() == (0, parents)
@@ -102,9 +102,7 @@ class TestOpen:
         pinned = TableRef.of(two_versions).pin()
         Path(two_versions, "_versions").rename(Path(two_versions, "hidden"))
         fresh = pickle.loads(pickle.dumps(pinned))
-        from ray_lance import table
-
-        table._handles.after_fork()  # as a new process would be: nothing cached
+        handles.after_fork()  # as a new process would be: nothing cached
         assert fresh.open().to_table()["a"].to_pylist() == [1, 2, 3]
 
     def test_through_a_directory_namespace(self, tmp_path):

@@ -1,0 +1,99 @@
+"""Where datasets and their branches lie: the branch ``dev`` in the folder ``tree/dev`` of its dataset.
+
+An open dataset does not say where the branch lies that was checked out: its uri stays what it was opened with.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+
+import lance
+
+from ray_lance.errors import DatasetNotFoundError
+from ray_lance.masking import mask_uri
+from ray_lance.versions import MAIN, branch_of
+
+__all__ = ["absolute", "below_tree", "place_of", "roots_above", "says_not_found"]
+
+_TREE = "/tree/"
+_NOT_FOUND = re.compile(r"not found|does not exist|no such file|not a directory", re.IGNORECASE)
+
+
+def absolute(uri: str) -> str:
+    """A local path as an absolute one: workers have another working directory, and may have another home."""
+    if "://" in uri:
+        return uri.rstrip("/") if uri.rpartition("://")[2].strip("/") else uri
+    return os.path.abspath(os.path.expanduser(uri))  # noqa: PTH100, PTH111  Path resolves ".."
+
+
+def place_of(dataset: lance.LanceDataset) -> str:
+    """The uri of the branch that ``dataset`` has open; that of the dataset itself on main.
+
+    Looks into storage only where the uri leaves it open: where it has a folder named ``tree``.
+
+    Raises:
+        DatasetNotFoundError: The version that ``dataset`` has open is gone.
+    """
+    uri = absolute(dataset.uri)
+    branch = branch_of(dataset._ds.serialized_manifest())
+    if not roots_above(uri):
+        return uri if branch is None else _below(uri, branch)
+    for place in _places(uri, branch):
+        if _holds(place, dataset):
+            return place
+    raise DatasetNotFoundError(
+        f"version {dataset.version} of the branch {branch or MAIN!r}, which the open dataset of {mask_uri(uri)} has "
+        "open, is gone: open it again"
+    )
+
+
+def roots_above(uri: str) -> list[tuple[str, str]]:
+    """Uris of the datasets of which ``uri`` can be a branch, with the name of the branch; the nearest first."""
+    path, query = _split_query(uri)
+    parts = path.split(_TREE)
+    cuts = range(len(parts) - 1, 0, -1)
+    return [(_TREE.join(parts[:cut]) + query, _TREE.join(parts[cut:])) for cut in cuts]
+
+
+def below_tree(uri: str) -> str:
+    """The path below a folder that makes Lance take it for the same branch as ``uri``; ``"."`` outside of branches."""
+    path, _ = _split_query(uri)
+    _, tree, rest = path.partition(_TREE)
+    return f"tree/{rest}" if tree else "."
+
+
+def says_not_found(text: str) -> bool:
+    """Whether Lance says by this text of an error that something is not there."""
+    return _NOT_FOUND.search(text) is not None
+
+
+def _places(uri: str, branch: str | None) -> Iterator[str]:
+    """Where a dataset that was opened with ``uri`` can have been led."""
+    yield uri
+    for root in (uri, *(root for root, _ in roots_above(uri))):
+        yield root if branch is None else _below(root, branch)
+
+
+def _holds(place: str, dataset: lance.LanceDataset) -> bool:
+    """Whether the version that ``dataset`` has open is at ``place``."""
+    try:
+        found = lance.dataset(place, version=dataset.version, storage_options=dataset._storage_options)
+    except (ValueError, OSError) as error:
+        if not says_not_found(str(error)):
+            raise
+        return False
+    return bool(found._ds.serialized_manifest() == dataset._ds.serialized_manifest())
+
+
+def _below(root: str, branch: str) -> str:
+    path, query = _split_query(root)
+    return f"{path}{_TREE}{branch}{query}"
+
+
+def _split_query(uri: str) -> tuple[str, str]:
+    if "://" not in uri:
+        return uri, ""  # a local path may have a question mark in it
+    path, mark, query = uri.partition("?")
+    return path, mark + query
