@@ -169,8 +169,8 @@ def missing_branch(ref: TableRef) -> DatasetNotFoundError | None:
     for root, branch in roots_above(ref.uri or ""):
         try:
             dataset = open_table(replace(ref, uri=root, version=None, dataset_options={}))
-        except DatasetNotFoundError:
-            continue
+        except (DatasetNotFoundError, StorageError):
+            continue  # no dataset, or a place that is none of the user's
         return _no_branch(branch, mask_uri(root), dataset)
     return None
 

@@ -51,10 +51,11 @@ def place_of(dataset: lance.LanceDataset) -> str:
 
 def roots_above(uri: str) -> list[tuple[str, str]]:
     """Uris of the datasets of which ``uri`` can be a branch, with the name of the branch; the nearest first."""
+    scheme, separator, _ = uri.rpartition("://")
     path, query = _split_query(uri)
-    parts = path.split(_TREE)
-    cuts = range(len(parts) - 1, 0, -1)
-    return [(_TREE.join(parts[:cut]) + query, _TREE.join(parts[cut:])) for cut in cuts]
+    parts = path.removeprefix(scheme + separator).split(_TREE)
+    roots = [(_TREE.join(parts[:cut]), _TREE.join(parts[cut:])) for cut in range(len(parts) - 1, 0, -1)]
+    return [(f"{scheme}{separator}{root}{query}", branch) for root, branch in roots if root]
 
 
 def below_tree(uri: str) -> str:

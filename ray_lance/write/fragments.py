@@ -25,6 +25,7 @@ from lance.file import LanceFileSession
 from lance.fragment import FragmentMetadata, write_fragments
 
 from ray_lance.errors import CommitError
+from ray_lance.places import below_tree
 from ray_lance.write.field_ids import renumbered
 from ray_lance.write.job import WriteJob
 from ray_lance.write.schema import fit
@@ -158,6 +159,7 @@ def _write_file(batches: Callable[[], Iterator[pa.RecordBatch]], job: WriteJob, 
 
 def _stage(batches: Iterator[pa.RecordBatch], folder: Path, job: WriteJob) -> tuple[FragmentMetadata, Path]:
     """Write ``batches`` as one data file below ``folder``; returns its metadata and the folder it lies in."""
+    folder /= below_tree(job.uri)
     source = WatchedBatches(batches)
     reader = pa.RecordBatchReader.from_batches(job.schema, source)
     try:

@@ -11,6 +11,7 @@ import lance
 import pyarrow as pa
 
 from ray_lance.errors import DatasetExistsError, DatasetNotFoundError, InvalidArgumentError, UnknownColumnError
+from ray_lance.handles import missing_branch
 from ray_lance.lazy import lance_namespace
 from ray_lance.masking import mask_uri
 from ray_lance.table import TableRef
@@ -114,18 +115,19 @@ def begin(table: TableRef, options: WriteOptions) -> WriteJob:
 
     Raises:
         DatasetExistsError: ``mode="create"`` and a dataset exists.
-        DatasetNotFoundError: ``mode="append"`` or ``"merge"`` and there is no dataset.
+        DatasetNotFoundError: ``mode="append"`` or ``"merge"`` and there is no dataset; or there is no such branch.
         InvalidArgumentError: An option contradicts the dataset.
         UnknownColumnError: ``on`` names a column the dataset does not have.
     """
-    if isinstance(table.version, (int, str)) and table.manifest is None:
-        raise InvalidArgumentError(f"version={table.version!r}: writes go on top of the latest version; leave it out")
+    table = _latest(table)
     try:
-        pinned = table.latest().pin()
+        pinned = table.pin()
     except DatasetNotFoundError as error:
+        if isinstance(table.version, tuple) or missing_branch(table) is not None:
+            raise  # a branch, which only Lance makes
         if options.mode in ("append", "merge"):
             raise DatasetNotFoundError(f'{error}; mode="create" makes a new one') from None
-        return _new_table(table.latest(), options)
+        return _new_table(table, options)
     if options.mode == "create":
         raise DatasetExistsError(_exists(pinned))
     dataset = pinned.open()
@@ -133,7 +135,30 @@ def begin(table: TableRef, options: WriteOptions) -> WriteJob:
         _check_against(dataset, options)
     schema = portable(dataset.schema) if options.mode in ("append", "merge") else _full_schema(options)
     storage_options = dict(dataset._storage_options or table.storage_options)
-    return WriteJob(pinned, dataset.uri, storage_options, options, schema, managed=_is_managed(pinned))
+    return WriteJob(pinned, str(pinned.uri), storage_options, options, schema, managed=_is_managed(pinned))
+
+
+def _latest(table: TableRef) -> TableRef:
+    """The table's branch as it is now, on top of which everything is written.
+
+    Raises:
+        InvalidArgumentError: The reference names another version than the latest.
+    """
+    named = table.version[1] if isinstance(table.version, tuple) else table.version
+    is_open = table.manifest is not None  # as an open dataset is: it says which branch, and may be out of date
+    if is_open or (named is None and "asof" not in table.dataset_options):
+        return table.latest()
+    try:
+        latest = table.latest().pin()
+        if table.pin().number == latest.number:
+            return latest.latest()
+        reason = f"the latest version, which is {latest.number}"
+    except DatasetNotFoundError:
+        reason = "the latest version"
+    argument = "dataset_options['asof']" if named is None else f"version={table.version!r}"
+    raise InvalidArgumentError(
+        f'{argument}: writes go on top of {reason}; leave it out, or name a branch alone, as in ("dev", None)'
+    )
 
 
 def _is_managed(table: TableRef) -> bool:
