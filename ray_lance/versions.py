@@ -68,9 +68,12 @@ def _branch_version(version: tuple[Any, ...]) -> tuple[str, int | None]:
 
 def _number(number: Any, version: Any) -> int:
     try:
-        return as_integer("version", number, 1)
+        plain = as_integer("version", number)
     except InvalidArgumentError:
         raise InvalidArgumentError(f"version={version!r} {_RULE}") from None
+    if plain < 1:
+        raise InvalidArgumentError(f"version={version!r} must be at least 1, the first version of a dataset")
+    return plain
 
 
 def _varint(data: bytes, position: int) -> tuple[int, int]:

@@ -135,10 +135,15 @@ class TestBranches:
 class TestWhatIsRefused:
     @pytest.mark.parametrize(
         "version",
-        [("dev",), ("dev", 1, 2), ("", 1), (1, "dev"), ("dev", 0), ("dev", True), ("dev", 1.0), ["dev", 1], "", 2.0],
+        [("dev",), ("dev", 1, 2), ("", 1), (1, "dev"), ("dev", True), ("dev", 1.0), ["dev", 1], "", 2.0],
     )
     def test_versions_of_other_forms(self, uri, version):
         with pytest.raises(InvalidArgumentError, match=r"version=.* must be a version number .* \(\"dev\", None\)"):
+            TableRef.of(uri, version=version)
+
+    @pytest.mark.parametrize("version", [0, -1, ("dev", 0)])
+    def test_numbers_below_1(self, uri, version):
+        with pytest.raises(InvalidArgumentError, match=r"version=.* must be at least 1"):
             TableRef.of(uri, version=version)
 
     @pytest.mark.parametrize("version", [("team/x", None), ("dev", 2), ("main", None), (None, 3), 2])

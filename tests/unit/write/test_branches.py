@@ -98,9 +98,7 @@ def test_a_dataset_in_a_folder_named_tree_is_no_branch(tmp_path):
 def test_no_version_but_the_latest_can_be_written_on(table, version):
     lance.dataset(table).tags.create("old", ("dev", 2))
 
-    with pytest.raises(
-        InvalidArgumentError, match=r"version=.*: writes go on top of the latest version, which is \d"
-    ):
+    with pytest.raises(InvalidArgumentError, match=r"version=.*: writes go on top of the latest version, which is \d"):
         begin(TableRef.of(table, version=version), WriteOptions(mode="append"))
 
 
