@@ -161,6 +161,7 @@ class Compute:
         # Only in order do counts of rows tell which rows a block holds.
         computed.context.execution_options.preserve_order = True
         computed.context.enable_progress_bars = False
+        computed.context.checkpoint_config = None  # the columns themselves tell what is done
         if window is not None:
             computed = begun_as_admitted(computed, _Admission(window, source, todo).admits)
         return executed_promptly(computed)

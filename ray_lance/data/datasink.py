@@ -16,7 +16,8 @@ from ray.data.datasource.datasink import Datasink, WriteResult
 from ray.exceptions import RayTaskError
 
 from ray_lance.allocator import keep_freed_memory
-from ray_lance.data.execution import clean_up_after_writes, executed_promptly
+from ray_lance.data.checkpoints import refuse_job_checkpoints
+from ray_lance.data.execution import clean_up_after_writes, executed_promptly, running_context
 from ray_lance.errors import (
     CommitError,
     DatasetExistsError,
@@ -130,6 +131,7 @@ class LanceDatasink(Datasink[TaskResult]):
 
         From now on a failure and an interrupt are cleaned up after.
         """
+        refuse_job_checkpoints(running_context(), self._options.mode)
         job = self.start()
         clean_up_after_writes(self.abort)
         if job.schema is None and isinstance(schema, pa.Schema) and schema.names:
@@ -252,6 +254,7 @@ def write(
         SchemaMismatchError: The rows do not fit the schema without loss.
         CommitError: Nothing was committed.
     """
+    refuse_job_checkpoints(ds.context, options.mode)
     if options.mode == "merge":
         # Imported here: a merge is made of the parts of this module.
         from ray_lance.data.merge import merge

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 import ray
-from ray.data import Dataset
+from ray.data import DataContext, Dataset
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.data._internal.execution.operators.input_data_buffer import InputDataBuffer
 from ray.data._internal.execution.operators.task_pool_map_operator import TaskPoolMapOperator
@@ -21,6 +21,7 @@ __all__ = [
     "begun_as_admitted",
     "clean_up_after_writes",
     "executed_promptly",
+    "running_context",
     "with_unshaped_blocks",
 ]
 
@@ -86,6 +87,13 @@ def clean_up_after_writes(clean_up: Callable[[], None]) -> None:
             cancel = partial(type(operator)._cancel_active_tasks, operator)
             operator._cancel_active_tasks = partial(_end, operator, cancel)
     executor._callbacks.append(CleanedUpExecution(clean_up))
+
+
+def running_context() -> DataContext:
+    """The context of the Ray dataset whose execution this thread runs; that of the process elsewhere (Ray 2.60)."""
+    executor = threading.current_thread()
+    own = getattr(executor, "_data_context", None) if isinstance(executor, StreamingExecutor) else None
+    return own or DataContext.get_current()
 
 
 class UnshapedBlocks(ExecutionCallback):
