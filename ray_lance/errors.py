@@ -9,8 +9,10 @@
     |-- SchemaMismatchError (TypeError)          data that does not fit the dataset without losing something
     |-- TensorConversionError (TypeError)        a column that cannot become a tensor the way it was asked for
     |-- CursorMismatchError (ValueError)         a cursor of another order than the one it is loaded into
-    `-- CommitError (RuntimeError)               a commit that did not happen, after every retry
-        `-- MergeConflictError                   of a merge whose rows others changed; in write/commit.py
+    |-- CommitError (RuntimeError)               a commit that did not happen, after every retry
+    |   |-- MergeConflictError                   of a merge whose rows others changed; in write/commit.py
+    |   `-- LostHistoryError                     versions that would tell whether it happened are gone; write/history.py
+    `-- LancePanicError (RuntimeError)           Lance gave up in the middle: a fault of Lance
 
 Each one also derives from the built-in exception that users of Ray and Lance would catch.
 """
@@ -18,7 +20,8 @@ Each one also derives from the built-in exception that users of Ray and Lance wo
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 __all__ = [
     "CommitError",
@@ -26,11 +29,13 @@ __all__ = [
     "DatasetExistsError",
     "DatasetNotFoundError",
     "InvalidArgumentError",
+    "LancePanicError",
     "RayLanceError",
     "SchemaMismatchError",
     "StorageError",
     "TensorConversionError",
     "UnknownColumnError",
+    "panics_as_errors",
 ]
 
 
@@ -92,3 +97,22 @@ class CursorMismatchError(RayLanceError, ValueError):
 
 class CommitError(RayLanceError, RuntimeError):
     """A commit did not happen, after every retry."""
+
+
+class LancePanicError(RayLanceError, RuntimeError):
+    """Lance gave up in the middle of an operation, which is a fault of Lance."""
+
+
+@contextmanager
+def panics_as_errors(what: str) -> Iterator[None]:
+    """Raise a panic of Lance as a :class:`LancePanicError`: its own class is no ``Exception``, and cannot be imported.
+
+    Args:
+        what: What was attempted, for the message.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ == "PanicException":
+            raise LancePanicError(f"Lance panicked during {what}, which is a fault of Lance: {error}") from error
+        raise

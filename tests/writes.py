@@ -14,8 +14,8 @@ import pyarrow.compute as pc
 
 from ray_lance.retry import RetryPolicy
 from ray_lance.table import TableRef
-from ray_lance.write.cleanup import remove_uncommitted
-from ray_lance.write.commit import Committed, Send, commit_rows, find_commit
+from ray_lance.write.cleanup import give_up, remove_uncommitted
+from ray_lance.write.commit import Committed, Send, commit_rows
 from ray_lance.write.fragments import Rows, TableRows, write_files
 from ray_lance.write.job import WriteJob, begin
 from ray_lance.write.merge import ADDRESSES, BUCKET, ROW_ID, commit_merge, match, with_bucket, with_row_ids
@@ -123,6 +123,7 @@ def write_tables(
     *,
     send: Send = lance.LanceDataset.commit,
     storage: Callable[[Storage], Storage] = lambda inner: inner,
+    before_commit: Callable[[], object] = lambda: None,
     **options: object,
 ) -> WriteJob:
     """Do what a Ray write does, in this process: one task that gets all the tables."""
@@ -135,12 +136,11 @@ def write_tables(
     try:
         files = write_files(blocks, job, place)
         fragments = [file.metadata() for file in files]
+        before_commit()
         commit_rows(job, fragments, send)
         remove_uncommitted(job, [data_file.path for fragment in fragments for data_file in fragment.files], place)
     except BaseException:
-        if find_commit(job) is None:
-            remove_uncommitted(job, storage=place)
-            job.withdraw()
+        give_up(job, place)
         raise
     return job
 
@@ -151,6 +151,7 @@ def merge(
     *,
     buckets: int = 3,
     send: Send = lance.LanceDataset.commit,
+    before_commit: Callable[[], object] = lambda: None,
     on: Iterable[str] = ("k", "s"),
     **options: object,
 ) -> Committed:
@@ -172,6 +173,7 @@ def merge(
         files = write_files([TableRows(table.drop_columns([ADDRESSES, ROW_ID])) for table in parts], job)
         stable = job.table.open().has_stable_row_ids and job.options.update
         fragments += with_row_ids(files, old[ROW_ID].to_numpy() if stable else np.empty(0, np.uint64))
+    before_commit()
     return commit_merge(job, fragments, np.concatenate(addresses), send)
 
 

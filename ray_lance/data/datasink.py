@@ -27,8 +27,8 @@ from ray_lance.errors import (
 )
 from ray_lance.table import TableRef
 from ray_lance.tensors.blocks import storable, storable_schema
-from ray_lance.write.cleanup import remove_uncommitted
-from ray_lance.write.commit import Committed, Send, commit_rows, find_commit
+from ray_lance.write.cleanup import give_up, remove_uncommitted
+from ray_lance.write.commit import Committed, Send, commit_rows
 from ray_lance.write.fragments import Rows, WrittenFile, write_files
 from ray_lance.write.job import WriteJob, begin
 from ray_lance.write.options import WriteOptions, WriteSummary
@@ -186,16 +186,10 @@ class LanceDatasink(Datasink[TaskResult]):
         self.abort()
 
     def abort(self) -> None:
-        """Remove every file of the job, unless its commit is found to have succeeded. Raises nothing."""
+        """Remove every file of the job that is not part of the dataset. Raises nothing."""
         job, self._job = self._job, None
-        if job is None:
-            return
-        try:
-            if find_commit(job) is None:
-                remove_uncommitted(job)
-                job.withdraw()
-        except Exception as error:
-            logger.warning("files of job %s at %s may be left behind: %s", job.job_id, job.shown_uri, error)
+        if job is not None:
+            give_up(job)
 
     def get_name(self) -> str:
         """Name of the write tasks."""

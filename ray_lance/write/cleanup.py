@@ -1,14 +1,15 @@
-"""Removing what a job wrote and did not commit."""
+"""The one place that decides whether a file may be removed: when no version of any branch refers to it."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
+from ray_lance.write.history import referred
 from ray_lance.write.job import WriteJob
 from ray_lance.write.storage import Storage
 
-__all__ = ["remove_uncommitted"]
+__all__ = ["give_up", "remove_uncommitted", "remove_unreferred"]
 
 logger = logging.getLogger(__name__)
 
@@ -16,28 +17,68 @@ logger = logging.getLogger(__name__)
 def remove_uncommitted(job: WriteJob, keep: Collection[str] | None = None, storage: Storage | None = None) -> None:
     """Remove every file of the job except the committed ones, those of killed and repeated attempts included.
 
-    Costs one listing of the dataset's ``data`` folder. A file that cannot be removed is logged and left.
+    Costs one listing of the dataset's ``data`` folder. Raises nothing: a file that cannot be removed is logged and
+    left.
 
     Args:
         job: The job; none of its tasks may be running any more.
-        keep: Names of the data files that were committed; None where the job committed nothing at all.
+        keep: Names of the data files that were committed, as far as they are known.
         storage: Where to look; None for the storage of the job's dataset.
     """
-    storage = storage or job.storage()
     stems = {name.removesuffix(".lance") for name in keep or ()}
     try:
-        paths = storage.list("data")
+        storage = storage or job.storage()
+        paths = [path for path in storage.list("data") if _stem(path).startswith(job.job_id)]
         if keep is None:
-            paths += storage.list("_transactions")
-        for path in paths:
-            if _belongs(path, job) and path.split("/")[1].removesuffix(".lance") not in stems:
-                job.options.retry.call(lambda path=path: storage.remove(path), f"removing {path}")  # type: ignore[misc]
+            # A transaction file is called <read version>-<transaction uuid>.txn, and the job's id is that uuid.
+            paths += [path for path in storage.list("_transactions") if job.transaction_uuid in path]
+        remove_unreferred(job, [path for path in paths if _stem(path) not in stems], storage=storage)
         storage.finish(job.job_id)
     except Exception as error:
         logger.warning("files of job %s at %s may be left behind: %s", job.job_id, job.shown_uri, error)
 
 
-def _belongs(path: str, job: WriteJob) -> bool:
-    folder, name = path.split("/")[:2]
-    # A transaction file is called <read version>-<transaction uuid>.txn, and the job's id is that uuid.
-    return name.startswith(job.job_id) if folder == "data" else job.transaction_uuid in name
+def give_up(job: WriteJob, storage: Storage | None = None) -> None:
+    """Remove what the job wrote, after a failure; what was committed all the same stays. Raises nothing.
+
+    Args:
+        job: The job; none of its tasks may be running any more.
+        storage: Where to look; None for the storage of the job's dataset.
+    """
+    remove_uncommitted(job, storage=storage)
+    try:
+        if job.open_latest() is None:
+            job.withdraw()
+    except Exception as error:
+        logger.warning("the table at %s may be left declared: %s", job.shown_uri, error)
+
+
+def remove_unreferred(
+    job: WriteJob, paths: Iterable[str], since: int | None = None, storage: Storage | None = None
+) -> None:
+    """Remove those of the files at ``paths`` that no version of any branch refers to.
+
+    Args:
+        job: The job that wrote them; none of its tasks may be running any more.
+        paths: The files, relative to the dataset.
+        since: A version that is older than all of them; None for that which the job began with.
+        storage: Where they are; None for the storage of the job's dataset.
+    """
+    owners = {path: _owner(path) for path in paths}
+    if not owners:
+        return
+    storage = storage or job.storage()
+    since = (job.version_before or 0) if since is None else since
+    retry = job.options.retry
+    used = retry.call(lambda: referred(job, set(owners.values()), since), "looking for the files in use")
+    for path in (path for path, owner in owners.items() if owner not in used):
+        retry.call(lambda path=path: storage.remove(path), f"removing {path}")  # type: ignore[misc]
+
+
+def _stem(path: str) -> str:
+    return path.split("/")[1].removesuffix(".lance")
+
+
+def _owner(path: str) -> str:
+    """The name of the file that versions refer to: blob files lie in a folder that is named as their data file."""
+    return f"{_stem(path)}.lance" if path.startswith("data/") else path.rsplit("/", 1)[-1]

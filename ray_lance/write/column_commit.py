@@ -17,13 +17,15 @@ import lance
 import pyarrow as pa
 from lance.commit import CommitConflictError
 
-from ray_lance.errors import CommitError
+from ray_lance.errors import CommitError, panics_as_errors
 from ray_lance.retry import is_transient
+from ray_lance.write.cleanup import remove_unreferred
 from ray_lance.write.column_files import WrittenColumn
 from ray_lance.write.column_job import ColumnJob
 from ray_lance.write.column_record import RECORD_KEY, ColumnRecord, column_fields, record_of
-from ray_lance.write.commit import JOB_PROPERTY, Send, find_commit
-from ray_lance.write.field_ids import field_ids
+from ray_lance.write.commit import Send
+from ray_lance.write.field_ids import check_ids, field_ids
+from ray_lance.write.history import JOB_PROPERTY, LostHistoryError, find_commit, names_of_files
 from ray_lance.write.job import WriteJob
 
 __all__ = ["GroupCommit", "claim", "commit_group", "drop_blank", "finish", "remove_leftovers", "renewed"]
@@ -110,6 +112,7 @@ def commit_group(
         ]
         if not fitting:
             return None
+        check_ids((number for each in fitting for number in each.file["fields"]), dataset.lance_schema)
         groups = [
             lance.LanceOperation.DataReplacementGroup(each.work.fragment_id, each.data_file()) for each in fitting
         ]
@@ -131,10 +134,13 @@ def finish(job: ColumnJob, send: Send = lance.LanceDataset.commit) -> int:
 
 
 def drop_blank(job: ColumnJob) -> None:
-    """Take back columns that the job added and gave no value to."""
+    """Take back columns that the job added, unless a fragment holds values of them."""
     dataset = job.target.table.latest().open()
     _check_owner(dataset, job)
-    dataset.drop_columns(job.schema.names)
+    columns = set(job.field_ids())
+    files = (file for fragment in dataset.get_fragments() for file in fragment.metadata.files)
+    if all(columns.isdisjoint(file.fields) for file in files):
+        dataset.drop_columns(job.schema.names)
 
 
 def remove_leftovers(job: ColumnJob, committed: Collection[str]) -> None:
@@ -144,41 +150,22 @@ def remove_leftovers(job: ColumnJob, committed: Collection[str]) -> None:
         job: The job; none of its tasks may be running any more.
         committed: Names of the files that it committed.
     """
-    storage, record = job.target.storage(), job.record
+    record = job.record
     prefixes = (record.file_prefix, *record.unfinished)
     owners = [prefix.partition("-")[2] for prefix in prefixes]
     kept = {name.removesuffix(".lance") for name in committed}
     transactions = tuple(str(uuid.UUID(owner.ljust(32, "0")))[:18] for owner in owners)
     try:
+        storage = job.target.storage()
         # A folder of blob files has the name of the data file that they belong to.
         stems = {path: path.split("/")[1].removesuffix(".lance") for path in storage.list("data")}
         left = {path for path, stem in stems.items() if stem.startswith(prefixes) and stem not in kept}
         left |= {path for path in storage.list("_transactions") if path.partition("-")[2].startswith(transactions)}
-        referred = _referred(job) if left else set()
-        for path in left:
-            if path in referred or f"data/{stems.get(path)}.lance" in referred:
-                continue
-            job.target.options.retry.call(lambda path=path: storage.remove(path), f"removing {path}")  # type: ignore[misc]
+        remove_unreferred(job.target, left, since=record.since - 1, storage=storage)
         for prefix in prefixes:
             storage.finish(prefix)
     except Exception as error:
         logger.warning("files of job %s at %s may be left behind: %s", record.owner, job.target.shown_uri, error)
-
-
-def _referred(job: ColumnJob) -> set[str]:
-    """Paths of the data and transaction files of all versions since the first unfinished job began."""
-    table = job.target.table.latest()
-    paths: set[str] = set()
-    for entry in table.open().versions():
-        version = int(entry["version"])
-        if version < job.record.since:
-            continue
-        dataset = table.at(version).open()
-        paths.update(f"data/{file.path}" for fragment in dataset.get_fragments() for file in fragment.metadata.files)
-        transaction = dataset.read_transaction(version)
-        if transaction is not None:
-            paths.add(f"_transactions/{transaction.read_version}-{transaction.uuid}.txn")
-    return paths
 
 
 def _add_missing(target: WriteJob, record: ColumnRecord, columns: pa.Schema) -> None:
@@ -249,17 +236,18 @@ def _commit(target: WriteJob, owner: str, build: _Build, send: Send) -> int:
             transaction_properties={JOB_PROPERTY: job.job_id},
         )
         try:
-            dataset = send(
-                job.uri,
-                transaction,
-                storage_options=dict(job.storage_options) or None,
-                namespace_client_managed_versioning=job.managed,
-                **table.namespace_arguments(),
-            )
+            with panics_as_errors("the commit"):
+                dataset = send(
+                    job.uri,
+                    transaction,
+                    storage_options=dict(job.storage_options) or None,
+                    namespace_client_managed_versioning=job.managed,
+                    **table.namespace_arguments(),
+                )
             return int(dataset.version)
         except Exception as error:
             attempt += 1
-            if (landed := find_commit(job)) is not None:
+            if (landed := _landed(job, operation)) is not None:
                 return landed
             try:
                 _policy(target).pause(attempt, f"commit to {job.shown_uri}", error)
@@ -267,3 +255,11 @@ def _commit(target: WriteJob, owner: str, build: _Build, send: Send) -> int:
                 raise CommitError(
                     f"uri={job.shown_uri!r}: nothing was committed after {attempt} attempts: {error}"
                 ) from error
+
+
+def _landed(job: WriteJob, operation: lance.LanceOperation.BaseOperation) -> int | None:
+    """The version that ``job`` committed, where the versions left tell. What is built again changes nothing twice."""
+    try:
+        return find_commit(job, names_of_files(operation))
+    except LostHistoryError:
+        return None

@@ -16,10 +16,11 @@ import numpy.typing as npt
 import pyarrow as pa
 from lance.fragment import DataFile, write_fragments
 
-from ray_lance.errors import CommitError
+from ray_lance.errors import CommitError, panics_as_errors
 from ray_lance.scan.scan import ROW_ADDRESS
 from ray_lance.write.column_job import ColumnJob
 from ray_lance.write.column_plan import FragmentWork
+from ray_lance.write.field_ids import renumbered
 from ray_lance.write.fragments import WatchedBatches, publications
 from ray_lance.write.schema import fit, portable
 from ray_lance.write.storage import Storage
@@ -89,23 +90,25 @@ def _stage(job: ColumnJob, work: FragmentWork, tables: Iterable[pa.Table], folde
     rows = place(_values(tables, job, work), _kept(job, work), work.physical_rows, job.schema)
     source = WatchedBatches(rows)
     try:
-        fragments = write_fragments(
-            pa.RecordBatchReader.from_batches(job.schema, source),
-            str(folder),
-            mode="create",
-            max_rows_per_file=_MAX_FILE_ROWS,
-            max_bytes_per_file=_MAX_FILE_BYTES,
-            data_storage_version=job.target.file_version,
-        )
+        with panics_as_errors("writing a column file"):
+            operation = write_fragments(
+                pa.RecordBatchReader.from_batches(job.schema, source),
+                str(folder),
+                mode="create",
+                max_rows_per_file=_MAX_FILE_ROWS,
+                max_bytes_per_file=_MAX_FILE_BYTES,
+                data_storage_version=job.target.file_version,
+                return_transaction=True,
+            ).operation
     except Exception as error:
         # Lance reports an error of its source as text inside an error of its own.
         raise source.error or error from None
-    (file,) = fragments[0].files
-    # The file was written for a dataset of these columns alone, whose fields are numbered from 0 in the same order.
-    ids = job.field_ids()
+    (file,) = operation.fragments[0].files
     arguments = asdict(file)
     path = arguments.pop("_path")
-    return {**arguments, "fields": [ids[number] for number in file.fields]}, folder / "data" / path
+    # The file was written for a dataset of these columns alone.
+    fields = renumbered(file.fields, operation.new_schema, job.target.table.open().lance_schema)
+    return {**arguments, "fields": fields}, folder / "data" / path
 
 
 def place(

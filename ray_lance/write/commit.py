@@ -1,8 +1,8 @@
 """One atomic commit per job: create, append, overwrite, merge.
 
-A job id travels in every transaction. When a commit reports failure, the versions made since the job began are
-searched for it before anything is tried again: a commit whose acknowledgement got lost is recognised, and nothing
-is applied twice.
+A job id travels in every transaction. When a commit reports failure, the versions made since are searched for it
+before anything is tried again: a commit whose acknowledgement got lost is recognised, and nothing is applied twice.
+Others may have removed its version by then; so the job's files are looked for too.
 """
 
 from __future__ import annotations
@@ -10,22 +10,22 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import lance
 from lance.commit import CommitConflictError
 from lance.fragment import FragmentMetadata
 
-from ray_lance.errors import CommitError, DatasetExistsError
-from ray_lance.masking import mask_uri
+from ray_lance.errors import CommitError, DatasetExistsError, InvalidArgumentError, panics_as_errors
 from ray_lance.retry import is_transient
+from ray_lance.write.field_ids import check_fields
+from ray_lance.write.history import JOB_PROPERTY, find_commit, is_complete, names_of_files
 from ray_lance.write.job import WriteJob
 
-__all__ = ["JOB_PROPERTY", "Committed", "MergeConflictError", "Send", "commit", "commit_rows", "find_commit"]
+__all__ = ["Committed", "MergeConflictError", "Send", "commit", "commit_rows"]
 
 logger = logging.getLogger(__name__)
-
-JOB_PROPERTY = "ray_lance.job"
 
 
 @dataclass(frozen=True)
@@ -72,9 +72,13 @@ def commit_rows(job: WriteJob, fragments: Sequence[FragmentMetadata], send: Send
     mode = job.options.mode
     if job.exists and mode not in ("append", "overwrite"):
         raise DatasetExistsError(f"mode={mode!r}: a dataset stands at {job.shown_uri}; its rows are not replaced")
+    schema = job.stored_schema()
+    check_fields(fragments, schema)
     if mode == "append":
         return commit(job, lance.LanceOperation.Append(list(fragments)), send)
-    return commit(job, lance.LanceOperation.Overwrite(job.schema, list(fragments)), send)
+    if not fragments and not job.exists and job.file_version and send is lance.LanceDataset.commit:
+        send = partial(_create_empty, job)
+    return commit(job, lance.LanceOperation.Overwrite(schema, list(fragments)), send)
 
 
 def commit(job: WriteJob, operation: lance.LanceOperation.BaseOperation, send: Send = lance.LanceDataset.commit) -> int:
@@ -86,26 +90,32 @@ def commit(job: WriteJob, operation: lance.LanceOperation.BaseOperation, send: S
         send: Makes the new version.
 
     Returns:
-        The new version.
+        The new version. Where that was removed since, the first one left that holds what was committed.
 
     Raises:
         DatasetExistsError: The job creates a dataset and one appeared in the meantime.
+        LostHistoryError: The commit may have been made, and the versions that would tell were removed.
         CommitError: Nothing was committed: conflicts or faults outlasted every retry, or cannot be resolved.
     """
-    policy = replace(job.options.retry, should_retry=lambda error: _is_conflict(error) or is_transient(error))
-    read_version = job.version_before or 0
+    latest = job.open_latest()
+    since = 0 if latest is None else int(latest.version)
+    read_version = _rebase(job, operation, job.version_before or 0)
+    usual = replace(job.options.retry, should_retry=lambda error: _is_conflict(error) or is_transient(error))
+    rebased = replace(job.options.retry, should_retry=lambda error: True)  # noqa: ARG005
     attempt = 0
     while True:
         try:
-            return int(
-                send(job.uri, _transaction(job, operation, read_version), **_arguments(job, read_version)).version
-            )
+            with panics_as_errors("the commit"):
+                dataset = send(job.uri, _transaction(job, operation, read_version), **_arguments(job, read_version))
+            return int(dataset.version)
         except Exception as error:
             attempt += 1
-            if (landed := find_commit(job)) is not None:
+            if (landed := find_commit(job, names_of_files(operation), since)) is not None:
                 logger.info("commit of job %s had succeeded as version %d: %s", job.job_id, landed, error)
                 return landed
-            read_version = _rebase(job, operation, read_version, error)
+            base = _rebase(job, operation, read_version, error)
+            policy = usual if base == read_version else rebased
+            read_version = base
             try:
                 policy.pause(attempt, f"commit to {job.shown_uri}", error)
             except Exception:
@@ -114,23 +124,24 @@ def commit(job: WriteJob, operation: lance.LanceOperation.BaseOperation, send: S
                 ) from error
 
 
-def find_commit(job: WriteJob) -> int | None:
-    """The version that the job committed, None where it committed nothing."""
-    return job.options.retry.call(lambda: _find(job), f"looking for the commit of job {job.job_id}")
-
-
-def _find(job: WriteJob) -> int | None:
-    dataset = job.open_latest()
-    if dataset is None:
-        return None
-    versions = sorted((int(entry["version"]) for entry in dataset.versions()), reverse=True)
-    for version in versions:
-        if version <= (job.version_before or 0):
-            return None
-        transaction = dataset.read_transaction(version)
-        if transaction is not None and (transaction.transaction_properties or {}).get(JOB_PROPERTY) == job.job_id:
-            return version
-    return None
+def _create_empty(job: WriteJob, uri: str, transaction: lance.Transaction, **arguments: Any) -> lance.LanceDataset:
+    """Make a dataset without rows. A commit would give it Lance's default file version, having no file to go by."""
+    if transaction.read_version:  # another writer has made one in the meantime
+        return lance.LanceDataset.commit(uri, transaction, **arguments)
+    if job.managed:
+        raise InvalidArgumentError(
+            f"data_storage_version={job.file_version!r}: there are no rows, and tables of a namespace that manages "
+            "versions are made without rows in Lance's default version only; leave it out"
+        )
+    return lance.write_dataset(
+        transaction.operation.new_schema.to_pyarrow().empty_table(),
+        uri,
+        mode="create",
+        data_storage_version=job.file_version,
+        enable_stable_row_ids=job.options.enable_stable_row_ids,
+        transaction_properties=transaction.transaction_properties,
+        storage_options=arguments["storage_options"],
+    )
 
 
 def _transaction(job: WriteJob, operation: lance.LanceOperation.BaseOperation, read_version: int) -> lance.Transaction:
@@ -155,13 +166,22 @@ def _arguments(job: WriteJob, read_version: int) -> dict[str, Any]:
     return arguments
 
 
-def _is_conflict(error: BaseException) -> bool:
+def _is_conflict(error: BaseException | None) -> bool:
     text = str(error).lower()
     return isinstance(error, CommitConflictError) or any(mark in text for mark in _CONFLICT_MARKS)
 
 
-def _rebase(job: WriteJob, operation: lance.LanceOperation.BaseOperation, read_version: int, error: Exception) -> int:
-    """The version to base the next attempt on, where the data already written can be committed there at all."""
+def _rebase(
+    job: WriteJob,
+    operation: lance.LanceOperation.BaseOperation,
+    read_version: int,
+    error: Exception | None = None,
+) -> int:
+    """The version to base the next attempt on, where the data already written can be committed there at all.
+
+    That is another one after a conflict, and where a version from ``read_version`` on was removed: Lance compares the
+    operation with those that are left only, and would not notice what the others changed.
+    """
     latest = job.open_latest()
     mode = job.options.mode
     if mode in ("create", "ignore") and latest is not None:
@@ -169,7 +189,7 @@ def _rebase(job: WriteJob, operation: lance.LanceOperation.BaseOperation, read_v
             f"mode={mode!r}: a dataset appeared at {job.shown_uri} during the write (version {latest.version}); "
             "nothing was committed"
         ) from error
-    if latest is None or not _is_conflict(error):
+    if latest is None or (not _is_conflict(error) and is_complete(latest, read_version)):
         return read_version
     if mode == "merge":
         raise MergeConflictError(
@@ -178,7 +198,7 @@ def _rebase(job: WriteJob, operation: lance.LanceOperation.BaseOperation, read_v
         ) from error
     if not _fits(job, operation, latest):
         raise CommitError(
-            f"uri={mask_uri(job.uri)!r}: another writer changed the schema or the file version of the dataset during "
+            f"uri={job.shown_uri!r}: another writer changed the schema or the file version of the dataset during "
             "the write; nothing was committed, run the write again"
         ) from error
     return int(latest.version)

@@ -24,7 +24,7 @@ import pyarrow as pa
 from lance.file import LanceFileSession
 from lance.fragment import FragmentMetadata, write_fragments
 
-from ray_lance.errors import CommitError
+from ray_lance.errors import CommitError, panics_as_errors
 from ray_lance.places import below_tree
 from ray_lance.write.field_ids import renumbered
 from ray_lance.write.job import WriteJob
@@ -163,28 +163,24 @@ def _stage(batches: Iterator[pa.RecordBatch], folder: Path, job: WriteJob) -> tu
     source = WatchedBatches(batches)
     reader = pa.RecordBatchReader.from_batches(job.schema, source)
     try:
-        operation = write_fragments(
-            reader,
-            max_rows_per_file=_MAX_ROWS,
-            max_bytes_per_file=_MAX_BYTES,
-            return_transaction=True,
-            **_target(job, folder),
-        ).operation
+        with panics_as_errors("writing a data file"):
+            operation = write_fragments(
+                reader,
+                max_rows_per_file=_MAX_ROWS,
+                max_bytes_per_file=_MAX_BYTES,
+                return_transaction=True,
+                **_target(job, folder),
+            ).operation
     except Exception as error:
         # Lance reports an error of its source as text inside an error of its own.
         raise source.error or error from None
     if len(operation.fragments) != 1:
         raise CommitError(f"Lance made {len(operation.fragments)} fragments where one was expected")
     (fragment,) = operation.fragments
-    if _adds_rows(job) and isinstance(operation, lance.LanceOperation.Overwrite):
+    if isinstance(operation, lance.LanceOperation.Overwrite):
         (file,) = fragment.files
-        file.fields = renumbered(file.fields, operation.new_schema, job.table.open().lance_schema)
+        file.fields = renumbered(file.fields, operation.new_schema, job.stored_schema())
     return fragment, folder / "data"
-
-
-def _adds_rows(job: WriteJob) -> bool:
-    """Whether the rows become part of a dataset that is there, whose schema stays."""
-    return job.exists and job.options.mode in ("append", "merge")
 
 
 def _target(job: WriteJob, folder: Path) -> dict[str, Any]:
@@ -193,7 +189,7 @@ def _target(job: WriteJob, folder: Path) -> dict[str, Any]:
     Files are written for a dataset of their own, which needs nothing of what lies in the job's: neither its indexes
     nor the values of its categories. The ids of the dataset's fields are given to them afterwards.
     """
-    if not (_adds_rows(job) and job.file_version == _LEGACY):
+    if not (job.adds_rows and job.file_version == _LEGACY):
         return {"dataset_uri": str(folder), "mode": "create", "data_storage_version": job.file_version}
     # Files of this version hold field ids themselves. A handle with the dataset's manifest and another root has them.
     _copy_manifest(job, folder)

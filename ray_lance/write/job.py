@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 
 import lance
 import pyarrow as pa
+from lance.schema import LanceSchema
 
 from ray_lance.errors import DatasetExistsError, DatasetNotFoundError, InvalidArgumentError, UnknownColumnError
 from ray_lance.handles import missing_branch
@@ -17,6 +18,7 @@ from ray_lance.masking import mask_uri
 from ray_lance.table import TableRef
 from ray_lance.tensors.blocks import storable_schema
 from ray_lance.tensors.kinds import RAY_TYPES, extension_name
+from ray_lance.write.field_ids import new_schema
 from ray_lance.write.options import WriteOptions
 from ray_lance.write.schema import is_blob, portable, refuse_null_types
 from ray_lance.write.storage import Storage, storage_for
@@ -45,7 +47,7 @@ class WriteJob:
     """
 
     table: TableRef
-    uri: str
+    uri: str = field(repr=False)  # may hold a password; the reference shows it masked
     storage_options: Mapping[str, str] = field(repr=False)
     options: WriteOptions = field(default_factory=WriteOptions)
     schema: pa.Schema | None = None
@@ -72,6 +74,17 @@ class WriteJob:
     def file_version(self) -> str | None:
         """The Lance file format version to write; None for Lance's default."""
         return str(self.table.open().data_storage_version) if self.exists else self.options.data_storage_version
+
+    @property
+    def adds_rows(self) -> bool:
+        """Whether the rows become part of a dataset that is there, whose schema stays."""
+        return self.exists and self.options.mode in ("append", "merge")
+
+    def stored_schema(self) -> LanceSchema:
+        """The schema with field ids that the rows will have in the dataset; the job's schema must be known."""
+        if self.adds_rows:
+            return self.table.open().lance_schema
+        return new_schema(self.schema, self.file_version)
 
     @property
     def shown_uri(self) -> str:

@@ -24,8 +24,9 @@ import pyarrow.compute as pc
 from lance.fragment import FragmentMetadata, LanceFragment, RowIdSequence
 
 from ray_lance.errors import InvalidArgumentError, RayLanceError, SchemaMismatchError
-from ray_lance.write.commit import Committed, Send, commit, find_commit
-from ray_lance.write.field_ids import field_ids
+from ray_lance.write.cleanup import remove_unreferred
+from ray_lance.write.commit import Committed, Send, commit
+from ray_lance.write.field_ids import check_fields, field_ids
 from ray_lance.write.fragments import WrittenFile
 from ray_lance.write.job import WriteJob
 from ray_lance.write.schema import fit
@@ -144,6 +145,7 @@ def commit_merge(job: WriteJob, new: Sequence[FragmentMetadata], matched: Addres
         return Committed(job.version_before or 0, 0, 0)
     deletion_files: list[str] = []
     dataset = job.table.open()
+    check_fields(new, dataset.lance_schema)
     try:
         with_deletions, without_rows = _delete(dataset, gone, deletion_files)
         operation = lance.LanceOperation.Update(
@@ -240,11 +242,8 @@ def _delete(
 
 
 def _discard(job: WriteJob, deletion_files: Sequence[str]) -> None:
-    """Remove deletion files, unless their commit is found to have succeeded. Raises nothing."""
+    """Remove deletion files that were not committed. Raises nothing."""
     try:
-        if find_commit(job) is None:
-            storage = job.storage()
-            for path in deletion_files:
-                storage.remove(path)
+        remove_unreferred(job, deletion_files)
     except Exception as error:
         logger.warning("files of job %s at %s may be left behind: %s", job.job_id, job.shown_uri, error)

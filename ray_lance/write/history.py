@@ -1,0 +1,111 @@
+"""What the versions of a dataset tell: whether a job's commit is among them, and which files they refer to."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+
+import lance
+from lance.fragment import FragmentMetadata
+
+from ray_lance.errors import CommitError
+from ray_lance.write.job import WriteJob
+
+__all__ = ["JOB_PROPERTY", "LostHistoryError", "find_commit", "is_complete", "names_of_files", "referred"]
+
+JOB_PROPERTY = "ray_lance.job"
+_DELETION_SUFFIXES = {"array": "arrow", "bitmap": "bin"}
+
+
+class LostHistoryError(CommitError):
+    """Versions that may have been the job's were removed, and nothing of the job is left to tell."""
+
+
+def find_commit(job: WriteJob, files: Collection[str] = (), since: int | None = None) -> int | None:
+    """The version that the job committed, None where it committed nothing.
+
+    Versions may have been removed since: then it is the first one left that refers to one of the job's files.
+
+    Args:
+        job: The job.
+        files: Names of files that only the job's commit can have made part of the dataset.
+        since: The latest version before the first attempt; None for that which the job began with.
+
+    Raises:
+        LostHistoryError: Versions are missing, and none that is left refers to one of ``files``.
+    """
+    after = (job.version_before or 0) if since is None else since
+    return job.options.retry.call(lambda: _find(job, files, after), f"looking for the commit of job {job.job_id}")
+
+
+def names_of_files(operation: lance.LanceOperation.BaseOperation) -> set[str]:
+    """Names of the files that become part of a dataset by ``operation`` and by no other."""
+    files = [file for fragment in _new_fragments(operation) for file in fragment.files]
+    if isinstance(operation, lance.LanceOperation.DataReplacement):
+        files = [group.new_file for group in operation.replacements]
+    deletions = [(each.id, each.deletion_file) for each in getattr(operation, "updated_fragments", ())]
+    return {file.path for file in files} | {
+        f"{fragment_id}-{deletion.read_version}-{deletion.id}.{_DELETION_SUFFIXES[deletion.file_type]}"
+        for fragment_id, deletion in deletions
+        if deletion is not None
+    }
+
+
+def is_complete(dataset: lance.LanceDataset, since: int) -> bool:
+    """Whether no version from ``since`` on was removed; 0 is the version of a dataset that is not there yet."""
+    if dataset.version <= since:
+        return True
+    present = {int(entry["version"]) for entry in dataset.version_refs()}
+    return present.issuperset(range(max(1, since), int(dataset.version) + 1))
+
+
+def referred(job: WriteJob, names: Collection[str], since: int) -> set[str]:
+    """Those of the files ``names`` that some version of any branch refers to.
+
+    Versions up to ``since`` are not looked at: they are older than the files.
+    """
+    found: set[str] = set()
+    for line in _lines(job.open_latest()):
+        found.update(name for _, name in _tracked(line, since) if name in names)
+    return found
+
+
+def _new_fragments(operation: lance.LanceOperation.BaseOperation) -> Sequence[FragmentMetadata]:
+    if isinstance(operation, lance.LanceOperation.Update):
+        return list(operation.new_fragments)
+    is_rows = isinstance(operation, (lance.LanceOperation.Append, lance.LanceOperation.Overwrite))
+    return list(operation.fragments) if is_rows else []
+
+
+def _find(job: WriteJob, files: Collection[str], after: int) -> int | None:
+    dataset = job.open_latest()
+    if dataset is None:
+        return None
+    versions = [int(entry["version"]) for entry in dataset.version_refs()]
+    for version in sorted((version for version in versions if version > after), reverse=True):
+        transaction = dataset.read_transaction(version)
+        if transaction is not None and (transaction.transaction_properties or {}).get(JOB_PROPERTY) == job.job_id:
+            return version
+    if is_complete(dataset, after + 1):
+        return None
+    holding = [version for version, name in _tracked(dataset, after) if name in files]
+    if not holding:
+        raise LostHistoryError(
+            f"uri={job.shown_uri!r}: versions after {after} were removed during the commit, so that nothing tells "
+            "whether it was made; look at the rows before you run the write again"
+        )
+    return min(holding)
+
+
+def _lines(dataset: lance.LanceDataset | None) -> Iterator[lance.LanceDataset]:
+    """The latest version of the dataset on the main branch and on all the others."""
+    if dataset is None:
+        return
+    for branch in (None, *dataset.branches.list()):
+        yield dataset.checkout_version((branch, None))
+
+
+def _tracked(dataset: lance.LanceDataset, since: int) -> Iterator[tuple[int, str]]:
+    """Versions after ``since`` and the names of the files that they refer to."""
+    for batch in dataset.tracked_files(min_version=since + 1):
+        for version, path in zip(batch["version"].to_pylist(), batch["path"].to_pylist(), strict=True):
+            yield version, path.rsplit("/", 1)[-1]
