@@ -11,6 +11,7 @@ import lance
 import pyarrow as pa
 from ray.data import Dataset, SaveMode
 
+from ray_lance.arguments import as_count, as_integer
 from ray_lance.data.backfill import AddColumnsSummary, BackfillOptions, backfill
 from ray_lance.data.compute import Compute
 from ray_lance.data.datasink import write
@@ -22,6 +23,7 @@ from ray_lance.permutation import Permutation
 from ray_lance.scan.pushdown import Columns, Filter
 from ray_lance.scan.reader import Fill
 from ray_lance.table import TableRef
+from ray_lance.versions import Version
 from ray_lance.write.options import DEFAULT_TARGET_BYTES, WriteOptions, WriteSummary
 
 __all__ = ["add_columns", "explain", "read_lance", "write_lance"]
@@ -146,7 +148,7 @@ def read_lance(
     *,
     columns: Columns = None,
     filter: Filter | None = None,
-    version: int | str | None = None,
+    version: Version | None = None,
     shuffle: int | None = None,
     storage_options: Mapping[str, str] | None = None,
     base_store_params: Mapping[str, Mapping[str, Any]] | None = None,
@@ -189,7 +191,8 @@ def read_lance(
             Default: all.
         filter: SQL condition, or pyarrow expression; only rows for which it is true are read.
             ``Dataset.filter(expr=...)`` is pushed down too.
-        version: Version number or tag. Default: the latest.
+        version: Version number, tag, or tuple of a branch and a version number or None, such as ``("dev", None)``.
+            Default: the latest version.
         shuffle: Seed of a shuffle: the same as reading ``Permutation(uri, filter).shuffle(shuffle)``.
         storage_options: Options of the object store, such as credentials and endpoint.
         base_store_params: Storage options by URI of the dataset's further base paths.
@@ -255,6 +258,7 @@ def read_lance(
         "ray_remote_args": dict(ray_remote_args) if ray_remote_args is not None else None,
         "concurrency": concurrency,
     }
+    shuffle = None if shuffle is None else as_integer("shuffle", shuffle)
     if isinstance(uri, Permutation):
         given: dict[str, Any] = {
             "version": version,
@@ -368,6 +372,7 @@ def write_lance(
     namespace = Namespace(table_id, namespace_impl, namespace_properties)
     table = write_target(uri, namespace, storage_options)
     remote_args = None if ray_remote_args is None else dict(ray_remote_args)
+    concurrency = None if concurrency is None else as_count("concurrency", concurrency)
     return write(dataset, table, options, ray_remote_args=remote_args, concurrency=concurrency)
 
 

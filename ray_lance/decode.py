@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from ray_lance.arguments import as_count, as_integer
 from ray_lance.errors import InvalidArgumentError, TensorConversionError, UnknownColumnError
 from ray_lance.lazy import torch
 from ray_lance.paths import find_name, parse_path
@@ -73,17 +74,15 @@ class ImageDecode:
 
     def __post_init__(self) -> None:
         if self.size is not None:
-            size = tuple(self.size)
-            if len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
-                raise InvalidArgumentError(f"size={self.size!r} must be (height, width) in pixels, both positive")
-            object.__setattr__(self, "size", size)
+            object.__setattr__(self, "size", _sides(self.size))
         if self.mode not in _CHANNELS:
             raise InvalidArgumentError(f"mode={self.mode!r} must be one of {list(_CHANNELS)}")
         if self.on_error not in get_args(OnError):
             raise InvalidArgumentError(f"on_error={self.on_error!r} must be one of {list(get_args(OnError))}")
         if self.on_error == "fill" and self.size is None:
             raise InvalidArgumentError("on_error='fill' needs size=(height, width): a filler must have a size")
-        if not isinstance(self.fill, int) or not 0 <= self.fill <= 255:
+        object.__setattr__(self, "fill", as_integer("fill", self.fill, 0))
+        if self.fill > 255:
             raise InvalidArgumentError(f"fill={self.fill!r} must be a pixel value from 0 to 255")
 
     @property
@@ -112,6 +111,16 @@ class ImageDecode:
 
 Decode: TypeAlias = Mapping[str, ImageDecode | Literal["image", True]] | Literal["auto"] | None
 """By column; ``"image"`` and True are ``ImageDecode()``. ``"auto"``: what HuggingFace ``datasets`` marked as images."""
+
+
+def _sides(size: Any) -> tuple[int, int]:
+    try:
+        height, width = (as_count("size", side) for side in size)
+    except (TypeError, ValueError):  # the latter is ours, too
+        raise InvalidArgumentError(
+            f"size={size!r} must be (height, width) in pixels, both positive, such as (224, 224)"
+        ) from None
+    return height, width
 
 
 def find_decoders(decode: Decode, schema: pa.Schema) -> dict[str, ImageDecode]:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from ray_lance import stored
+from ray_lance.arguments import as_count, as_integer
 from ray_lance.errors import InvalidArgumentError
 from ray_lance.formats import Format, check_format, convert
 from ray_lance.order import (
@@ -40,6 +41,7 @@ from ray_lance.scan.size import row_bytes
 from ray_lance.scan.stream import batches_of, read_ahead
 from ray_lance.scan.take import take_rows
 from ray_lance.table import TableRef
+from ray_lance.versions import Version
 
 __all__ = ["Permutation"]
 
@@ -56,7 +58,8 @@ class Permutation:
         source: Path or URI, an open ``lance.LanceDataset``, or a :class:`~ray_lance.TableRef`. The version is pinned
             here, so that two processes that unpickle the permutation read the same rows.
         filter: SQL condition. Its rows are found here, once.
-        version: Version number or tag. Default: the latest.
+        version: Version number, tag, or tuple of a branch and a version number or None, such as ``("dev", None)``.
+            Default: the latest version.
         storage_options: Options of the object store.
 
     Raises:
@@ -73,7 +76,7 @@ class Permutation:
         source: str | os.PathLike[str] | lance.LanceDataset | TableRef,
         filter: str | None = None,
         *,
-        version: int | str | None = None,
+        version: Version | None = None,
         storage_options: Mapping[str, str] | None = None,
     ) -> None:
         table = TableRef.of(source, version=version, storage_options=storage_options).pin()
@@ -183,6 +186,8 @@ class Permutation:
         for name, value in (("clump", clump), ("window", window)):
             if isinstance(value, str) and value != "auto":
                 raise InvalidArgumentError(f"{name}={value!r} must be a number of rows or 'auto'")
+        clump = clump if clump == "auto" else as_integer("clump", clump)
+        window = window if window == "auto" else as_integer("window", window)
         rows = len(self)
         if clump == "auto":
             readable = readable_names(self.table.open().schema)
@@ -221,6 +226,7 @@ class Permutation:
             return {name: self._with(part) for name, part in self._order.split(fractions, seed).items()}
         if seed is None:
             raise InvalidArgumentError("seed=None: a split by columns needs a seed, any integer")
+        seed = as_integer("seed", seed)
         # A split into one part checks that the rows are the same in every epoch.
         whole, mixing = self._order.split({"all": 1.0}, None)["all"], self._order.mixing
         whole = replace(whole, mixing=None)  # in the rows' own order, so that a shuffle's clumps are neighbours
@@ -271,9 +277,7 @@ class Permutation:
             threads: Threads that read ahead, each a window of the order.
         """
         check_format(format)
-        for name, value in (("batch_size", batch_size), ("threads", threads)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise InvalidArgumentError(f"{name}={value!r} must be a whole number of at least 1")
+        batch_size, threads = as_count("batch_size", batch_size), as_count("threads", threads)
         scan = build_scan([self.table], columns, None, [], {})
         ranges = plan_positions(self._order, TaskSizing(row_bytes(scan), MAX_TASK_BYTES))
         tables = read_ahead(lambda task: self._take(self._order.rows(task.start, task.stop), scan), ranges, threads)

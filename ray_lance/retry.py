@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from ray_lance.errors import InvalidArgumentError
+from ray_lance.arguments import as_integer
 
 __all__ = ["RetryPolicy", "is_transient"]
 
@@ -68,8 +68,7 @@ class RetryPolicy:
     should_retry: Callable[[BaseException], bool] = is_transient
 
     def __post_init__(self) -> None:
-        if self.max_attempts < 1:
-            raise InvalidArgumentError(f"max_attempts={self.max_attempts} must be at least 1")
+        object.__setattr__(self, "max_attempts", as_integer("max_attempts", self.max_attempts, 1))
 
     def pause(self, attempt: int, what: str, error: BaseException) -> None:
         """Sleep before the next attempt, or raise ``error`` where there is none.

@@ -17,6 +17,7 @@ import lance
 import pyarrow as pa
 import ray
 
+from ray_lance.arguments import as_count
 from ray_lance.data.blocks import iterate_blocks
 from ray_lance.data.column_writer import ColumnWriter, RowFailure
 from ray_lance.data.compute import Compute, count_rows
@@ -65,9 +66,9 @@ class BackfillOptions:
     retry: RetryPolicy = field(default_factory=RetryPolicy)
 
     def __post_init__(self) -> None:
-        size = self.fragments_per_commit
-        if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
-            raise InvalidArgumentError(f"fragments_per_commit={size!r} must be a whole number of at least 1")
+        if self.fragments_per_commit is not None:
+            size = as_count("fragments_per_commit", self.fragments_per_commit)
+            object.__setattr__(self, "fragments_per_commit", size)
         if self.schema is None:
             return
         if not isinstance(self.schema, pa.Schema) or not self.schema.names:

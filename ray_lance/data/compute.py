@@ -15,6 +15,7 @@ from ray import cloudpickle
 from ray.data import DataContext, Dataset
 from ray.data.datasource import Datasource, ReadTask
 
+from ray_lance.arguments import as_concurrency, as_count
 from ray_lance.data.batches import BATCH_FORMATS, BatchCall, ClassOnBatches, call_on_batch, first_schema, rebatched
 from ray_lance.data.execution import begun_as_admitted, executed_promptly, with_unshaped_blocks
 from ray_lance.data.fragments import FragmentDatasource
@@ -82,8 +83,8 @@ class Compute:
     def __post_init__(self) -> None:
         if not callable(self.function):
             raise InvalidArgumentError(f"fn={self.function!r} must be a function or a callable class")
-        if isinstance(self.batch_size, bool) or not isinstance(self.batch_size, int) or self.batch_size < 1:
-            raise InvalidArgumentError(f"batch_size={self.batch_size!r} must be a whole number of at least 1")
+        object.__setattr__(self, "batch_size", as_count("batch_size", self.batch_size))
+        object.__setattr__(self, "concurrency", as_concurrency(self.concurrency))
         if self.batch_format not in BATCH_FORMATS:
             raise InvalidArgumentError(f"batch_format={self.batch_format!r} must be one of {list(BATCH_FORMATS)}")
         if not self.input_columns:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import ray
 from ray.data import Dataset
 
+from ray_lance.arguments import as_count
 from ray_lance.data.dataset import ReadDataset
 from ray_lance.data.datasource import LanceDatasource
 from ray_lance.data.execution import executed_promptly
@@ -23,6 +25,7 @@ from ray_lance.scan.reader import Fill
 from ray_lance.scan.scan import FRAGMENT_ID, ROW_ADDRESS, ROW_ID
 from ray_lance.table import TableRef
 from ray_lance.tensors import named_fill
+from ray_lance.versions import Version
 
 __all__ = ["Namespace", "ReadOptions", "read", "read_permutation", "table_refs", "write_target"]
 
@@ -63,14 +66,14 @@ class ReadOptions:
     decode: Decode = None
 
     def __post_init__(self) -> None:
-        _check_positive("override_num_blocks", self.num_blocks)
+        object.__setattr__(self, "num_blocks", _count("override_num_blocks", self.num_blocks))
         if not isinstance(self.scanner_options, Mapping):
             raise InvalidArgumentError(
                 f"scanner_options={self.scanner_options!r} must be a mapping of names to values, the keyword arguments "
                 "of lance.LanceDataset.scanner"
             )
         for name in ("batch_size", "batch_readahead", "fragment_readahead", "io_buffer_size", "batch_size_bytes"):
-            _check_positive(f"scanner_options[{name!r}]", self.scanner_options.get(name))
+            _count(f"scanner_options[{name!r}]", self.scanner_options.get(name))
 
     def resolved(self) -> ReadOptions:
         """The same options with those among ``scanner_options`` that have an argument of their own moved there."""
@@ -102,7 +105,7 @@ def table_refs(
     source: Any,
     namespace: Namespace,
     *,
-    version: int | str | None,
+    version: Version | None,
     storage_options: Mapping[str, str] | None,
     dataset_options: Mapping[str, Any] | None,
     base_store_params: Mapping[str, Mapping[str, Any]] | None = None,
@@ -158,7 +161,7 @@ def read(refs: Sequence[TableRef], options: ReadOptions, ray_arguments: Mapping[
         options: What to read of them.
         ray_arguments: Arguments of :func:`ray.data.read_datasource`; None values are left out.
     """
-    _check_resources(ray_arguments)
+    ray_arguments = _resources(ray_arguments)
     options = options.resolved()
     scan = build_scan(refs, options.columns, options.filter, options.meta_columns, options.scanner_options)
     scan = scan.decoding(options.decode)
@@ -178,7 +181,7 @@ def read_permutation(permutation: Permutation, options: ReadOptions, ray_argumen
         options: What to read; without a filter or fragments, which the permutation has decided.
         ray_arguments: Arguments of :func:`ray.data.read_datasource`; None values are left out.
     """
-    _check_resources(ray_arguments)
+    ray_arguments = _resources(ray_arguments)
     options = options.resolved()
     for name, value in (
         ("filter", options.filter),
@@ -212,17 +215,16 @@ def _read_datasource(datasource: LanceDatasource, ray_arguments: Mapping[str, An
     return executed_promptly(ReadDataset.of(dataset))
 
 
-def _check_resources(arguments: Mapping[str, Any]) -> None:
-    _check_positive("concurrency", arguments.get("concurrency"))
+def _resources(arguments: Mapping[str, Any]) -> dict[str, Any]:
     for name in ("num_cpus", "num_gpus", "memory"):
         value = arguments.get(name)
-        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, numbers.Real) or value < 0):
             raise InvalidArgumentError(f"{name}={value!r} must be a number that is not negative")
+    return {**arguments, "concurrency": _count("concurrency", arguments.get("concurrency"))}
 
 
-def _check_positive(name: str, value: Any) -> None:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-        raise InvalidArgumentError(f"{name}={value!r} must be a whole number of at least 1")
+def _count(name: str, value: Any) -> int | None:
+    return None if value is None else as_count(name, value)
 
 
 def _without_conflicts(dataset_options: Any, base_store_params: Any) -> dict[str, Any]:

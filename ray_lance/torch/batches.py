@@ -24,6 +24,7 @@ from ray_lance.scan.scan import ROW_ADDRESS, Scan
 from ray_lance.scan.size import row_bytes
 from ray_lance.scan.take import take_in_pieces, take_rows
 from ray_lance.tensors import FillValue, Ragged, named_fill, to_tensors
+from ray_lance.versions import Version
 
 __all__ = ["BatchOptions", "ReadRows", "RowReader", "open_source"]
 
@@ -66,7 +67,7 @@ class BatchOptions:
 def open_source(
     source: Any,
     filter: str | None,
-    version: int | str | None = None,
+    version: Version | None = None,
     storage_options: Mapping[str, str] | None = None,
 ) -> Permutation:
     """``source`` as a permutation; a permutation is taken as it is.

@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 from typing import Literal, Protocol, TypeAlias
 
+from ray_lance.arguments import as_integer
 from ray_lance.errors import InvalidArgumentError
 from ray_lance.torch.ranks import current_worker
 
@@ -21,11 +22,14 @@ _CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.lim
 
 def check_cache_bytes(cache_bytes: CacheBytes) -> None:
     """Raise InvalidArgumentError unless ``cache_bytes`` is ``"auto"`` or a number of bytes."""
-    is_size = isinstance(cache_bytes, int) and not isinstance(cache_bytes, bool) and cache_bytes >= 0
-    if not is_size and cache_bytes != "auto":
+    if cache_bytes == "auto":
+        return
+    try:
+        as_integer("cache_bytes", cache_bytes, 0)
+    except InvalidArgumentError:
         raise InvalidArgumentError(
             f"cache_bytes={cache_bytes!r} must be 'auto' or a whole number of bytes for this process, 0 for no cache"
-        )
+        ) from None
 
 
 def cache_limit(cache_bytes: CacheBytes) -> int:
@@ -38,7 +42,7 @@ def cache_limit(cache_bytes: CacheBytes) -> int:
         InvalidArgumentError: ``LOCAL_WORLD_SIZE`` is no number.
     """
     if cache_bytes != "auto":
-        return cache_bytes
+        return int(cache_bytes)
     ranks = os.environ.get("LOCAL_WORLD_SIZE") or "1"
     if not ranks.isdecimal():
         raise InvalidArgumentError(

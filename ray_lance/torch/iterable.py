@@ -22,6 +22,7 @@ from ray_lance.torch.epochs import EpochCounter, is_spawning
 from ray_lance.torch.kept import KeptRows, begin_pass
 from ray_lance.torch.prefetch import batches
 from ray_lance.torch.ranks import Placement, Worker, current_worker, find_placement, given_placement
+from ray_lance.versions import Version
 
 __all__ = ["LanceIterableDataset"]
 
@@ -72,7 +73,8 @@ class LanceIterableDataset(IterableDataset[Any]):
         fill: What replaces nulls in tensors: one value, or one by column.
         ragged: What ragged columns become: ``"nested"``, ``"pad"`` or ``"list"``.
         prefetch: Reads of about 32 MiB begun before they are needed, by up to 4 threads; 0 reads when asked.
-        version: Version number or tag; for a permutation, give it there.
+        version: Version number, tag, or tuple of a branch and a version number or None; for a permutation, give it
+            there.
         storage_options: Options of the object store; for a permutation, give them there.
         cache_bytes: Bytes of rows that this process may keep in memory, over all its datasets; 0 for none. A table
             whose columns fit is read from storage in the first pass over it (where that is in order, in the first
@@ -111,7 +113,7 @@ class LanceIterableDataset(IterableDataset[Any]):
         fill: FillValue | Mapping[str, FillValue] | None = None,
         ragged: Ragged = "nested",
         prefetch: int = 3,
-        version: int | str | None = None,
+        version: Version | None = None,
         storage_options: Mapping[str, str] | None = None,
         cache_bytes: CacheBytes = "auto",
     ) -> None:
@@ -126,7 +128,7 @@ class LanceIterableDataset(IterableDataset[Any]):
         self._tail: Tail = tail
         permutation = open_source(source, filter, version, storage_options)
         if shuffle is not None:
-            permutation = permutation.shuffle(shuffle)
+            permutation = permutation.shuffle(as_integer("shuffle", shuffle))
         self._reader = RowReader(permutation, options)
         first = permutation.order.epoch_number
         self._epochs = EpochCounter(first, step=0 if permutation.fixed_epoch else 1)

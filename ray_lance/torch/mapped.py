@@ -21,6 +21,7 @@ from ray_lance.torch.batches import BatchOptions, RowReader, open_source
 from ray_lance.torch.budget import CacheBytes, cache_limit, check_cache_bytes
 from ray_lance.torch.cache import RowCache
 from ray_lance.torch.ranks import current_worker
+from ray_lance.versions import Version
 
 __all__ = ["LanceMapDataset", "Row", "Rows"]
 
@@ -76,7 +77,8 @@ class LanceMapDataset(Dataset[Any]):
         decode: As for :class:`LanceIterableDataset`.
         fill: What replaces nulls in tensors: one value, or one by column.
         ragged: What ragged columns become: ``"nested"``, ``"pad"`` or ``"list"``.
-        version: Version number or tag; for a permutation, give it there.
+        version: Version number, tag, or tuple of a branch and a version number or None; for a permutation, give it
+            there.
         storage_options: Options of the object store; for a permutation, give them there.
         cache_bytes: Bytes of rows that each process may keep in memory, over all its datasets; 0 for none.
             ``"auto"`` is 512 MiB, but no more than a sixteenth of the machine's or the container's memory for all
@@ -103,7 +105,7 @@ class LanceMapDataset(Dataset[Any]):
         decode: Decode = "auto",
         fill: FillValue | Mapping[str, FillValue] | None = None,
         ragged: Ragged = "nested",
-        version: int | str | None = None,
+        version: Version | None = None,
         storage_options: Mapping[str, str] | None = None,
         cache_bytes: CacheBytes = "auto",
     ) -> None:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch.distributed
 from torch.utils.data import get_worker_info
 
+from ray_lance.arguments import as_integer
 from ray_lance.errors import InvalidArgumentError
 
 __all__ = ["Placement", "Worker", "current_worker", "find_placement", "given_placement"]
@@ -38,7 +39,8 @@ def given_placement(rank: int | None, world_size: int | None) -> Placement | Non
         return None
     if rank is None or world_size is None:
         raise InvalidArgumentError(f"rank={rank}, world_size={world_size}: give both, or neither to have them found")
-    if world_size < 1 or not 0 <= rank < world_size:
+    rank, world_size = as_integer("rank", rank), as_integer("world_size", world_size, 1)
+    if not 0 <= rank < world_size:
         raise InvalidArgumentError(f"rank={rank} must be from 0 to world_size - 1 = {world_size - 1}")
     return Placement(rank, world_size)
 

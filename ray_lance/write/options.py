@@ -8,6 +8,7 @@ from enum import Enum
 
 import pyarrow as pa
 
+from ray_lance.arguments import as_count
 from ray_lance.errors import InvalidArgumentError
 from ray_lance.paths import parse_path
 from ray_lance.retry import RetryPolicy
@@ -64,9 +65,9 @@ class WriteOptions:
         object.__setattr__(self, "on", _names(self.on))
         object.__setattr__(self, "schema", _schema(self.schema))
         self._check_merge()
-        _check_positive("target_bytes_per_file", self.target_bytes_per_file)
-        if self.max_rows_per_file is not None:
-            _check_positive("max_rows_per_file", self.max_rows_per_file)
+        for name in ("target_bytes_per_file", "max_rows_per_file"):
+            if (value := getattr(self, name)) is not None or name == "target_bytes_per_file":
+                object.__setattr__(self, name, as_count(name, value))
         if self.data_storage_version is not None and self.data_storage_version not in _STORAGE_VERSIONS:
             raise InvalidArgumentError(
                 f"data_storage_version={self.data_storage_version!r} must be one of {list(_STORAGE_VERSIONS)}"
@@ -155,8 +156,3 @@ def _schema(schema: object) -> pa.Schema | tuple[pa.Field, ...] | None:
     raise InvalidArgumentError(
         f"schema={type(schema).__name__} must be a pyarrow.Schema or a sequence of pyarrow.Field"
     )
-
-
-def _check_positive(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise InvalidArgumentError(f"{name}={value!r} must be an integer of at least 1")

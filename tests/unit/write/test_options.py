@@ -37,7 +37,7 @@ BAD = [
     ({"on": "a"}, "on=.* applies to mode=\"merge\" only, not to mode='create'"),
     ({"mode": "append", "delete_missing": True}, "delete_missing=True applies"),
     ({"mode": "append", "update": False}, "update=False applies"),
-    ({"target_bytes_per_file": 0}, "target_bytes_per_file=0 must be an integer of at least 1"),
+    ({"target_bytes_per_file": 0}, "target_bytes_per_file=0 must be a whole number of at least 1"),
     ({"target_bytes_per_file": -5}, "target_bytes_per_file=-5"),
     ({"target_bytes_per_file": 1.5}, "target_bytes_per_file=1.5"),
     ({"target_bytes_per_file": True}, "target_bytes_per_file=True"),
