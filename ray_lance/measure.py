@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, TypeAlias
 
+from ray_lance.ahead import await_reads
 from ray_lance.arguments import as_integer
 from ray_lance.errors import InvalidArgumentError
 from ray_lance.formats import Format
@@ -20,7 +21,6 @@ from ray_lance.permutation import Permutation
 from ray_lance.scan.pushdown import build_scan
 from ray_lance.scan.size import row_bytes
 from ray_lance.torch.iterable import LanceIterableDataset
-from ray_lance.torch.prefetch import await_reads
 
 __all__ = ["MeasureOptions", "Measurement", "Report", "Size", "Speed", "bytes_per_row", "measure"]
 

@@ -180,9 +180,10 @@ def _run_rounds(
                 window.begin_pass(len(each.fragments))
             rows = compute.dataset(job.target.table, each, job.schema, exact=options.schema is None, window=window)
             gatherer: Gatherer[ray.ObjectRef] = Gatherer(each.fragments)
-            for piece in iterate_blocks(rows, _PAUSE_S):
-                writer.submit([] if piece is None else gatherer.add(piece))
-                progress.show(writer)
+            with iterate_blocks(rows, _PAUSE_S) as pieces:
+                for piece in pieces:
+                    writer.submit([] if piece is None else gatherer.add(piece))
+                    progress.show(writer)
             gatherer.finish()
         writer.finish()
         progress.end(writer)

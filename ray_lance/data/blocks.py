@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import ray
@@ -20,10 +21,12 @@ _MOST_WAITING = 4
 _LONGEST_JOIN_S = 5.0
 
 
-def iterate_blocks(dataset: Dataset, pause_s: float = 0.5) -> Iterator[Piece[ray.ObjectRef] | None]:
+@contextmanager
+def iterate_blocks(dataset: Dataset, pause_s: float = 0.5) -> Iterator[Iterator[Piece[ray.ObjectRef] | None]]:
     """References to the blocks of ``dataset``, and None whenever none has come for ``pause_s`` seconds.
 
-    The dataset runs in a thread, which ends with the iterator.
+    The dataset runs in a thread, which ends with the context. Not a generator that ends it: those are also ended by the
+    garbage collector, whose finalizers must not wait.
 
     Args:
         dataset: What to run.
@@ -34,20 +37,26 @@ def iterate_blocks(dataset: Dataset, pause_s: float = 0.5) -> Iterator[Piece[ray
     thread = threading.Thread(target=_run, args=(dataset, waiting, stopped), daemon=True)
     thread.start()
     try:
-        while True:
-            try:
-                item = waiting.get(timeout=pause_s)
-            except queue.Empty:
-                yield None
-                continue
-            if isinstance(item, BaseException):
-                raise item
-            if item is None:
-                return
-            yield item
+        yield _received(waiting, pause_s)
     finally:
         stopped.set()
         thread.join(timeout=_LONGEST_JOIN_S)
+
+
+def _received(
+    waiting: queue.Queue[Piece[ray.ObjectRef] | BaseException | None], pause_s: float
+) -> Iterator[Piece[ray.ObjectRef] | None]:
+    while True:
+        try:
+            item = waiting.get(timeout=pause_s)
+        except queue.Empty:
+            yield None
+            continue
+        if isinstance(item, BaseException):
+            raise item
+        if item is None:
+            return
+        yield item
 
 
 def _run(dataset: Dataset, waiting: queue.Queue[Any], stopped: threading.Event) -> None:

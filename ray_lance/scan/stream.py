@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import TypeVar
 
 import pyarrow as pa
+
+from ray_lance.ahead import ordered_map
 
 __all__ = ["batches_of", "read_ahead"]
 
 T = TypeVar("T")
 
 
-def read_ahead(read: Callable[[T], pa.Table], tasks: Iterable[T], threads: int) -> Iterator[pa.Table]:
+def read_ahead(read: Callable[[T], pa.Table], tasks: Iterable[T], threads: int) -> Generator[pa.Table, None, None]:
     """The tables of the tasks, in order, while threads read the next ones.
 
     Args:
@@ -22,19 +22,7 @@ def read_ahead(read: Callable[[T], pa.Table], tasks: Iterable[T], threads: int) 
         tasks: The tasks.
         threads: Tasks that are read at one time, beside the table that was yielded last.
     """
-    remaining = iter(tasks)
-    with ThreadPoolExecutor(threads, thread_name_prefix="ray_lance-read") as pool:
-        running: deque[Future[pa.Table]] = deque()
-        try:
-            for task in remaining:
-                running.append(pool.submit(read, task))
-                if len(running) > threads:
-                    yield running.popleft().result()
-            while running:
-                yield running.popleft().result()
-        finally:
-            for future in running:
-                future.cancel()
+    return ordered_map(read, tasks, threads, ahead=threads)
 
 
 def batches_of(tables: Iterable[pa.Table], size: int) -> Iterator[pa.Table]:

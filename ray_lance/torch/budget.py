@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import deque
 from pathlib import Path
 from typing import Literal, Protocol, TypeAlias
 
@@ -81,13 +82,22 @@ class Budget:
     """Bytes that all caches of this process keep."""
 
     def __init__(self) -> None:
-        self.used = 0
+        self._used = 0
         self._holders: list[Holder] = []
+        self._released: deque[int] = deque()
         self.after_fork()
 
     def after_fork(self) -> None:
         """Begin with a lock of its own, where the parent may have held the other one."""
-        self._lock = threading.RLock()  # finalizers give memory back at any moment, in this thread too
+        self._lock = threading.RLock()  # holders that are cleared give memory back
+
+    @property
+    def used(self) -> int:
+        """Bytes that are kept."""
+        with self._lock:
+            while self._released:
+                self._used -= self._released.popleft()
+            return self._used
 
     def reserve(self, size: int, limit: int, holder: Holder | None = None) -> bool:
         """Whether ``size`` bytes more stay within ``limit``; they count from now on if so.
@@ -106,7 +116,7 @@ class Budget:
             for each in idle:
                 if self.used + size > limit:
                     each.clear()
-            self.used += size
+            self._used += size
             if holder is not None:
                 self._holders.append(holder)
             return True
@@ -114,14 +124,18 @@ class Budget:
     def release(self, size: int) -> None:
         """Give back what was reserved without a holder."""
         with self._lock:
-            self.used -= size
+            self._used -= size
+
+    def release_later(self, size: int) -> None:
+        """Like :meth:`release`, for finalizers: these run at any moment in any thread, and must not wait for a lock."""
+        self._released.append(size)
 
     def release_all(self, holder: Holder) -> None:
         """Give back what was reserved for a holder, if it still is."""
         with self._lock:
             if holder in self._holders:
                 self._holders.remove(holder)
-                self.used -= holder.nbytes
+                self._used -= holder.nbytes
 
 
 budget = Budget()

@@ -43,7 +43,7 @@ class RowCache:
         self._tables: dict[int, pa.Table] = {}
         self._is_full = max_bytes == 0
         self._lock = threading.Lock()
-        weakref.finalize(self, _release, self._tables)
+        weakref.finalize(self, _release, self._tables).atexit = False
 
     def take(self, offsets: RowArray) -> pa.Table:
         """The rows at the given offsets among the live rows, in that order; an offset may come more than once."""
@@ -98,4 +98,4 @@ class RowCache:
 
 
 def _release(tables: dict[int, pa.Table]) -> None:
-    budget.release(sum(table.nbytes for table in tables.values()))
+    budget.release_later(sum(table.nbytes for table in tables.values()))

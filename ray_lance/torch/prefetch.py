@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
-import os
-from collections import defaultdict, deque
-from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import closing, suppress
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
+from ray_lance.ahead import ordered_map
 from ray_lance.allocator import BUFFER_BESIDE_OTHERS, KEPT_BESIDE_OTHERS, keep_freed_memory
 from ray_lance.order import BatchSchedule, LaneRange, RowPermutation
 from ray_lance.order.rows import RowArray
@@ -21,7 +19,7 @@ from ray_lance.scan.positions import parts_are_cheap
 from ray_lance.torch.batches import ReadRows, RowReader
 from ray_lance.torch.kept import KeptRows
 
-__all__ = ["LaneRead", "await_reads", "batches", "ordered_map", "plan_reads"]
+__all__ = ["LaneRead", "batches", "plan_reads"]
 
 READ_BYTES = MAX_TASK_BYTES
 """Bytes that one read is to have: as many as a take needs to be fast, few enough to hold several."""
@@ -30,9 +28,6 @@ _MAX_THREADS = 4
 _DECODED_AHEAD = 4
 # Rows all over an order that tell whether those of a pass are in memory.
 _SAMPLE = 64
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -117,83 +112,6 @@ class _LaneCutter:
             stop = min(len(self._order), position + 2 * self._window)
             self._span, self._edge = (position, stop), int(self._order.window_edges(position, stop)[1])
         return self._edge
-
-
-class _Pools:
-    """Threads that stay from iteration to iteration, each pool of them lent to one iteration at a time.
-
-    New threads for each epoch would take their memory from other arenas of glibc's, and the process would grow.
-    """
-
-    def __init__(self) -> None:
-        self._idle: defaultdict[tuple[int, int], list[ThreadPoolExecutor]] = defaultdict(list)
-        self._ending: list[Future[None]] = []
-
-    def lend(self, threads: int) -> ThreadPoolExecutor:
-        """A pool of so many threads that does nothing else until it is given back."""
-        idle = self._idle[os.getpid(), threads]  # a forked child has none of its parent's threads
-        try:
-            return idle.pop()
-        except IndexError:
-            return ThreadPoolExecutor(threads, thread_name_prefix="ray_lance")
-
-    def give_back(self, pool: ThreadPoolExecutor, threads: int, pending: Iterable[Future[Any]]) -> None:
-        """End the use of a pool: what has not begun is dropped, and others get it when the rest is done."""
-        running = [future for future in pending if not future.cancel()]
-        idle = self._idle[os.getpid(), threads]
-
-        def when_done() -> None:
-            wait(running)
-            idle.append(pool)
-
-        with suppress(RuntimeError):  # the interpreter is ending, and nobody will want it
-            self._ending = [future for future in (*self._ending, pool.submit(when_done)) if not future.done()]
-
-    def settle(self) -> None:
-        """Wait until all pools that have been given back are idle."""
-        wait(self._ending)
-
-
-_pools = _Pools()
-
-
-def await_reads() -> None:
-    """Wait for reads that were begun ahead by iterations that have ended, and are not needed."""
-    _pools.settle()
-
-
-def ordered_map(
-    function: Callable[[T], R], items: Iterable[T], threads: int, ahead: int, alone: int = 0
-) -> Generator[R, None, None]:
-    """``map`` by threads: results in order, ``ahead`` of them begun before they are asked for; 0 threads use none.
-
-    The first ``alone`` items have the threads to themselves: others begin when those are done. An error is raised where
-    its result would have come. Closing the generator drops what has not begun.
-    """
-    if threads == 0:
-        yield from map(function, items)
-        return
-    pool = _pools.lend(threads)
-    pending: deque[Future[R]] = deque()
-    source = iter(items)
-
-    def begin(count: int) -> None:
-        pending.extend(pool.submit(function, item) for item in itertools.islice(source, max(0, count)))
-
-    try:
-        begin(alone)
-        first = list(pending)
-        while True:
-            if pending and first:
-                wait([pending[0]])
-            if all(each.done() for each in first):
-                first.clear()  # and with them their results
-                begin(ahead + 1 - len(pending))
-            if not pending:
-                return
-            yield pending.popleft().result()
-    finally:
-        _pools.give_back(pool, threads, pending)
 
 
 def batches(
