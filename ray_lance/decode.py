@@ -22,6 +22,7 @@ from ray_lance.lazy import torch
 from ray_lance.paths import find_name, parse_path
 from ray_lance.tensors import FillValue, Ragged, Tensors, named_fill, to_tensors
 from ray_lance.tensors.kinds import variable_shape_field
+from ray_lance.tensors.objects import to_objects
 from ray_lance.tensors.ragged import make_shaped
 
 __all__ = [
@@ -183,7 +184,7 @@ def decode_table(table: pa.Table, decoders: Mapping[str, ImageDecode]) -> pa.Tab
         if (decoder := decoders.get(field.name)) is not None:
             decoded = _decoded_field(field, decoder)
             place = functools.partial(_place, field.name, addresses)
-            encoded = _encoded(table.column(index))
+            encoded = _encoded(table.column(index), field.name)
             images = [_decode_row(decoder, data, functools.partial(place, row)) for row, data in enumerate(encoded)]
             table = table.set_column(index, decoded, _image_array(images, decoded))
     return table
@@ -192,7 +193,7 @@ def decode_table(table: pa.Table, decoders: Mapping[str, ImageDecode]) -> pa.Tab
 def mean_decoded_bytes(column: pa.ChunkedArray, decoder: ImageDecode) -> float:
     """Mean bytes of the decoded images of ``column``, told by their headers; 0 where there is none to look at."""
     sizes = []
-    for data in _encoded(column):
+    for data in _encoded(column, "image"):
         try:
             width, height = _pillow().open(io.BytesIO(data or b"")).size
         except OSError:  # no image: it takes no room
@@ -226,7 +227,7 @@ def to_image_tensors(
     for name, decoder in decoders.items():
         images = batch[name]
         if name in unfilled:
-            present = table[name].is_valid().to_pylist()
+            present = table[name].is_valid().to_numpy()
             batch[name] = [image if is_there else None for image, is_there in zip(images, present, strict=True)]
         elif isinstance(images, list):
             batch[name] = _stacked(_filled(images, decoder, fill.get(name) if isinstance(fill, Mapping) else fill))
@@ -270,11 +271,10 @@ def _place(name: str, addresses: pa.ChunkedArray | None, row: int) -> str:
     return f"column {name!r}, row address {address} (fragment {address >> 32}, row {address & 0xFFFFFFFF})"
 
 
-def _encoded(column: pa.ChunkedArray) -> list[bytes | None]:
+def _encoded(column: pa.ChunkedArray, name: str) -> list[bytes | None]:
     if pa.types.is_struct(column.type):
         column = pa.compute.struct_field(column, _BYTES)
-    values: list[bytes | None] = column.to_pylist()
-    return values
+    return to_objects(column, name)
 
 
 def _decoded_field(field: pa.Field, decoder: ImageDecode) -> pa.Field:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -12,6 +11,8 @@ import pyarrow as pa
 from ray_lance.errors import InvalidArgumentError, TensorConversionError
 from ray_lance.lazy import torch
 from ray_lance.tensors import to_tensors
+from ray_lance.tensors.dtypes import as_one_dtype
+from ray_lance.tensors.objects import checked, to_columns, to_frame, to_rows
 
 __all__ = ["FORMATS", "Format", "check_format", "convert"]
 
@@ -34,8 +35,8 @@ def convert(table: pa.Table, format: Format) -> Any:
     format        result
     ============  ==========================================================================================
     torch         dict of tensors of shape ``(n, *shape)``; lists where no tensor exists
-    torch_row     list of n tensors of shape ``(columns,)``: the table must be all numbers
-    torch_col     one tensor of shape ``(columns, n)``: the table must be all numbers
+    torch_row     list of n tensors of shape ``(columns,)``: all columns must be numbers, which one dtype holds exactly
+    torch_col     one tensor of shape ``(columns, n)``: likewise
     numpy         dict of arrays of shape ``(n, *shape)``; arrays of objects where values differ in size
     python        list of n dicts
     python_col    dict of lists
@@ -45,22 +46,21 @@ def convert(table: pa.Table, format: Format) -> Any:
     ============  ==========================================================================================
 
     Raises:
-        TensorConversionError: A column cannot become a tensor.
+        TensorConversionError: A column cannot become a tensor, or holds pickled objects.
     """
     check_format(format)
     return _CONVERTERS[format](table)
 
 
 def _torch_col(table: pa.Table) -> torch.Tensor:
-    columns: list[torch.Tensor] = []
+    columns: dict[str, torch.Tensor] = {}
     for name, values in to_tensors(table).items():
         if not isinstance(values, torch.Tensor) or values.is_nested or values.ndim != 1:
             raise TensorConversionError(
                 f"column {name!r} is no column of numbers: format='torch' gives each column its own tensor"
             )
-        columns.append(values)
-    dtype = functools.reduce(torch.promote_types, (column.dtype for column in columns), torch.bool)
-    return torch.stack([column.to(dtype) for column in columns]) if columns else torch.empty(0, len(table))
+        columns[name] = values
+    return torch.stack(as_one_dtype(columns)) if columns else torch.empty(0, len(table))
 
 
 def _numpy(table: pa.Table) -> dict[str, np.ndarray[Any, Any]]:
@@ -79,7 +79,7 @@ def _as_array(values: Any) -> np.ndarray[Any, Any]:
 def _polars(table: pa.Table) -> Any:
     import polars
 
-    return polars.from_arrow(table)
+    return polars.from_arrow(checked(table))
 
 
 _CONVERTERS: dict[str, Callable[[pa.Table], Any]] = {
@@ -87,9 +87,9 @@ _CONVERTERS: dict[str, Callable[[pa.Table], Any]] = {
     "torch_row": lambda table: list(_torch_col(table).T),
     "torch_col": _torch_col,
     "numpy": _numpy,
-    "python": lambda table: table.to_pylist(),
-    "python_col": lambda table: table.to_pydict(),
-    "pandas": lambda table: table.to_pandas(),
-    "arrow": lambda table: table,
+    "python": to_rows,
+    "python_col": to_columns,
+    "pandas": to_frame,
+    "arrow": checked,
     "polars": _polars,
 }

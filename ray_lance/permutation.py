@@ -41,6 +41,7 @@ from ray_lance.scan.size import row_bytes
 from ray_lance.scan.stream import batches_of, read_ahead
 from ray_lance.scan.take import take_rows
 from ray_lance.table import TableRef
+from ray_lance.tensors.objects import to_objects
 from ray_lance.versions import Version
 
 __all__ = ["Permutation"]
@@ -374,14 +375,14 @@ def _hashed_rows(table: TableRef, order: RowPermutation, by: list[str]) -> tuple
         found = scan.scanner(0).to_table().take(pa.array(rows))
     else:
         found = take_rows(scan, rows, are_offsets=rows.dtype == np.int64)
-    hashes = stable_hash64(*(_hashable(found[name]) for name in by))
+    hashes = stable_hash64(*(_hashable(name, found[name]) for name in by))
     return found[ROW_ID].to_numpy().astype(np.uint64, copy=False), hashes
 
 
-def _hashable(column: pa.ChunkedArray) -> Any:
+def _hashable(name: str, column: pa.ChunkedArray) -> Any:
     if pa.types.is_integer(column.type) and column.null_count == 0:
         return column.to_numpy()
-    return column.to_pylist()
+    return to_objects(column, name)
 
 
 def _fitting_clump(clump: int, window: int | Auto) -> int:

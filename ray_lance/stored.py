@@ -15,6 +15,7 @@ from ray_lance.order import DenseRows, ExplicitRows, RowPermutation, Shuffle, Sh
 from ray_lance.order.permutation import ORDER_VERSION
 from ray_lance.order.rows import RowSet
 from ray_lance.table import TableRef
+from ray_lance.tensors.objects import to_objects
 
 __all__ = ["lancedb_order", "read_saved", "write_saved"]
 
@@ -114,7 +115,7 @@ def _split_number(split: str | int | None, names: list[str], rows: pa.Table) -> 
             raise InvalidArgumentError(f"split={split!r} is none of the permutation table's splits {names}")
         return names.index(split)
     number = split or 0
-    known = pa.compute.unique(rows["split_id"]).to_pylist()
+    known = to_objects(pa.compute.unique(rows["split_id"]), "split_id")
     if number not in known and not 0 <= number < max(1, len(names)):
         raise InvalidArgumentError(f"split={split!r} is none of the permutation table's splits {sorted(known)}")
     return number

@@ -15,6 +15,7 @@ from ray_lance.errors import InvalidArgumentError, RayLanceError, SchemaMismatch
 from ray_lance.scan.scan import ROW_ADDRESS
 from ray_lance.tensors import from_tensors, storable, to_tensors
 from ray_lance.tensors.kinds import VARIABLE_SHAPE, extension_name
+from ray_lance.tensors.objects import checked
 from ray_lance.write.schema import fit, portable, refuse_null_types, with_fields
 
 __all__ = [
@@ -31,10 +32,10 @@ __all__ = [
 FAILURE = "_ray_lance_failure"
 
 BATCH_FORMATS: Mapping[str, Callable[[pa.Table], Any]] = {
-    "numpy": lambda table: BlockAccessor.for_block(table).to_batch_format("numpy"),
+    "numpy": lambda table: BlockAccessor.for_block(checked(table)).to_batch_format("numpy"),
     "torch": to_tensors,
-    "pandas": lambda table: BlockAccessor.for_block(table).to_pandas(),
-    "pyarrow": lambda table: table,
+    "pandas": lambda table: BlockAccessor.for_block(checked(table)).to_pandas(),
+    "pyarrow": checked,
 }
 
 

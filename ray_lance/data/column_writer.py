@@ -16,6 +16,7 @@ from ray_lance.data.batches import FAILURE, named
 from ray_lance.data.gather import Gathered, Piece
 from ray_lance.data.window import Window
 from ray_lance.scan.scan import ROW_ADDRESS
+from ray_lance.tensors.objects import to_objects
 from ray_lance.write.column_commit import commit_group
 from ray_lance.write.column_files import WrittenColumn, write_column_file
 from ray_lance.write.column_job import ColumnJob
@@ -179,8 +180,7 @@ def _tables(
         reasons = table.column(FAILURE)
         if reasons.null_count < len(reasons):
             failed = np.flatnonzero(reasons.is_valid())
-            for reason, address in zip(
-                reasons.take(failed).to_pylist(), table.column(ROW_ADDRESS).take(failed).to_pylist(), strict=True
-            ):
+            addresses = table.column(ROW_ADDRESS).take(failed).to_numpy().tolist()
+            for reason, address in zip(to_objects(reasons.take(failed), FAILURE), addresses, strict=True):
                 failures.setdefault(reason, []).append(address)
         yield named(table.drop_columns([FAILURE]), schema)

@@ -5,10 +5,13 @@ memory      flat Arrow arrays <-> flat tensors, over the same memory
 fixed       rows of one shape: taken apart, put together, nulls that travel as NaN
 ragged      rows of different lengths and shapes
 dense       the registry of types that become one tensor
+categories  dictionary-encoded columns: as values, or as codes of one dictionary
 to_torch    Arrow -> torch: to_tensors, and the registry of all other types
 from_torch  torch, numpy, lists -> Arrow: from_tensors
 casts       conform: fit a schema, where that loses nothing
 blocks      Ray Data blocks: deliver (Lance -> Ray) and storable (Ray -> Lance)
+objects     Arrow -> Python objects, of all but pickles
+dtypes      the one dtype for several columns of numbers
 pickling    extension types that pyarrow itself cannot pickle
 
 Importing this package imports neither Ray nor Lance.
@@ -18,6 +21,7 @@ from __future__ import annotations
 
 from ray_lance.tensors.blocks import deliver, delivered_schema, storable, storable_schema
 from ray_lance.tensors.casts import conform
+from ray_lance.tensors.categories import Categories, CategoryOption
 from ray_lance.tensors.from_torch import from_tensors
 from ray_lance.tensors.kinds import FixedShape, VariableShape, tensor_kind
 from ray_lance.tensors.pickling import register
@@ -26,6 +30,8 @@ from ray_lance.tensors.to_torch import Fill, FillValue, Ragged, Tensors, named_f
 register()
 
 __all__ = [
+    "Categories",
+    "CategoryOption",
     "Fill",
     "FillValue",
     "FixedShape",

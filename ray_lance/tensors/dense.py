@@ -1,10 +1,10 @@
-"""Columns that become one tensor with one row per row: numbers, times, decimals, codes, tensors of one shape."""
+"""Columns that become one tensor with one row per row: numbers, times, decimals, tensors of one shape."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +14,9 @@ from ray_lance.lazy import torch
 from ray_lance.tensors.fixed import marked_rows, take_apart
 from ray_lance.tensors.kinds import FixedShape, is_bfloat16, is_numeric, tensor_kind
 from ray_lance.tensors.memory import Mask, flat_view, null_mask, write_bits
+
+if TYPE_CHECKING:
+    from ray_lance.tensors.categories import Categories
 
 __all__ = [
     "DENSE",
@@ -43,6 +46,7 @@ class Options:
     ragged: Ragged
     fill: FillValue | Mapping[str, FillValue] | None
     nullable: frozenset[str] = frozenset()
+    categories: Categories | None = None
 
     def fill_for(self, name: str) -> Any:
         """The value for nulls of column ``name``, or ``NOT_GIVEN``."""
@@ -71,26 +75,6 @@ def numbers(column: Column) -> torch.Tensor:
 def decimals(column: Column) -> torch.Tensor:
     # pyarrow's own cast to float64 is off by a rounding error for 0.47; its parser of numbers is not.
     return numbers(column.child(column.field, column.array.cast(pa.string()).cast(pa.float64())))
-
-
-def codes(column: Column) -> torch.Tensor:
-    array = _without_repeats(column.array)
-    missing = null_mask(array)
-    tensor = flat_view(array.indices)
-    absent = null_mask(array.dictionary)
-    if absent is not None and len(array):
-        points_to_null = absent[np.asarray(array.indices.fill_null(0))]
-        missing = points_to_null if missing is None else missing | points_to_null
-    return filled(column, tensor, missing)
-
-
-def _without_repeats(array: pa.DictionaryArray) -> pa.DictionaryArray:
-    """One code for each value: Lance appends the dictionaries of a column's chunks without merging them."""
-    merged = array.dictionary.dictionary_encode()
-    if len(merged.dictionary) == len(array.dictionary) - array.dictionary.null_count:
-        return array
-    codes = merged.indices.take(array.indices).cast(array.indices.type)
-    return pa.DictionaryArray.from_arrays(codes, merged.dictionary)
 
 
 def all_null(column: Column) -> torch.Tensor:
@@ -176,6 +160,5 @@ DENSE: dict[int, Callable[[Column], torch.Tensor]] = {
     **dict.fromkeys(type_ids("HALF_FLOAT", "FLOAT", "DOUBLE", "BOOL"), numbers),
     **dict.fromkeys(type_ids("TIMESTAMP", "DATE32", "DATE64", "TIME32", "TIME64", "DURATION"), numbers),
     **dict.fromkeys(type_ids("DECIMAL32", "DECIMAL64", "DECIMAL128", "DECIMAL256"), decimals),
-    **dict.fromkeys(type_ids("DICTIONARY"), codes),
     **dict.fromkeys(type_ids("NA"), all_null),
 }

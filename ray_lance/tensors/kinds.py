@@ -153,11 +153,14 @@ def refuse_pickled(field: pa.Field, error: type[RayLanceError] = SchemaMismatchE
     """Raise ``error`` where ``field`` holds, at any depth, pickled Python objects."""
     if extension_name(field) == RAY_PICKLED:
         raise error(
-            f"column {field.name!r} holds pickled Python objects, which are never read from nor written to a "
-            "dataset: give it an Arrow type, for instance numbers, strings or tensors of one dtype"
+            f"column {field.name!r} holds pickled Python objects, which can run any code and so are never read from "
+            "nor written to a dataset: leave the column out, or write it with an Arrow type, for instance numbers, "
+            "strings or tensors of one dtype"
         )
     stored = storage_type(field.type)
     children = [stored.field(index) for index in range(stored.num_fields)]
+    if pa.types.is_dictionary(stored):  # which counts its values as no field
+        children.append(pa.field(field.name, stored.value_type))
     for child in children:
         refuse_pickled(child.with_name(field.name), error)
 

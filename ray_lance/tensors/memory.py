@@ -25,6 +25,7 @@ __all__ = [
     "null_mask",
     "rebased",
     "storage",
+    "wide_type",
     "write_bits",
 ]
 
@@ -33,8 +34,14 @@ Mask = npt.NDArray[np.bool_]
 _SIGNED = {8: pa.int8(), 16: pa.int16(), 32: pa.int32(), 64: pa.int64()}
 
 
-def combine(column: pa.Array | pa.ChunkedArray) -> pa.Array:
-    """One array of all the chunks; no copy where there is one chunk."""
+def combine(column: pa.Array | pa.ChunkedArray, name: str) -> pa.Array:
+    """One array of all the chunks of column ``name``; no copy where there is one chunk.
+
+    Of its own type if one array of it can hold them all, else of :func:`wide_type`.
+
+    Raises:
+        TensorConversionError: They do not fit into one array.
+    """
     if not isinstance(column, pa.ChunkedArray):
         return column
     if column.num_chunks == 1:
@@ -44,9 +51,28 @@ def combine(column: pa.Array | pa.ChunkedArray) -> pa.Array:
     if isinstance(column.type, pa.BaseExtensionType):
         stored = column.type.storage_type
         chunks = [chunk.storage for chunk in column.chunks]
-        combined = pa.chunked_array(chunks, type=stored).combine_chunks()
-        return pa.ExtensionArray.from_storage(column.type, combined)
-    return column.combine_chunks()
+        combined = combine(pa.chunked_array(chunks, type=stored), name)
+        same = combined.type == stored
+        return pa.ExtensionArray.from_storage(column.type, combined) if same else combined
+    try:
+        return column.combine_chunks()
+    except pa.ArrowInvalid:  # offsets of 32 bits, or the codes of a dictionary, do not reach as far
+        return _combine_wide(column, name)
+
+
+def wide_type(dtype: pa.DataType) -> pa.DataType:
+    """``dtype`` with 64-bit offsets and dictionary codes at every depth."""
+    if pa.types.is_string(dtype) or pa.types.is_binary(dtype):
+        return pa.large_string() if pa.types.is_string(dtype) else pa.large_binary()
+    if pa.types.is_dictionary(dtype):
+        return pa.dictionary(pa.int64(), dtype.value_type, dtype.ordered)
+    if pa.types.is_list(dtype) or pa.types.is_large_list(dtype):
+        return pa.large_list(_wide_field(dtype.value_field))
+    if pa.types.is_fixed_size_list(dtype):
+        return pa.list_(_wide_field(dtype.value_field), dtype.list_size)
+    if pa.types.is_struct(dtype):
+        return pa.struct([_wide_field(dtype.field(index)) for index in range(dtype.num_fields)])
+    return dtype
 
 
 def storage(array: pa.Array) -> pa.Array:
@@ -124,6 +150,20 @@ def write_bits(tensor: torch.Tensor, mask: Mask, value: float | int | bool) -> N
     if array.dtype.kind != "f" and array.dtype.type(value) != value:
         raise OverflowError(f"{value!r} cannot be held by {array.dtype}")
     array[mask] = value
+
+
+def _wide_field(field: pa.Field) -> pa.Field:
+    return field.with_type(wide_type(field.type))
+
+
+def _combine_wide(column: pa.ChunkedArray, name: str) -> pa.Array:
+    try:
+        return column.cast(wide_type(column.type)).combine_chunks()
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise TensorConversionError(
+            f"column {name!r} ({column.type}): {len(column)} rows do not fit into one array of Arrow ({error}); take "
+            "smaller batches"
+        ) from None
 
 
 def _without_nulls(array: pa.Array, dtype: pa.DataType) -> pa.Array:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TypeAlias
+from dataclasses import replace
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -11,6 +12,7 @@ import pyarrow as pa
 from ray_lance.errors import InvalidArgumentError, TensorConversionError, UnknownColumnError
 from ray_lance.lazy import torch
 from ray_lance.paths import Path, parse_path
+from ray_lance.tensors.categories import Categories, CategoryOption, as_categories, resolved
 from ray_lance.tensors.dense import (
     DENSE,
     NOT_GIVEN,
@@ -24,13 +26,17 @@ from ray_lance.tensors.dense import (
     type_ids,
     write_fill,
 )
-from ray_lance.tensors.kinds import VariableShape, refuse_pickled, tensor_kind
+from ray_lance.tensors.kinds import VariableShape, refuse_pickled, storage_type, tensor_kind
 from ray_lance.tensors.memory import Mask, combine, storage
+from ray_lance.tensors.objects import to_objects
 from ray_lance.tensors.ragged import Rows, data_and_shapes, list_rows, nested_rows, padded_rows, row_shapes, shaped_rows
 
-__all__ = ["Fill", "FillValue", "Ragged", "Tensors", "named_fill", "to_tensors"]
+__all__ = ["Fill", "FillValue", "Ragged", "Tensors", "named_entries", "named_fill", "to_tensors"]
+
+_BLOB = b"lance-encoding:blob"
 
 Tensors: TypeAlias = "dict[str, torch.Tensor | list[Any]]"
+T = TypeVar("T")
 Fill: TypeAlias = FillValue | Mapping[str, FillValue] | None
 
 
@@ -39,6 +45,7 @@ def to_tensors(
     *,
     ragged: Ragged = "nested",
     fill: FillValue | Mapping[str, FillValue] | None = None,
+    categories: CategoryOption = "values",
 ) -> Tensors:
     """Convert every column to a tensor, or to a list where no tensor exists.
 
@@ -54,7 +61,7 @@ def to_tensors(
     list<list<T>> and deeper                      nested lists of tensors
     timestamp, date, time, duration               ``(n,)`` int64, in the unit of the type (date32: days)
     decimal                                       ``(n,)`` float64, rounded to nearest
-    dictionary                                    ``(n,)`` codes, of the index dtype, into the dictionary of ``data``
+    dictionary                                    what its values become; or ``(n,)`` int64 codes, by ``categories``
     null                                          ``(n,)`` float32 NaN
     string, binary, fixed_size_binary, blob       ``list[str]``, ``list[bytes]``
     struct                                        one entry per leaf, named ``"column.leaf"``
@@ -79,51 +86,70 @@ def to_tensors(
             ``"column.leaf"``, with backticks around a name that holds a dot). A null row of a ragged column becomes an
             empty row. A single value leaves strings and binary alone; a value named for such a column replaces its
             nulls.
+        categories: What dictionary-encoded values become. ``"values"``: what they mean, whatever dictionary encodes
+            them. ``"codes"``: their places in one dictionary over all of ``data``, which :class:`Categories` tells
+            (``Categories.of_table(data)``). Lists of values by column: their places in these, for columns that are not
+            dictionary-encoded too; other columns stay values.
 
     Returns:
         Tensors and lists by column name, in the order of the columns.
 
     Raises:
         TensorConversionError: Nulls that have no representation and no ``fill``, a ``fill`` that the dtype cannot
-            hold, pickled objects, or blob descriptors in place of bytes. The message names the column.
-        InvalidArgumentError: An unknown ``ragged``.
-        UnknownColumnError: ``fill`` names a column or a struct's leaf that ``data`` does not have.
+            hold, a value that is none of the ``categories``, pickled objects, or blob descriptors in place of bytes.
+            The message names the column.
+        InvalidArgumentError: An unknown ``ragged``, or ``categories`` that are none.
+        UnknownColumnError: ``fill`` or ``categories`` names a column or a struct's leaf that ``data`` does not have.
     """
     if ragged not in ("nested", "pad", "list"):
         raise InvalidArgumentError(f"ragged={ragged!r} must be 'nested', 'pad' or 'list'")
     schema = data.schema
-    options = Options(ragged, named_fill(fill, schema))
+    options = Options(ragged, named_fill(fill, schema), categories=_categories(as_categories(categories), data))
     out: Tensors = {}
     for field, column in zip(schema, data.columns, strict=True):
-        _convert(Column(field.name, field, combine(column), options), out)
+        array = combine(column, field.name)
+        _convert(Column(field.name, field.with_type(array.type), array, options), out)
     return out
 
 
 def named_fill(fill: Fill, schema: pa.Schema, *, is_part: bool = False) -> Fill:
-    """``fill`` with each column under the name of the entry that it becomes.
+    """``fill`` with each column under the name of the entry that it becomes; see :func:`named_entries`."""
+    return named_entries("fill", fill, schema, is_part=is_part) if isinstance(fill, Mapping) else fill
+
+
+def named_entries(argument: str, given: Mapping[str, T], schema: pa.Schema, *, is_part: bool = False) -> dict[str, T]:
+    """What was given by column, under the name of the entry that each column becomes.
 
     Args:
-        fill: One value, or one by column or struct's leaf: the entry's name, or a path (``"meta.`a.b`"``).
+        argument: Name of the argument, for errors.
+        given: By column or struct's leaf: the entry's name, or a path (``"meta.`a.b`"``).
         schema: What the entries are made of.
-        is_part: Whether ``schema`` may lack columns that ``fill`` names, which are then left out.
+        is_part: Whether ``schema`` may lack columns that are named, which are then left out.
 
     Raises:
-        UnknownColumnError: ``fill`` names a column or a struct's leaf that ``schema`` does not have.
-        InvalidArgumentError: Two names of ``fill`` are the same column.
+        UnknownColumnError: A column or a struct's leaf is named that ``schema`` does not have.
+        InvalidArgumentError: Two names are the same column.
     """
-    if not isinstance(fill, Mapping):
-        return fill
     names = {path: name for name, path in _entries(schema)}
-    entries, found = set(names.values()), {}
-    for name, value in fill.items():
+    entries: set[str] = set(names.values())
+    found: dict[str, T] = {}
+    for name, value in given.items():
         entry = name if name in entries else names.get(parse_path(name) or ())
         if entry in found:
-            raise InvalidArgumentError(f"fill={dict(fill)} names column {entry!r} twice")
+            raise InvalidArgumentError(f"{argument}={dict(given)} names column {entry!r} twice")
         if entry is not None:
             found[entry] = value
         elif not is_part:
-            raise UnknownColumnError("fill", name, sorted(entries))
+            raise UnknownColumnError(argument, name, sorted(entries))
     return found
+
+
+def _categories(option: Categories | Literal["values", "codes"], data: pa.Table | pa.RecordBatch) -> Categories | None:
+    if not isinstance(option, Categories):
+        return Categories.of_table(data) if option == "codes" else None
+    if option.is_complete:  # under the names of entries, also of columns that are not here
+        return option
+    return option.renamed(named_entries("categories", {name: name for name in option}, data.schema))
 
 
 def _entries(schema: pa.Schema) -> Iterator[tuple[str, Path]]:
@@ -140,6 +166,7 @@ def _entries_of(field: pa.Field, name: str, path: Path) -> Iterator[tuple[str, P
 
 
 def _convert(column: Column, out: Tensors) -> None:
+    column = resolved(column)
     identity = column.field.type.id
     dense = DENSE.get(identity)
     if dense is not None:
@@ -166,13 +193,13 @@ def _list(column: Column, out: Tensors) -> None:
 def _ragged(column: Column, value: pa.Field, out: Tensors) -> None:
     column = column.child(column.field, storage(column.array))
     rows = Rows.of_lists(column.array)
-    values = column.child(value, column.array.flatten())
-    dense = dense_converter(value)
+    values = resolved(column.child(value, column.array.flatten()))
+    dense = dense_converter(values.field)
     if dense is None:
-        inner: Tensors = {}
-        _convert(values._replace(options=Options("list", column.options.fill)), inner)
-        if set(inner) != {column.name}:  # structs: as objects, row by row
+        if _has_entries(values.field):  # which cannot be cut into rows together
             return _objects(column, out)
+        inner: Tensors = {}
+        _convert(values._replace(options=replace(column.options, ragged="list")), inner)
         return _put(out, column.name, list_rows(inner[column.name], rows))
     tensor = dense(values)
     ragged = column.options.ragged
@@ -221,11 +248,17 @@ def _need_fill_for_rows(column: Column, nulls: Mask | None) -> None:
         raise null_error(column, "and a ragged tensor has no null row (ragged='list' gives None; fill, an empty row)")
 
 
+def _has_entries(field: pa.Field) -> bool:
+    """Whether a field becomes an entry for each of its leaves."""
+    is_struct = pa.types.is_struct(storage_type(field.type))
+    return is_struct and tensor_kind(field) is None and _BLOB not in (field.metadata or {})
+
+
 def _struct(column: Column, out: Tensors) -> None:
     kind = tensor_kind(column.field)
     if isinstance(kind, VariableShape):
         return _variable(column, kind, out)
-    if b"lance-encoding:blob" in (column.field.metadata or {}):
+    if _BLOB in (column.field.metadata or {}):
         raise TensorConversionError(
             f"column {column.name!r} holds blob descriptors, not bytes: scan it with blob_handling='all_binary'"
         )
@@ -242,7 +275,7 @@ def _extension(column: Column, out: Tensors) -> None:
     kind = tensor_kind(column.field)
     if isinstance(kind, VariableShape):
         return _variable(column, kind, out)
-    refuse_pickled(column.field, TensorConversionError)
+    refuse_pickled(column.field.with_name(column.name), TensorConversionError)
     stored = storage(column.array)
     return _convert(column.child(pa.field(column.field.name, stored.type), stored), out)
 
@@ -255,8 +288,9 @@ def _tensor_or_objects(column: Column, out: Tensors) -> None:
 
 
 def _objects(column: Column, out: Tensors) -> None:
-    refuse_pickled(column.field, TensorConversionError)
-    values = column.array.to_pylist()
+    # Of a type that this process does not know, only the metadata tells.
+    refuse_pickled(column.field.with_name(column.name), TensorConversionError)
+    values = to_objects(column.array, column.name)
     fill = column.options.fill
     if isinstance(fill, Mapping) and column.name in fill:
         values = [fill[column.name] if value is None else value for value in values]

@@ -13,7 +13,7 @@ import pyarrow as pa
 import torch
 
 from ray_lance.decode import Decode, decode_table, find_decoders, to_image_tensors
-from ray_lance.errors import InvalidArgumentError
+from ray_lance.errors import InvalidArgumentError, TensorConversionError
 from ray_lance.formats import Format, check_format, convert
 from ray_lance.order.rows import RowArray
 from ray_lance.permutation import Permutation
@@ -24,6 +24,7 @@ from ray_lance.scan.scan import ROW_ADDRESS, Scan
 from ray_lance.scan.size import row_bytes
 from ray_lance.scan.take import take_in_pieces, take_rows
 from ray_lance.tensors import FillValue, Ragged, named_fill, to_tensors
+from ray_lance.tensors.kinds import refuse_pickled
 from ray_lance.versions import Version
 
 __all__ = ["BatchOptions", "ReadRows", "RowReader", "open_source"]
@@ -130,12 +131,15 @@ class RowReader:
     Raises:
         UnknownColumnError: A column that the table does not have.
         InvalidArgumentError: ``decode`` names a column that holds no encoded images.
+        TensorConversionError: A column of pickled objects.
     """
 
     def __init__(self, permutation: Permutation, options: BatchOptions) -> None:
         self._permutation = permutation
         self._options = options
         schema = self._plain_scan.stored_schema()  # refuses unknown columns
+        for field in schema:
+            refuse_pickled(field, TensorConversionError)
         self._decoders = find_decoders(options.decode, schema)
         if options.fill is not None:
             named_fill(options.fill, schema)

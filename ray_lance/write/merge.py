@@ -24,6 +24,7 @@ import pyarrow.compute as pc
 from lance.fragment import FragmentMetadata, LanceFragment, RowIdSequence
 
 from ray_lance.errors import InvalidArgumentError, RayLanceError, SchemaMismatchError
+from ray_lance.tensors.objects import to_frame, to_rows
 from ray_lance.write.cleanup import remove_unreferred
 from ray_lance.write.commit import Committed, Send, commit
 from ray_lance.write.field_ids import check_fields, field_ids
@@ -70,7 +71,7 @@ def with_bucket(table: pa.Table, job: WriteJob, buckets: int) -> pa.Table:
     except RayLanceError:
         bucket = np.zeros(table.num_rows, np.int32)
     else:
-        hashes = pd.util.hash_pandas_object(keys.to_pandas(), index=False).to_numpy()
+        hashes = pd.util.hash_pandas_object(to_frame(keys), index=False).to_numpy()
         bucket = (hashes % np.uint64(buckets)).astype(np.int32)
     return table.append_column(BUCKET, pa.array(bucket))
 
@@ -96,7 +97,7 @@ def match(table: pa.Table, job: WriteJob) -> pa.Table:
     index = _index(keys)
     if not index.is_unique:
         row = int(np.flatnonzero(index.duplicated())[0])
-        key = keys.slice(row, 1).to_pylist()[0]
+        key = to_rows(keys.slice(row, 1))[0]
         raise InvalidArgumentError(f"on={list(job.options.on)}: the new rows hold the key {key} more than once")
     rows, addresses, row_ids = _find(index, job)
     order = np.argsort(rows, kind="stable")
@@ -188,7 +189,7 @@ def _check_columns(table: pa.Table, job: WriteJob) -> None:
 
 
 def _index(keys: pa.Table) -> pd.Index:
-    frame = keys.to_pandas()
+    frame = to_frame(keys)
     return pd.Index(frame.iloc[:, 0]) if frame.shape[1] == 1 else pd.MultiIndex.from_frame(frame)
 
 

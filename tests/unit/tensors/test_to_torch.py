@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 import ray_lance
 from ray_lance.errors import InvalidArgumentError, TensorConversionError, UnknownColumnError
 from ray_lance.tensors import to_tensors
+from ray_lance.tensors.memory import combine
 from tests.unit.tensors.type_cases import CASES, NAN, VARIABLE, Case, array_of, plain, tables
 
 by_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -220,19 +221,42 @@ class TestFill:
             to_tensors(pa.table({"label": [1]}), fill={"lable": 0})
 
 
-def test_dictionaries_of_several_chunks_are_unified() -> None:
-    chunks = [pa.array(["a", "b"]).dictionary_encode(), pa.array(["c", "b", None]).dictionary_encode()]
-    assert plain(one(pa.chunked_array(chunks), fill=-1)) == [0, 1, 2, 1, -1]
+def test_nulls_in_structs_in_lists_need_no_fill() -> None:
+    rows = [[{"a": 1, "b": [2]}, {"a": None, "b": None}, None], None, []]
+    inner = pa.struct([("a", pa.int32()), ("b", pa.list_(pa.int8()))])
+    assert one(pa.array(rows, pa.list_(inner))) == rows
+    assert one(pa.array([rows], pa.list_(pa.list_(inner)))) == [rows]
 
 
-def test_a_value_listed_twice_in_a_dictionary_has_one_code() -> None:
-    array = pa.DictionaryArray.from_arrays(pa.array([0, 1, 2, None], pa.int8()), pa.array(["a", "a", "b"]))
-    assert (plain(one(array, fill=-1)), one(array, fill=-1).dtype) == ([0, 0, 1, -1], torch.int8)
+class TestMoreThanOneArrayHolds:
+    def test_lists_of_more_values_than_offsets_of_32_bits_reach(self) -> None:
+        chunk = pa.ListArray.from_arrays(pa.array([0, 2**30], pa.int32()), pa.nulls(2**30))
+        combined = combine(pa.chunked_array([chunk] * 3), "x")
+        assert combined.type == pa.large_list(pa.null())
+        assert combined.value_lengths().to_pylist() == [2**30] * 3
 
+    def test_codes_of_8_bits(self) -> None:
+        words = [f"{i}" for i in range(200)]
+        parts = [words[:100], words[100:]]
+        codes = pa.array(range(100), pa.int8())
+        chunks = [pa.DictionaryArray.from_arrays(codes, pa.array(part)) for part in parts]
+        assert one(pa.chunked_array(chunks)) == words
+        nested = [pa.StructArray.from_arrays([chunk], names=["c"]) for chunk in chunks]
+        assert one_table(pa.chunked_array(nested)) == {"x.c": words}
 
-def test_a_null_inside_a_dictionary_is_a_null() -> None:
-    array = pa.DictionaryArray.from_arrays(pa.array([0, 1]), pa.array(["a", None]))
-    assert plain(one(array, fill=-1)) == [0, -1]
+    def test_what_has_no_wider_type_is_refused_by_name(self) -> None:
+        keys = pa.array(np.zeros(2**30, np.int8))  # memory that is never written takes no room
+        chunk = pa.MapArray.from_arrays(pa.array([0, 2**30], pa.int32()), keys, pa.nulls(2**30))
+        with pytest.raises(TensorConversionError, match=r"column 'x' \(map.*smaller batches"):
+            combine(pa.chunked_array([chunk] * 3), "x")
+
+    @pytest.mark.slow
+    def test_two_gibibytes_of_strings(self) -> None:
+        text = pa.py_buffer(np.full(2**26, ord("a"), np.uint8))
+        offsets = pa.py_buffer(np.array([0, 2**26], np.int32))
+        chunk = pa.Array.from_buffers(pa.string(), 1, [None, offsets, text])
+        lists = pa.ListArray.from_arrays(pa.array([0, 1], pa.int32()), chunk)
+        assert combine(pa.chunked_array([lists] * 33), "x").type == pa.large_list(pa.large_string())
 
 
 def test_unknown_ragged() -> None:

@@ -181,7 +181,6 @@ def _microseconds(moment: datetime.datetime) -> int:
 
 
 def other_cases() -> list[Case]:
-    codes = column("x", pa.dictionary(pa.int32(), pa.string()))
     return [
         Case("timestamp", column("x", pa.timestamp("us")), _micros, torch.int64, -1, _microseconds, -1),
         Case("date32", column("x", pa.date32()), _days, torch.int64, -1, lambda day: (day - _EPOCH.date()).days, -1),
@@ -211,7 +210,21 @@ def other_cases() -> list[Case]:
             NAN,
             float,
         ),
-        Case("dictionary", codes, st.sampled_from(["a"]), torch.int32, -1, lambda _: 0, -1),
+        Case("dictionary", column("x", pa.dictionary(pa.int32(), pa.string())), st.sampled_from(["a", "b", ""]), None),
+        Case(
+            "dictionary of numbers",
+            column("x", pa.dictionary(pa.int16(), pa.int64())),
+            st.sampled_from([-7, 300, 2**60]),
+            torch.int64,
+            -1,
+            fill=-1,
+        ),
+        Case(
+            "list<dictionary>",
+            column("x", pa.list_(pa.dictionary(pa.int32(), pa.string()))),
+            st.lists(st.sampled_from(["a", "b"]) | st.none(), max_size=3),
+            None,
+        ),
         Case("null", column("x", pa.null()), st.none(), torch.float32, NAN, nan_for_none),
         Case("string", column("x", pa.string()), st.text(max_size=5), None),
         Case("large_string", column("x", pa.large_string()), st.text(max_size=5), None),

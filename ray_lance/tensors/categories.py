@@ -1,0 +1,217 @@
+"""Categories: dictionary-encoded columns as the values that they mean, or as codes of one dictionary.
+
+A dictionary is part of a file, a page or a batch, and the same code means another value in the next one. So codes are
+never handed on as they are stored: they are looked up in one dictionary, which the caller has too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Any, Literal, TypeAlias
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ray_lance.errors import InvalidArgumentError, TensorConversionError
+from ray_lance.tensors.dense import Column, dense_converter
+from ray_lance.tensors.kinds import refuse_pickled, tensor_kind
+from ray_lance.tensors.objects import to_objects
+
+__all__ = ["Categories", "CategoryOption", "CategoryUnion", "as_categories", "resolved"]
+
+CategoryOption: TypeAlias = "Literal['values', 'codes'] | Mapping[str, Sequence[Any]]"
+
+
+class Categories(Mapping[str, list[Any]]):
+    """The categories of columns: the code of a value is its place in the column's list.
+
+    Args:
+        columns: Distinct values, without null, by column (a struct's leaf as ``"column.leaf"``).
+        is_complete: Whether these are all the categorical columns that there may be. Others are refused then, and are
+            values otherwise.
+
+    Raises:
+        InvalidArgumentError: Values that have no common Arrow type, a null, or a value that comes twice.
+    """
+
+    def __init__(self, columns: Mapping[str, Sequence[Any] | pa.Array], *, is_complete: bool = False) -> None:
+        self._arrays = {name: _distinct(name, values) for name, values in columns.items()}
+        self._cast: dict[tuple[str, pa.DataType], pa.Array] = {}
+        self.is_complete = is_complete
+
+    @classmethod
+    def of_table(cls, table: pa.Table | pa.RecordBatch) -> Categories:
+        """The categories of all dictionary-encoded columns, in the order in which the dictionaries list them."""
+        union = CategoryUnion()
+        union.add(table)
+        return union.categories()
+
+    def renamed(self, names: Mapping[str, str]) -> Categories:
+        """The same lists under other names, given as new name -> name."""
+        if all(new == old for new, old in names.items()):
+            return self
+        return Categories({new: self._arrays[old] for new, old in names.items()}, is_complete=self.is_complete)
+
+    def array(self, name: str, dtype: pa.DataType) -> pa.Array:
+        """The categories of a column in Arrow, to be compared with values of ``dtype``.
+
+        Raises:
+            TensorConversionError: They are no such values.
+        """
+        array = self._arrays[name]
+        if array.type == dtype:
+            return array
+        if (name, dtype) not in self._cast:
+            try:
+                self._cast[name, dtype] = pa.array(self[name], dtype)
+            except (TypeError, OverflowError, pa.ArrowException) as error:
+                raise TensorConversionError(
+                    f"column {name!r} ({dtype}) cannot be compared with its categories ({array.type}): {error}"
+                ) from None
+        return self._cast[name, dtype]
+
+    @cached_property
+    def _lists(self) -> dict[str, list[Any]]:
+        return {name: to_objects(array, name) for name, array in self._arrays.items()}
+
+    def __getitem__(self, name: str) -> list[Any]:
+        return self._lists[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._arrays)
+
+    def __len__(self) -> int:
+        return len(self._arrays)
+
+    def __repr__(self) -> str:
+        return f"Categories({dict(self)})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_arrays": self._arrays, "_cast": {}, "is_complete": self.is_complete}
+
+
+class CategoryUnion:
+    """The categories of many batches: each dictionary's values in its order, those of earlier batches first."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, pa.Array] = {}
+        self._last: dict[str, pa.Array] = {}
+
+    def add(self, table: pa.Table | pa.RecordBatch) -> None:
+        """Take up the dictionaries of a batch.
+
+        Raises:
+            TensorConversionError: Values that cannot be compared, such as structs.
+        """
+        for field, column in zip(table.schema, table.columns, strict=True):
+            for chunk in column.chunks if isinstance(column, pa.ChunkedArray) else [column]:
+                for name, values in _dictionaries(field.name, field, chunk):
+                    self._add(name, values)
+
+    def categories(self) -> Categories:
+        """What was taken up, as all the categories that there are."""
+        return Categories(self._found, is_complete=True)
+
+    def _add(self, name: str, values: pa.Array) -> None:
+        last = self._last.get(name)
+        if last is not None and last.equals(values):  # as a rule: the batches of a file share one
+            return
+        self._last[name] = values
+        before = [self._found[name]] if name in self._found else []
+        try:
+            self._found[name] = pa.chunked_array([*before, values]).unique().drop_null()
+        except pa.ArrowNotImplementedError:
+            raise TensorConversionError(
+                f"column {name!r}: categories of type {values.type} cannot be compared: categories='values' delivers "
+                "them as they are"
+            ) from None
+
+
+def as_categories(option: CategoryOption) -> Categories | Literal["values", "codes"]:
+    """A value of the argument ``categories``, checked.
+
+    Raises:
+        InvalidArgumentError: It is something else, or its lists are no categories.
+    """
+    if isinstance(option, Categories):
+        return option
+    if isinstance(option, Mapping):
+        return Categories(option)
+    if option in ("values", "codes"):
+        return option
+    raise InvalidArgumentError(
+        f"categories={option!r} must be 'values', 'codes', or lists of categories by column, such as "
+        "{'color': ['red', 'green']}"
+    )
+
+
+def resolved(column: Column) -> Column:
+    """``column`` without codes of a dictionary that only it knows: its values, or int64 codes that the caller knows.
+
+    Categories that make no tensor, such as strings, stay encoded: they are looked up when objects are made of them.
+
+    Raises:
+        TensorConversionError: A value that is none of the categories given, or pickled objects.
+    """
+    dtype, known = column.array.type, column.options.categories
+    is_encoded = pa.types.is_dictionary(dtype)
+    if known is not None and not pa.types.is_nested(dtype) and column.name in known:
+        return _coded(column, known)
+    if not is_encoded:
+        return column
+    if known is not None and known.is_complete:
+        raise TensorConversionError(
+            f"column {column.name!r} has no categories in the dataset that was read, which are {sorted(known)}: list "
+            f"them, categories={{{column.name!r}: [...]}}, or leave its values, categories='values'"
+        )
+    refuse_pickled(column.field.with_name(column.name), TensorConversionError)
+    value = pa.field(column.field.name, dtype.value_type)
+    if dense_converter(value) is None:
+        return column
+    return column.child(value, column.array.dictionary.take(column.array.indices))
+
+
+def _coded(column: Column, known: Categories) -> Column:
+    array = column.array
+    if pa.types.is_dictionary(array.type):
+        codes = _places(column, array.dictionary, known).take(array.indices)
+        values = array.dictionary.take(array.indices) if codes.null_count else array
+    else:
+        codes, values = _places(column, array, known), array
+    if codes.null_count:
+        lost = pc.and_(codes.is_null(), values.is_valid())
+        if pc.any(lost).as_py():
+            value = to_objects(values.filter(lost).slice(0, 1), column.name)[0]
+            raise TensorConversionError(f"column {column.name!r} holds {value!r}, which is none of its categories")
+    return column.child(pa.field(column.field.name, pa.int64()), codes.cast(pa.int64()))
+
+
+def _places(column: Column, values: pa.Array, known: Categories) -> pa.Array:
+    return pc.index_in(values, known.array(column.name, values.type))
+
+
+def _dictionaries(name: str, field: pa.Field, array: pa.Array) -> Iterator[tuple[str, pa.Array]]:
+    """The dictionaries in a column, by the entry of a batch that they become codes in."""
+    dtype = array.type
+    if pa.types.is_dictionary(dtype):
+        refuse_pickled(field.with_name(name), TensorConversionError)
+        yield name, array.dictionary
+    elif pa.types.is_list(dtype) or pa.types.is_large_list(dtype):
+        if not pa.types.is_struct(dtype.value_type):  # structs in lists become objects
+            yield from _dictionaries(name, dtype.value_field, array.values)
+    elif pa.types.is_struct(dtype) and tensor_kind(field) is None:
+        for index in range(dtype.num_fields):
+            child = dtype.field(index)
+            yield from _dictionaries(f"{name}.{child.name}", child, array.field(index))
+
+
+def _distinct(name: str, values: Sequence[Any] | pa.Array) -> pa.Array:
+    if not isinstance(values, pa.Array):
+        try:
+            values = pa.array(list(values))
+        except (TypeError, pa.ArrowException) as error:
+            raise InvalidArgumentError(f"categories[{name!r}] must be a list of values of one type: {error}") from None
+    if values.null_count or len(values.unique()) != len(values):
+        raise InvalidArgumentError(f"categories[{name!r}] holds a null or a value twice: each value has one code")
+    return values
