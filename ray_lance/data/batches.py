@@ -14,6 +14,7 @@ from ray.data.block import BlockAccessor
 from ray_lance.errors import InvalidArgumentError, RayLanceError, SchemaMismatchError, TensorConversionError
 from ray_lance.scan.scan import ROW_ADDRESS
 from ray_lance.tensors import from_tensors, storable, to_tensors
+from ray_lance.tensors.categories import with_values
 from ray_lance.tensors.kinds import VARIABLE_SHAPE, extension_name
 from ray_lance.tensors.objects import checked
 from ray_lance.write.schema import fit, portable, refuse_null_types, with_fields
@@ -32,7 +33,7 @@ __all__ = [
 FAILURE = "_ray_lance_failure"
 
 BATCH_FORMATS: Mapping[str, Callable[[pa.Table], Any]] = {
-    "numpy": lambda table: BlockAccessor.for_block(checked(table)).to_batch_format("numpy"),
+    "numpy": lambda table: BlockAccessor.for_block(with_values(checked(table))).to_batch_format("numpy"),
     "torch": to_tensors,
     "pandas": lambda table: BlockAccessor.for_block(checked(table)).to_pandas(),
     "pyarrow": checked,

@@ -18,7 +18,7 @@ from ray_lance.tensors.dense import Column, dense_converter
 from ray_lance.tensors.kinds import refuse_pickled, tensor_kind
 from ray_lance.tensors.objects import to_objects
 
-__all__ = ["Categories", "CategoryOption", "CategoryUnion", "as_categories", "resolved"]
+__all__ = ["Categories", "CategoryOption", "CategoryUnion", "as_categories", "resolved", "with_values"]
 
 CategoryOption: TypeAlias = "Literal['values', 'codes'] | Mapping[str, Sequence[Any]]"
 
@@ -170,6 +170,20 @@ def resolved(column: Column) -> Column:
     if dense_converter(value) is None:
         return column
     return column.child(value, column.array.dictionary.take(column.array.indices))
+
+
+def with_values(table: pa.Table) -> pa.Table:
+    """``table`` with the values of dictionary-encoded columns, however they were encoded.
+
+    To be converted to arrays: Arrow's own ``to_numpy`` makes the last category of a null (seen in 26.0).
+    """
+    for index, field in enumerate(table.schema):
+        if pa.types.is_dictionary(field.type):
+            column = table.column(index)
+            chunks = [chunk.dictionary.take(chunk.indices) for chunk in column.chunks]
+            values = pa.chunked_array(chunks, type=field.type.value_type)
+            table = table.set_column(index, field.with_type(values.type), values)
+    return table
 
 
 def _coded(column: Column, known: Categories) -> Column:

@@ -6,6 +6,7 @@ import pyarrow as pa
 import pytest
 import torch
 
+from ray_lance.data.batches import BATCH_FORMATS
 from ray_lance.errors import InvalidArgumentError, TensorConversionError, UnknownColumnError
 from ray_lance.tensors import to_tensors
 from ray_lance.tensors.categories import Categories, CategoryUnion
@@ -78,6 +79,15 @@ class TestValues:
         first, second = one(lists)
         assert (first, second) == (["a"], ["a"])
         assert first is not second
+
+
+class TestArrays:
+    @pytest.mark.parametrize("values", [["a", None, "b"], [1.5, None, 2.5]])
+    def test_nulls_are_not_the_last_category(self, values: list) -> None:
+        batch = BATCH_FORMATS["numpy"](pa.table({"c": pa.array(values).dictionary_encode(), "n": range(3)}))
+        assert plain(batch["c"].tolist()) == plain(
+            [float("nan") if v is None and values[0] == 1.5 else v for v in values]
+        )
 
 
 class TestCodes:
