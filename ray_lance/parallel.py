@@ -1,0 +1,70 @@
+"""Which ranks train on the same rows: those that share one replica of the model.
+
+Tensor, context and pipeline parallelism split a model over several ranks. All ranks of such a group are one rank to the
+data: they get equal batches, and what is counted are groups.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeAlias
+
+import numpy as np
+
+from ray_lance.arguments import as_integer
+from ray_lance.errors import InvalidArgumentError
+
+__all__ = ["DataParallel", "data_parallel_ranks"]
+
+DataParallel: TypeAlias = Sequence[int] | Mapping[int, int] | Callable[[int, int], int]
+"""The data-parallel rank of each rank: a list with one entry for each rank, a dict by rank, or a function of rank and
+world size."""
+
+
+def data_parallel_ranks(data_parallel: DataParallel, world_size: int) -> tuple[int, ...]:
+    """The data-parallel rank of every rank.
+
+    Args:
+        data_parallel: How ranks are grouped.
+        world_size: Number of ranks.
+
+    Returns:
+        One entry for each rank: from 0 to one less than the number of groups, none of them left out.
+
+    Raises:
+        InvalidArgumentError: It does not have one entry for each rank, or leaves out a data-parallel rank.
+    """
+    ranks = _ranks(data_parallel, world_size)
+    groups = set(ranks)
+    if groups != set(range(len(groups))):
+        raise InvalidArgumentError(
+            f"data_parallel={_shown(data_parallel)} gives ranks 0 to {world_size - 1} the data-parallel ranks "
+            f"{list(ranks)}: these must be 0 to one less than their number, with none left out"
+        )
+    return ranks
+
+
+def _ranks(data_parallel: DataParallel, world_size: int) -> tuple[int, ...]:
+    if callable(data_parallel):
+        return tuple(_as_rank(rank, data_parallel(rank, world_size)) for rank in range(world_size))
+    if isinstance(data_parallel, str) or not isinstance(data_parallel, (Sequence, Mapping, np.ndarray)):
+        raise InvalidArgumentError(
+            f"data_parallel={_shown(data_parallel)} must be the data-parallel rank of each rank: a list such as "
+            "[0, 0, 1, 1], a dict by rank, or a function of rank and world size"
+        )
+    keys = set(data_parallel) if isinstance(data_parallel, Mapping) else set(range(len(data_parallel)))
+    if keys != set(range(world_size)):
+        raise InvalidArgumentError(
+            f"data_parallel={_shown(data_parallel)} must have one entry for each of the {world_size} ranks, 0 to "
+            f"{world_size - 1}"
+        )
+    return tuple(_as_rank(rank, data_parallel[rank]) for rank in range(world_size))
+
+
+def _as_rank(rank: int, value: object) -> int:
+    return as_integer(f"data_parallel of rank {rank}", value)
+
+
+def _shown(data_parallel: object) -> str:
+    text = repr(data_parallel)
+    return text if len(text) < 200 else f"{text[:200]}..."
