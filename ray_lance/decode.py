@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import io
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -39,6 +39,9 @@ Image: TypeAlias = npt.NDArray[np.uint8]
 OnError = Literal["raise", "null", "fill"]
 
 _CHANNELS = {"L": 1, "RGB": 3, "RGBA": 4, "CMYK": 4, "YCbCr": 3, "HSV": 3, "LAB": 3}
+# Pillow's modes of more than 8 bits, and formats whose pixels it holds in 32 bits though they have 16.
+_WIDE_MODES = ("I", "F")
+_FORMATS_OF_16_BITS = ("PNG", "PPM")
 _ROW_ADDRESS = "_rowaddr"
 _HUGGING_FACE = b"huggingface"
 _BYTES = "bytes"
@@ -49,13 +52,17 @@ class ImageDecode:
     """How a column of encoded images (JPEG, PNG and whatever else Pillow reads) becomes uint8 tensors.
 
     Attributes:
-        size: ``(height, width)`` that every image is resized to; None keeps each image's own size.
+        size: ``(height, width)`` that every image is resized to, or one number for both; None keeps each image's own
+            size.
         mode: Pillow's name for the channels: ``"L"`` (1), ``"RGB"``, ``"YCbCr"``, ``"HSV"``, ``"LAB"`` (3), ``"RGBA"``
             or ``"CMYK"`` (4).
         on_error: What becomes of a row whose image is missing or cannot be decoded. ``"raise"``: an error with the
             row's address. ``"null"``: a null row, None in a list of tensors. ``"fill"``: an image of ``fill``, which
             needs ``size``. The number of rows is the same in each case.
         fill: Value of every pixel of a filler, 0 to 255.
+
+    Of an animation the first image is taken, and of 16-bit pixels the upper eight bits. Pixels that are 32-bit numbers
+    have no range of their own, so that they cannot be decoded.
 
     A Ray dataset holds images as one column of tensors ``(height, width, channels)`` where all have one shape, which is
     with ``size`` and any ``on_error`` but ``"null"``: ``iter_torch_batches`` makes tensors of shape ``(n, height,
@@ -68,7 +75,7 @@ class ImageDecode:
         ImageDecode(size=(224, 224), mode='RGB', on_error='fill', fill=0)
     """
 
-    size: tuple[int, int] | None = None
+    size: tuple[int, int] | int | None = None
     mode: str = "RGB"
     on_error: OnError = "raise"
     fill: int = 0
@@ -89,7 +96,12 @@ class ImageDecode:
     @property
     def shape(self) -> tuple[int, int, int] | None:
         """``(height, width, channels)`` of every image, where ``size`` fixes it."""
-        return None if self.size is None else (*self.size, _CHANNELS[self.mode])
+        return None if self._size is None else (*self._size, _CHANNELS[self.mode])
+
+    @property
+    def _size(self) -> tuple[int, int] | None:
+        assert not isinstance(self.size, int)  # since construction
+        return self.size
 
     def __call__(self, data: bytes) -> Image:
         """Decode one image.
@@ -101,27 +113,19 @@ class ImageDecode:
             InvalidArgumentError: Pillow is not installed.
             Exception: Whatever Pillow raises for data that it cannot read.
         """
-        image = _pillow().open(io.BytesIO(data))
+        image = _in_8_bits(_pillow().open(io.BytesIO(data)))
+        if image.mode == "P" and "transparency" in image.info:
+            image = image.convert("RGBA")  # what a direct conversion makes of it, without a warning
         if image.mode != self.mode:
             image = image.convert(self.mode)
-        if self.size is not None and image.size != self.size[::-1]:
-            image = image.resize(self.size[::-1])
+        if self._size is not None and image.size != self._size[::-1]:
+            image = image.resize(self._size[::-1])
         pixels: Image = np.asarray(image)
         return pixels[:, :, None] if pixels.ndim == 2 else pixels
 
 
 Decode: TypeAlias = Mapping[str, ImageDecode | Literal["image", True]] | Literal["auto"] | None
 """By column; ``"image"`` and True are ``ImageDecode()``. ``"auto"``: what HuggingFace ``datasets`` marked as images."""
-
-
-def _sides(size: Any) -> tuple[int, int]:
-    try:
-        height, width = (as_count("size", side) for side in size)
-    except (TypeError, ValueError):  # the latter is ours, too
-        raise InvalidArgumentError(
-            f"size={size!r} must be (height, width) in pixels, both positive, such as (224, 224)"
-        ) from None
-    return height, width
 
 
 def find_decoders(decode: Decode, schema: pa.Schema) -> dict[str, ImageDecode]:
@@ -196,7 +200,9 @@ def mean_decoded_bytes(column: pa.ChunkedArray, decoder: ImageDecode) -> float:
     for data in _encoded(column, "image"):
         try:
             width, height = _pillow().open(io.BytesIO(data or b"")).size
-        except OSError:  # no image: it takes no room
+        except InvalidArgumentError:
+            raise
+        except Exception:  # no image, or one too large: whoever reads it learns of that, by the decoder's policy
             width = height = 0
         sizes.append(width * height * _CHANNELS[decoder.mode])
     return float(np.mean(sizes)) if sizes else 0.0
@@ -234,6 +240,26 @@ def to_image_tensors(
     return batch
 
 
+def _sides(size: Any) -> tuple[int, int]:
+    sides = tuple(size) if isinstance(size, Iterable) else (size, size)
+    try:
+        height, width = (as_count("size", side) for side in sides)
+    except ValueError:  # ours, or of another number of sides
+        raise InvalidArgumentError(
+            f"size={size!r} must be (height, width) in pixels, both positive, such as (224, 224), or one number"
+        ) from None
+    return height, width
+
+
+def _in_8_bits(image: Any) -> Any:
+    """``image``, or a grey one of 8 bits where it has more, which Pillow would cut off at 255."""
+    if not image.mode.startswith(_WIDE_MODES):
+        return image
+    if image.mode in ("I", "F") and image.format not in _FORMATS_OF_16_BITS:
+        raise ValueError(f"pixels of {image.format} in 32 bits have no range of their own")
+    return _pillow().fromarray((np.asarray(image) >> 8).astype(np.uint8))
+
+
 def _decoder(name: str, value: Any) -> ImageDecode:
     if isinstance(value, ImageDecode):
         return value
@@ -256,12 +282,18 @@ def _decode_row(decoder: ImageDecode, data: bytes | None, place: Callable[[], st
             reason = error
     if decoder.on_error == "raise":
         raise TensorConversionError(
-            f"{place()}: the image cannot be decoded ({reason}). Repair the row or leave it out with filter=, or use "
-            "ImageDecode(on_error='null') or 'fill'"
+            f"{place()}: the image cannot be decoded ({_told(reason, data)}). Repair the row or leave it out with "
+            "filter=, or use ImageDecode(on_error='null') or 'fill'"
         ) from reason
     if decoder.on_error == "null" or decoder.shape is None:
         return None
     return np.full(decoder.shape, decoder.fill, np.uint8)
+
+
+def _told(reason: Exception, data: bytes | None) -> str:
+    # Pillow tells where the bytes were in memory.
+    is_unknown = "cannot identify image file" in str(reason)
+    return f"{len(data or b'')} bytes that are no image which Pillow knows" if is_unknown else str(reason)
 
 
 def _place(name: str, addresses: pa.ChunkedArray | None, row: int) -> str:

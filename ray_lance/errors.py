@@ -42,6 +42,14 @@ __all__ = [
 class RayLanceError(Exception):
     """Base class of every error that ray_lance raises on purpose."""
 
+    def __init__(self, *args: object) -> None:
+        super().__init__(*args)
+        self._message = str(args[0]) if args else ""
+
+    def __str__(self) -> str:
+        # Not of ``args``: Ray Data appends its advice for failures that are transient to those of the errors of tasks.
+        return self._message
+
 
 class InvalidArgumentError(RayLanceError, ValueError):
     """An argument breaks a rule that can be checked before any work starts."""
@@ -58,16 +66,12 @@ class UnknownColumnError(InvalidArgumentError, KeyError):
 
     def __reduce__(self) -> tuple[type[InvalidArgumentError], tuple[object, ...]]:
         # Rebuilt from its message: the constructor's own arguments are gone by then.
-        return (_unknown_column, self.args)  # type: ignore[return-value]
-
-    def __str__(self) -> str:
-        # KeyError would show the repr of the message.
-        return str(self.args[0])
+        return (_unknown_column, (str(self),))  # type: ignore[return-value]
 
 
 def _unknown_column(message: str) -> UnknownColumnError:
     error = UnknownColumnError.__new__(UnknownColumnError)
-    error.args = (message,)
+    InvalidArgumentError.__init__(error, message)
     return error
 
 

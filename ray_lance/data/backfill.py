@@ -21,7 +21,7 @@ from ray_lance.arguments import as_count
 from ray_lance.data.blocks import iterate_blocks
 from ray_lance.data.column_writer import ColumnWriter, RowFailure
 from ray_lance.data.compute import Compute, count_rows
-from ray_lance.data.datasink import own_error
+from ray_lance.data.faults import own_error
 from ray_lance.data.gather import Gatherer
 from ray_lance.data.window import Window
 from ray_lance.errors import CommitError, InvalidArgumentError

@@ -13,16 +13,15 @@ import pyarrow as pa
 from ray.data import Dataset
 from ray.data.block import BlockAccessor
 from ray.data.datasource.datasink import Datasink, WriteResult
-from ray.exceptions import RayTaskError
 
 from ray_lance.allocator import keep_freed_memory
 from ray_lance.data.checkpoints import refuse_job_checkpoints
 from ray_lance.data.execution import clean_up_after_writes, executed_promptly, running_context
+from ray_lance.data.faults import own_error
 from ray_lance.errors import (
     CommitError,
     DatasetExistsError,
     InvalidArgumentError,
-    RayLanceError,
     SchemaMismatchError,
 )
 from ray_lance.table import TableRef
@@ -37,7 +36,7 @@ from ray_lance.write.schema import portable, refuse_null_types, untyped, with_fi
 if TYPE_CHECKING:
     from ray.data._internal.execution.interfaces import TaskContext
 
-__all__ = ["LanceDatasink", "RayRows", "TaskResult", "own_error", "run", "write"]
+__all__ = ["LanceDatasink", "RayRows", "TaskResult", "run", "write"]
 
 logger = logging.getLogger(__name__)
 
@@ -286,18 +285,6 @@ def run(
     if sink.summary is None:
         raise CommitError(f"uri={job.shown_uri!r}: Ray ended the write without completing it")
     return sink.summary
-
-
-def own_error(error: BaseException | None) -> RayLanceError | None:
-    """The error of this library that ``error`` was caused by, without what Ray wraps around it."""
-    while error is not None:
-        if isinstance(error, RayTaskError):
-            error = error.cause
-        elif isinstance(error, RayLanceError):
-            return error
-        else:
-            error = error.__cause__
-    return None
 
 
 def _nothing_done(job: WriteJob) -> WriteSummary:

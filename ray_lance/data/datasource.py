@@ -15,6 +15,7 @@ from ray.data.context import DataContext
 from ray.data.datasource import Datasource, ReadTask
 
 from ray_lance.allocator import keep_freed_memory
+from ray_lance.data.faults import faults_of_data
 from ray_lance.scan.plan import FragmentRange, TaskSizing
 from ray_lance.scan.positions import PermutationPlan, PermutationRange
 from ray_lance.scan.reader import Fill, ReadPlan
@@ -138,10 +139,11 @@ def _read_blocks(
     shared: ray.ObjectRef, task: FragmentRange | PermutationRange | StepRange, limit: int | None
 ) -> Iterator[pa.Table]:
     keep_freed_memory()
-    for table in _fetch_plan(shared).read(task, limit):
-        if not table.schema.names:
-            table = table.append_column(_ROW_COUNT_COLUMN, pa.nulls(table.num_rows))
-        yield table
+    with faults_of_data():
+        for table in _fetch_plan(shared).read(task, limit):
+            if not table.schema.names:
+                table = table.append_column(_ROW_COUNT_COLUMN, pa.nulls(table.num_rows))
+            yield table
 
 
 # Few: a plan may hold the addresses of all rows, and an idle worker would keep it in the object store.

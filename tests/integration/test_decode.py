@@ -192,6 +192,17 @@ class TestDamagedImages:
         with pytest.raises(TensorConversionError, match=r"'image', row address 21474836480 \(fragment 5, row 0\)"):
             read_lance(uri, decode={"image": decoder}, **options).take_all()
 
+    @pytest.mark.parametrize("consume", ["take_all", "materialize", "count"])
+    def test_raise_one_short_error_without_a_traceback_in_the_log(self, uri, consume, caplog):
+        lance.write_dataset(numbered_images(10, [5]), uri)
+        dataset = read_lance(uri, decode={"image": ImageDecode()}).map_batches(lambda batch: batch)
+        with pytest.raises(TensorConversionError) as caught:
+            getattr(dataset, consume)()
+        assert type(caught.value) is TensorConversionError
+        assert len(str(caught.value).splitlines()) == 1
+        assert "issue on the Ray project" not in caplog.text
+        assert not any(record.exc_info for record in caplog.records)
+
     def test_do_not_matter_to_those_who_read_other_columns(self, damaged):
         assert len(read_lance(damaged, columns=["id"]).take_all()) == 40
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import struct
 import subprocess
 import sys
+import zlib
 
 import datasets
 import lance
@@ -15,8 +18,25 @@ import torch
 
 import ray_lance
 from ray_lance.decode import ImageDecode, decode_table, decoded_schema, find_decoders, to_image_tensors
+from ray_lance.scan.plan import FragmentRange
+from ray_lance.scan.pushdown import build_scan
+from ray_lance.scan.reader import ReadPlan
+from ray_lance.scan.size import row_bytes
+from ray_lance.table import TableRef
 from ray_lance.torch import LanceIterableDataset, LanceMapDataset
 from tests.images import DAMAGED, encoded, images
+
+
+def saved(image: PIL.Image.Image, format: str, **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format=format, **options)
+    return buffer.getvalue()
+
+
+def header_only(height: int, width: int) -> bytes:
+    """A PNG of that size without its pixels."""
+    fields = struct.pack(">4sIIBBBBB", b"IHDR", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + fields + struct.pack(">I", zlib.crc32(fields))
 
 
 def decode(table: pa.Table, decoder, **options):
@@ -61,6 +81,60 @@ class TestTensors:
     def test_from_other_types_of_bytes(self, kind):
         table = pa.table({"image": pa.array([encoded(2, 2)]).cast(kind)})
         assert decode(table, "image")["image"].shape == (1, 2, 2, 3)
+
+
+GREY_16 = PIL.Image.fromarray(np.full((3, 4), 40_000, np.uint16))
+ODD_IMAGES = {
+    "16 bits of grey, png": (saved(GREY_16, "PNG"), [156, 156, 156]),
+    "16 bits of grey, tiff": (saved(GREY_16, "TIFF"), [156, 156, 156]),
+    "16 bits of grey, ppm": (b"P5 4 3 65535\n" + np.full((3, 4), 40_000, ">u2").tobytes(), [156, 156, 156]),
+    "cmyk": (saved(PIL.Image.new("CMYK", (4, 3), (55, 235, 225, 0)), "TIFF"), [200, 20, 30]),
+    "one bit": (saved(PIL.Image.new("1", (4, 3), 1), "PNG"), [255, 255, 255]),
+    "grey with alpha": (saved(PIL.Image.new("LA", (4, 3), (75, 9)), "PNG"), [75, 75, 75]),
+    "palette": (encoded(3, 4, (204, 0, 51), "PNG", "P"), [204, 0, 51]),
+    "palette with transparency": (
+        saved(PIL.Image.new("RGB", (4, 3), (204, 0, 51)).convert("P"), "PNG", transparency=b"\0\x80"),
+        [204, 0, 51],
+    ),
+    "animation": (
+        saved(PIL.Image.new("RGB", (4, 3), (204, 0, 51)), "GIF", save_all=True, append_images=[GREY_16.convert("L")]),
+        [204, 0, 51],
+    ),
+}
+BROKEN_IMAGES = {
+    "no bytes": b"",
+    "cut off": saved(PIL.Image.effect_noise((90, 90), 50), "JPEG")[:-2000],
+    "32 bits of grey": saved(PIL.Image.fromarray(np.full((3, 4), 70_000, np.int32)), "TIFF"),
+    "floats": saved(PIL.Image.fromarray(np.full((3, 4), 0.5, np.float32)), "TIFF"),
+    "a bomb": header_only(20_000, 20_000),
+}
+
+
+class TestOddImages:
+    @pytest.mark.parametrize("name", ODD_IMAGES)
+    @pytest.mark.parametrize("size", [None, 2])
+    def test_are_decoded(self, name, size):
+        data, color = ODD_IMAGES[name]
+        image = decode(images(data), ImageDecode(size=size))["image"][0]
+        assert image.shape == ((3, 4, 3) if size is None else (2, 2, 3))
+        assert image[0, 0].tolist() == color
+
+    @pytest.mark.parametrize("name", BROKEN_IMAGES)
+    def test_that_are_broken_follow_the_policy(self, uri, name):
+        lance.write_dataset(images(encoded(2, 2), BROKEN_IMAGES[name]), uri)
+
+        def read(decoder) -> list:
+            scan = build_scan([TableRef.of(uri).pin()], None, None, [], {}).decoding({"image": decoder})
+            plan = ReadPlan(scan, scan.schema(), row_bytes(scan))
+            return [row["image"] for table in plan.read(FragmentRange(0, None, 0, 2)) for row in table.to_pylist()]
+
+        for readers in (read, lambda decoder: list(LanceMapDataset(uri, decode={"image": decoder}))):
+            with pytest.raises(ray_lance.TensorConversionError, match=r"row address 1 .*cannot be decoded") as caught:
+                readers(ImageDecode())
+            assert "0x" not in str(caught.value)
+            assert readers(ImageDecode(size=2, on_error="fill", fill=9))[1] is not None
+        assert read(ImageDecode(on_error="null"))[1] is None
+        assert LanceMapDataset(uri, decode={"image": ImageDecode(on_error="null")})[1]["image"] is None
 
 
 class TestDamagedImages:
@@ -181,15 +255,25 @@ class TestArguments:
         [
             ({"size": (0, 3)}, r"size=\(0, 3\)"),
             ({"size": (3,)}, "size="),
+            ({"size": 0}, "size=0 must be"),
+            ({"size": True}, "size=True must be"),
+            ({"size": "big"}, "size='big' must be .height, width."),
+            ({"size": (3, 2.5)}, r"size=\(3, 2.5\) must be"),
             ({"mode": "RGBX"}, "mode='RGBX' must be one of"),
             ({"on_error": "skip"}, "on_error='skip' must be one of"),
             ({"on_error": "fill"}, "needs size="),
             ({"fill": 256}, "fill=256"),
+            ({"fill": True}, "fill=True"),
         ],
     )
     def test_of_a_decoder(self, options, message):
         with pytest.raises(ray_lance.InvalidArgumentError, match=message):
             ImageDecode(**options)
+
+    @pytest.mark.parametrize("size", [3, np.int64(3), (3, 3), [np.int32(3), 3]])
+    def test_a_size_is_a_pair_or_one_number_for_both(self, size):
+        assert ImageDecode(size=size) == ImageDecode(size=(3, 3))
+        assert ImageDecode(size=size).shape == (3, 3, 3)
 
     @pytest.mark.parametrize(
         ("decode", "message"),
