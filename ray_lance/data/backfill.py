@@ -32,6 +32,7 @@ from ray_lance.write.column_job import ColumnJob
 from ray_lance.write.column_plan import Plan, plan
 from ray_lance.write.column_record import ColumnRecord, check_columns, recorded_columns
 from ray_lance.write.commit import Send
+from ray_lance.write.field_ids import as_stored
 from ray_lance.write.job import WriteJob, begin
 from ray_lance.write.options import WriteOptions
 from ray_lance.write.schema import portable, refuse_null_types
@@ -153,7 +154,8 @@ def _prepare(target: WriteJob, compute: Compute, options: BackfillOptions) -> tu
     compute.check_against(dataset.schema)
     scan = compute.scan(target.table, options.where)  # checks the condition and the decoders
     recipe = compute.recipe(options.where, scan.decoders)
-    schema = portable(options.schema) if options.schema else recorded_columns(dataset.schema, recipe)
+    given = options.schema and portable(as_stored(options.schema, target.file_version))
+    schema = given or recorded_columns(dataset.schema, recipe)
     if schema is None:
         try:
             schema = compute.first_schema(target.table, options.where)

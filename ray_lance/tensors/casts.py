@@ -15,13 +15,16 @@ from ray_lance.tensors.memory import storage
 
 __all__ = ["conform"]
 
+_BLOB = "lance.blob.v2"
+
 
 def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
     """``table`` with the columns, order, types and metadata of ``schema``, or an error where a value would change.
 
     Columns are matched by name. Representations of the same values are exchanged freely (fixed_size_list and
-    fixed-shape tensors, list and large_list, string and large_string, dictionary and plain). Numbers are cast where
-    the target holds every one of them exactly; no cast goes between numbers, bool, text and times.
+    fixed-shape tensors, list and large_list, string and large_string, dictionary and plain, bytes and Lance's blobs).
+    Numbers are cast where the target holds every one of them exactly; no cast goes between numbers, bool, text and
+    times.
 
     Args:
         table: Data of standard Arrow types (see :func:`storable`).
@@ -83,8 +86,7 @@ def _cast(field: pa.Field, array: pa.Array, target: pa.Field) -> pa.Array:
     if isinstance(target_kind, VariableShape) != isinstance(source_kind, VariableShape) or _marks_differ(field, target):
         raise _mismatch(field, target)
     if isinstance(target.type, pa.BaseExtensionType):
-        stored = _cast(pa.field(field.name, source_type), storage(array), pa.field(field.name, target_type))
-        return pa.ExtensionArray.from_storage(target.type, stored)
+        return _cast_stored(field.name, storage(array), target)
     array = storage(array)
     if source_type == target_type:
         return array
@@ -98,9 +100,9 @@ def _cast(field: pa.Field, array: pa.Array, target: pa.Field) -> pa.Array:
 
 
 def _marks_differ(field: pa.Field, target: pa.Field) -> bool:
-    """Whether only one of two fields is an extension that is no tensor, as bfloat16 is."""
+    """Whether only one of two fields is an extension that is no tensor, as bfloat16 is. Blobs are made of any bytes."""
     names = [extension_name(each) if tensor_kind(each) is None else None for each in (field, target)]
-    return names[0] != names[1]
+    return names[0] != names[1] and names[1] != _BLOB
 
 
 def _mismatch(field: pa.Field, target: pa.Field) -> SchemaMismatchError:
@@ -133,6 +135,15 @@ def _cast_fixed(field: pa.Field, array: pa.Array, target: pa.Field, kinds: tuple
         values = pc.if_else(pa.array(np.repeat(leaves.rows, source.size)), None, values)
     values = _cast(source.value.with_name(field.name), values, wanted.value.with_name(field.name))
     return assemble(target.type, storage(values), len(array), leaves.rows)
+
+
+def _cast_stored(name: str, array: pa.Array, target: pa.Field) -> pa.Array:
+    stored = target.type.storage_type
+    if extension_name(target) == _BLOB and not pa.types.is_struct(array.type):
+        # Lance's logical type of blobs: a struct of the bytes, and of a location where they lie elsewhere.
+        data = _cast(pa.field(name, array.type), array, stored.field(0).with_name(name))
+        array = pa.StructArray.from_arrays([data], fields=[stored.field(0)], mask=data.is_null())
+    return pa.ExtensionArray.from_storage(target.type, _cast(pa.field(name, array.type), array, pa.field(name, stored)))
 
 
 def _cast_struct(field: pa.Field, array: pa.Array, target: pa.Field) -> pa.Array:

@@ -166,7 +166,7 @@ class _Ascending:
     def __init__(self, tables: Iterable[tuple[Offsets, pa.Table]], schema: pa.Schema) -> None:
         self._tables = iter(tables)
         self._offsets: Offsets = np.empty(0, np.int64)
-        self._rows = schema.empty_table()
+        self._rows = pa.Table.from_batches([], schema)
         self._last = -1
         self._ended = not self._advance()
 

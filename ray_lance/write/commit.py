@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any
 
 import lance
+import pyarrow as pa
 from lance.commit import CommitConflictError
 from lance.fragment import FragmentMetadata
 
@@ -134,7 +135,7 @@ def _create_empty(job: WriteJob, uri: str, transaction: lance.Transaction, **arg
             "versions are made without rows in Lance's default version only; leave it out"
         )
     return lance.write_dataset(
-        transaction.operation.new_schema.to_pyarrow().empty_table(),
+        pa.RecordBatchReader.from_batches(transaction.operation.new_schema.to_pyarrow(), []),
         uri,
         mode="create",
         data_storage_version=job.file_version,

@@ -10,7 +10,7 @@ from lance.schema import LanceSchema
 
 from ray_lance.errors import CommitError
 
-__all__ = ["check_fields", "check_ids", "field_ids", "new_schema", "renumbered"]
+__all__ = ["as_stored", "check_fields", "check_ids", "field_ids", "new_schema", "renumbered"]
 
 _Path = tuple[str, ...]
 
@@ -31,13 +31,20 @@ def new_schema(schema: pa.Schema, file_version: str | None) -> LanceSchema:
         file_version: The Lance file format version; None for Lance's default.
     """
     transaction = write_fragments(
-        schema.empty_table(),
+        pa.RecordBatchReader.from_batches(schema, []),
         "memory://schema",
         mode="create",
         data_storage_version=file_version,
         return_transaction=True,
     )
     return transaction.operation.new_schema
+
+
+def as_stored(schema: pa.Schema, file_version: str | None) -> pa.Schema:
+    """``schema`` with blobs in the layout that files of ``file_version`` hold them in."""
+    if b"lance-encoding:blob" not in schema.serialize().to_pybytes():
+        return schema
+    return new_schema(schema, file_version).to_pyarrow()
 
 
 def renumbered(ids: Sequence[int], written: LanceSchema, stored: LanceSchema) -> list[int]:

@@ -24,7 +24,7 @@ __all__ = ["bare_type", "fit", "is_blob", "portable", "refuse_null_types", "unty
 
 
 def fit(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """``table`` with exactly ``schema``: as :func:`ray_lance.tensors.casts.conform`, and with bytes as blobs.
+    """``table`` with exactly ``schema``: see :func:`ray_lance.tensors.casts.conform`.
 
     Args:
         table: Rows with standard Arrow types, columns in any order. Nullable columns may be missing.
@@ -38,9 +38,6 @@ def fit(table: pa.Table, schema: pa.Schema) -> pa.Table:
     duplicates = sorted({name for name in table.column_names if table.column_names.count(name) > 1})
     if duplicates:
         raise SchemaMismatchError(f"columns {duplicates} occur more than once; rename or drop the others")
-    for field in schema:
-        if isinstance(field.type, BlobType) and field.name in table.column_names:
-            table = _with_blobs(table, field)
     return conform(table, schema)
 
 
@@ -122,25 +119,3 @@ def _with_children(dtype: pa.DataType, children: list[pa.Field]) -> pa.DataType:
     if pa.types.is_large_list(dtype):
         return pa.large_list(children[0])
     return pa.struct(children) if pa.types.is_struct(dtype) else dtype
-
-
-def _with_blobs(table: pa.Table, field: pa.Field) -> pa.Table:
-    index = table.column_names.index(field.name)
-    chunks = [_blobs(chunk, field) for chunk in table.column(index).chunks]
-    return table.set_column(index, field, pa.chunked_array(chunks, field.type))
-
-
-def _blobs(array: pa.Array, field: pa.Field) -> pa.Array:
-    """``array`` as Lance's logical blob type: a struct of the bytes, and of a location where they lie elsewhere."""
-    if array.type == field.type:
-        return array
-    storage = array.storage if isinstance(array, pa.ExtensionArray) else array
-    children = list(field.type.storage_type)
-    if pa.types.is_struct(storage.type):
-        fitted = conform(pa.table({field.name: storage}), pa.schema([pa.field(field.name, field.type.storage_type)]))
-        return pa.ExtensionArray.from_storage(field.type, fitted.column(0).combine_chunks())
-    fitted = conform(pa.table({field.name: storage}), pa.schema([pa.field(field.name, pa.large_binary())]))
-    data = fitted.column(0).combine_chunks()
-    elsewhere = [pa.nulls(len(data), child.type) for child in children[1:]]
-    struct = pa.StructArray.from_arrays([data, *elsewhere], fields=children, mask=data.is_null())
-    return pa.ExtensionArray.from_storage(field.type, struct)

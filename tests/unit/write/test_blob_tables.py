@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import lance
 import pyarrow as pa
 import pytest
 
 from ray_lance.blobs import blob
 from ray_lance.errors import CommitError
+from ray_lance.scan.scan import ROW_ADDRESS
+from ray_lance.write.column_commit import commit_group
+from ray_lance.write.column_files import write_column_file
 from ray_lance.write.commit import commit_rows
-from ray_lance.write.field_ids import check_fields, new_schema
+from ray_lance.write.field_ids import as_stored, check_fields, new_schema
 from tests.orphans import orphans
+from tests.unit.write.test_columns import start, todo
 from tests.writes import merge, write_tables
 
 LAYOUTS = [(2, "2.2"), (2, "2.3"), (1, "2.2"), (1, "2.1"), (1, "2.0")]
@@ -94,3 +100,77 @@ def test_files_that_do_not_fit_the_schema_are_never_committed(uri, tmp_path):
         check_fields(other, new_schema(table.schema.remove(2), "2.2"))
 
     assert lance.dataset(uri).version == 1
+
+
+def nested_rows(start: int, stop: int, nesting: str) -> pa.Table:
+    values = [None if i % 4 == 3 else b"z" * i for i in range(start, stop)]
+    if nesting == "struct":
+        deep = [None if i % 5 == 4 else {"a": i, "blob": value} for i, value in enumerate(values, start)]
+    elif nesting == "list":
+        deep = [None if i % 5 == 4 else [value] * (i % 3) for i, value in enumerate(values, start)]
+    else:
+        deep = [{"parts": [{"blob": value, "a": i}] * (i % 3)} for i, value in enumerate(values, start)]
+    return pa.table({"id": range(start, stop), "deep": deep, "x": [float(i) for i in range(start, stop)]})
+
+
+def nested_schema(version: int, nesting: str) -> pa.Schema:
+    field = blob("blob", version=version)
+    dtype = {
+        "struct": pa.struct([pa.field("a", pa.int64()), field]),
+        "list": pa.list_(field),
+        "struct<list<struct>>": pa.struct([("parts", pa.list_(pa.struct([field, pa.field("a", pa.int64())])))]),
+    }[nesting]
+    return pa.schema([("id", pa.int64()), ("deep", dtype), ("x", pa.float64())])
+
+
+@pytest.mark.parametrize("nesting", ["struct", "list", "struct<list<struct>>"])
+@pytest.mark.parametrize(("version", "storage"), [(2, "2.2"), (1, "2.2")])
+def test_blobs_inside_of_structs_and_lists_are_written(uri, version, storage, nesting):
+    schema = nested_schema(version, nesting)
+    parts = [nested_rows(start, start + 7, nesting) for start in (0, 7, 14)]
+
+    write_tables(uri, [parts[0].slice(0, 3), parts[0].slice(3)], schema=schema, data_storage_version=storage)
+    write_tables(uri, [parts[1].slice(0, 2), parts[1].slice(2)], mode="append")
+    merge(uri, parts[2], on=["id"])
+    write_tables(uri, [read(uri)], mode="append")
+
+    expected = pa.concat_tables([*parts, *parts]).sort_by("id").to_pylist()
+    assert read(uri).sort_by("id").to_pylist() == expected
+    assert lance.dataset(uri).schema.types[2] == pa.float64()
+    lance.dataset(uri).validate()
+
+
+NEW_COLUMNS = {
+    "2-2.2": pa.schema([blob("plus")]),
+    "1-2.2": pa.schema([blob("plus", version=1)]),
+    "1-2.0": pa.schema([blob("plus", version=1)]),
+    "nested-2.2": pa.schema([("plus", pa.struct([pa.field("n", pa.int64()), blob("blob")]))]),
+}
+
+
+@pytest.mark.parametrize("case", NEW_COLUMNS)
+def test_columns_of_blobs_are_added(uri, case):
+    storage = case.rpartition("-")[2]
+    table = pa.table({"gone": [0] * 6, "id": range(6), "x": [float(i) for i in range(6)]})
+    lance.write_dataset(table, uri, max_rows_per_file=4, data_storage_version=storage)
+    lance.dataset(uri).drop_columns(["gone"])
+
+    job = start(uri, columns=as_stored(NEW_COLUMNS[case], storage))
+    value = (lambda i: {"n": i, "blob": b"z" * i}) if case == "nested-2.2" else (lambda i: b"z" * i)
+    written = [
+        write_column_file(
+            job, work, lambda work=work: [addressed(uri, work.fragment_id, lambda i: None if i == 2 else value(i))]
+        )
+        for work in todo(job).passes[0].fragments
+    ]
+    commit_group(job, written)
+
+    expected = [{"id": i, "x": float(i), "plus": None if i == 2 else value(i)} for i in range(6)]
+    assert read(uri).to_pylist() == expected
+    lance.dataset(uri).validate()
+
+
+def addressed(uri: str, fragment_id: int, value: Callable[[int], object]) -> pa.Table:
+    fragment = lance.dataset(uri).get_fragment(fragment_id)
+    rows = fragment.scanner(columns=["id"], with_row_address=True).to_table()
+    return pa.table({ROW_ADDRESS: rows[ROW_ADDRESS], "plus": [value(i) for i in rows["id"].to_pylist()]})
