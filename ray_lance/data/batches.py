@@ -15,6 +15,7 @@ from ray_lance.errors import InvalidArgumentError, RayLanceError, SchemaMismatch
 from ray_lance.scan.scan import ROW_ADDRESS
 from ray_lance.tensors import from_tensors, storable, to_tensors
 from ray_lance.tensors.categories import with_values
+from ray_lance.tensors.from_pandas import from_pandas
 from ray_lance.tensors.kinds import VARIABLE_SHAPE, extension_name
 from ray_lance.tensors.objects import checked
 from ray_lance.write.schema import fit, portable, refuse_null_types, with_fields
@@ -189,7 +190,7 @@ def _as_table(result: Any, call: BatchCall) -> pa.Table:
     if isinstance(result, Mapping):
         return _from_mapping(result, None if call.exact else call.schema)
     if hasattr(result, "to_dict") and hasattr(result, "columns"):
-        return pa.Table.from_pandas(result, preserve_index=False).replace_schema_metadata(None)
+        return storable(from_pandas(result, call.schema))
     raise SchemaMismatchError(
         f"it returned a {type(result).__name__}; it must return a dict of tensors, arrays or lists by column name, "
         "an Arrow table or a pandas DataFrame"
