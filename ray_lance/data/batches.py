@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import pyarrow as pa
 from lance.blob import BlobType
 from ray.data.block import BlockAccessor
 
+from ray_lance.data.attempts import refuse_another_attempt
 from ray_lance.errors import InvalidArgumentError, RayLanceError, SchemaMismatchError, TensorConversionError
 from ray_lance.scan.scan import ROW_ADDRESS
 from ray_lance.tensors import from_tensors, storable, to_tensors
@@ -26,6 +28,7 @@ __all__ = [
     "BatchCall",
     "ClassOnBatches",
     "call_on_batch",
+    "constructed",
     "first_schema",
     "named",
     "rebatched",
@@ -82,14 +85,36 @@ class ClassOnBatches:
         arguments: Sequence[Any] = (),
         keywords: Mapping[str, Any] | None = None,
     ) -> None:
-        self._function = function(*arguments, **(keywords or {}))
+        self._construct = partial(constructed, function, arguments, keywords or {})
+        self._function: Callable[..., Any] | None = None
         self._call = call
         self._batch_size = batch_size
 
     def __call__(self, rows: pa.Table) -> Iterator[pa.Table]:
-        """As :func:`call_on_batch`, for one batch of ``rows`` after the other."""
+        """As :func:`call_on_batch`, for one batch of ``rows`` after the other.
+
+        The class is constructed by the first call: Ray repeats what ends the process of an actor, and of a call it
+        is known how often.
+        """
         for batch in rebatched([rows], self._batch_size):
+            refuse_another_attempt(_place(batch))
+            if self._function is None:
+                self._function = self._construct()
             yield call_on_batch(batch, self._function, self._call)
+
+
+def constructed(function: Callable[..., Any], arguments: Sequence[Any], keywords: Mapping[str, Any]) -> Any:
+    """An instance of a class.
+
+    Raises:
+        RayLanceError: Its constructor raised an error.
+    """
+    try:
+        return function(*arguments, **keywords)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        raise RayLanceError(f"the constructor of fn, {function.__qualname__}, failed: {_reason(error)}") from error
 
 
 def call_on_batch(rows: pa.Table, function: Callable[..., Any], call: BatchCall) -> pa.Table:
@@ -111,18 +136,26 @@ def call_on_batch(rows: pa.Table, function: Callable[..., Any], call: BatchCall)
     call = replace(call, schema=portable(call.schema))  # it may have been sent here as extension types
     addresses = rows.column(ROW_ADDRESS)
     inputs = _inputs(rows, call)
+    refuse_another_attempt(_place(rows))
     try:
         result = function(inputs, *call.arguments, **call.keywords)
-    except Exception as error:
+    except KeyboardInterrupt:  # Ray interrupts tasks so
+        raise
+    except BaseException as error:
         if not call.null_on_error:
-            raise RayLanceError(f"fn failed on {_place(rows)}: {type(error).__name__}: {error}") from error
-        return _failed(rows, call.schema, f"{type(error).__name__}: {error}")
+            raise RayLanceError(f"fn failed on {_place(rows)}: {_reason(error)}") from error
+        return _failed(rows, call.schema, _reason(error))
     columns = _checked(result, rows, call)
     return _outcome(addresses, columns, pa.nulls(len(rows), pa.string()))
 
 
-def first_schema(rows: pa.Table, function: Callable[..., Any], call: BatchCall) -> pa.Schema:
+def first_schema(rows: pa.Table, make: Callable[[], Callable[..., Any]], call: BatchCall) -> pa.Schema:
     """The columns that the function makes of a batch, for a call whose schema is not known.
+
+    Args:
+        rows: The input columns and ``_rowaddr``.
+        make: Makes the function.
+        call: How it is called.
 
     Raises:
         RayLanceError: The function raised an error.
@@ -133,12 +166,16 @@ def first_schema(rows: pa.Table, function: Callable[..., Any], call: BatchCall) 
         raise InvalidArgumentError(
             "schema=None: there is no row to call fn on, so the types of the new columns are unknown; give the schema"
         )
+    refuse_another_attempt(_place(rows))
+    inputs = _inputs(rows, call)
     try:
-        result = function(_inputs(rows, call), *call.arguments, **call.keywords)
-    except Exception as error:
+        result = make()(inputs, *call.arguments, **call.keywords)
+    except (KeyboardInterrupt, RayLanceError):
+        raise
+    except BaseException as error:
         raise RayLanceError(
             f"fn failed on {_place(rows)}, which was to tell the types of the new columns (schema= tells them too): "
-            f"{type(error).__name__}: {error}"
+            f"{_reason(error)}"
         ) from error
     schema = _checked(result, rows, call).schema
     refuse_null_types(schema)
@@ -240,6 +277,11 @@ def named(block: pa.Table, schema: pa.Schema) -> pa.Table:
         if extension_name(column) == VARIABLE_SHAPE:
             block = block.set_column(block.column_names.index(column.name), column, block.column(column.name))
     return block
+
+
+def _reason(error: BaseException) -> str:
+    text = f"{type(error).__name__}: {error}"
+    return text if isinstance(error, Exception) else f"{text} (fn must return, and not end its process)"
 
 
 def _place(rows: pa.Table) -> str:

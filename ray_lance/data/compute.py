@@ -16,7 +16,15 @@ from ray.data import DataContext, Dataset
 from ray.data.datasource import Datasource, ReadTask
 
 from ray_lance.arguments import as_concurrency, as_count
-from ray_lance.data.batches import BATCH_FORMATS, BatchCall, ClassOnBatches, call_on_batch, first_schema, rebatched
+from ray_lance.data.batches import (
+    BATCH_FORMATS,
+    BatchCall,
+    ClassOnBatches,
+    call_on_batch,
+    constructed,
+    first_schema,
+    rebatched,
+)
 from ray_lance.data.execution import begun_as_admitted, executed_promptly, with_unshaped_blocks
 from ray_lance.data.fragments import FragmentDatasource
 from ray_lance.data.identity import parts_of
@@ -100,6 +108,12 @@ class Compute:
     def is_class(self) -> bool:
         """Whether the function is a class, which runs in actors."""
         return inspect.isclass(self.function)
+
+    def made(self) -> Callable[..., Any]:
+        """The function itself, or an instance of the class."""
+        if not self.is_class:
+            return self.function
+        return constructed(self.function, self.constructor_arguments, self.constructor_keywords)  # type: ignore[no-any-return]
 
     def scan(self, table: TableRef, filter: str | None) -> Scan:
         """What is read of ``table``: the input columns, decoded, and the row address.
@@ -341,7 +355,4 @@ def _first_schema(table: TableRef, where: str | None, compute: Compute) -> pa.Sc
     plan = ReadPlan(scan, scan.schema(), row_bytes(scan))
     everything = FragmentRange(0, None, 0, table.open().count_rows())
     rows = pa.concat_tables(plan.read(everything, limit=compute.batch_size))
-    function = compute.function
-    if compute.is_class:
-        function = function(*compute.constructor_arguments, **compute.constructor_keywords)
-    return first_schema(rows, function, compute._call())
+    return first_schema(rows, compute.made, compute._call())

@@ -47,10 +47,9 @@ def _column(name: str, series: Any, target: pa.DataType | None) -> pa.Array | pa
 
 
 def _objects(name: str, series: Any) -> pa.Array | pa.ChunkedArray:
-    values, missing = series.tolist(), np.asarray(series.isna())
-    if all(_is_float(value) for value, is_missing in zip(values, missing, strict=True) if not is_missing):
-        missing = [bool(is_missing) and not _is_float(value) for value, is_missing in zip(values, missing, strict=True)]
-    rows = [None if is_missing else value for value, is_missing in zip(values, missing, strict=True)]
+    values = list(zip(series.tolist(), series.isna().tolist(), strict=True))
+    has_nan = all(_is_float(value) for value, is_missing in values if not is_missing)
+    rows = [None if is_missing and not (has_nan and _is_float(value)) else value for value, is_missing in values]
     if any(isinstance(row, np.ndarray) and row.ndim > 1 for row in rows):
         return from_tensors({name: rows}).column(0)
     return pa.array(rows)

@@ -36,7 +36,11 @@ COLUMNS = {
     "text": (pd.array(["a", None], "string"), None, ["a", None]),
     "bytes": (pd.Series([b"a", None], dtype=object), pa.binary(), [b"a", None]),
     "times": (pd.Series([pd.Timestamp("2020"), pd.NaT]), None, [datetime.datetime(2020, 1, 1), None]),
-    "dates": (pd.Series([datetime.date(2020, 1, 1), None], dtype=object), pa.date32(), [datetime.date(2020, 1, 1), None]),
+    "dates": (
+        pd.Series([datetime.date(2020, 1, 1), None], dtype=object),
+        pa.date32(),
+        [datetime.date(2020, 1, 1), None],
+    ),
     "categories": (pd.Categorical(["a", None, "b"]), None, ["a", None, "b"]),
     "arrays": (pd.Series([np.array([1.0, NAN]), None]), pa.list_(pa.float64()), [[1.0, NAN], None]),
     "lists": (pd.Series([[1.0, NAN], NAN]), pa.list_(pa.float64()), [[1.0, NAN], None]),
