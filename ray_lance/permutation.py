@@ -31,6 +31,7 @@ from ray_lance.order import (
     stable_hash64,
 )
 from ray_lance.order.rows import RowArray, digest_of
+from ray_lance.order.split import Fractions
 from ray_lance.retry import RetryPolicy
 from ray_lance.scan.plan import MAX_TASK_BYTES, TaskSizing
 from ray_lance.scan.positions import plan_positions
@@ -121,12 +122,13 @@ class Permutation:
 
         Raises:
             DatasetNotFoundError: There is no permutation there, or its table's version is gone.
-            InvalidArgumentError: It is no permutation, or one whose table has been replaced by another.
+            InvalidArgumentError: It is no permutation, it is damaged, or its table has been replaced by another.
         """
         order, details = stored.read_saved(TableRef.of(uri, storage_options=storage_options))
-        table = TableRef.of(details["table"], version=details["version"], storage_options=storage_options).pin()
-        _check_identity(table, details["identity"])
-        return cls._make(table, order, details["filter"], details["fixed_epoch"])
+        table = TableRef.of(details.table, version=details.version, storage_options=storage_options).pin()
+        _check_identity(table, details.identity)
+        _check_count(table, order)
+        return cls._make(table, order, details.filter, details.fixed_epoch)
 
     def save(self, uri: str | os.PathLike[str], *, storage_options: Mapping[str, str] | None = None) -> None:
         """Keep the permutation as a small Lance dataset, without any storage option.
@@ -139,13 +141,13 @@ class Permutation:
             DatasetExistsError: There is a dataset at ``uri``.
         """
         options = self.table.storage_options if storage_options is None else storage_options
-        details = {
-            "table": self.table.uri,
-            "version": self.table.version,
-            "identity": table_identity(self.table),
-            "filter": self._filter,
-            "fixed_epoch": self._fixed_epoch,
-        }
+        details = stored.Details(
+            str(self.table.uri),
+            self.table.version or 0,
+            table_identity(self.table),
+            self._filter,
+            self._fixed_epoch,
+        )
         stored.write_saved(TableRef.of(uri, storage_options=options), self._order, details)
 
     @property
@@ -170,7 +172,18 @@ class Permutation:
         return len(self._order)
 
     def __getitem__(self, positions: slice) -> Permutation:
+        if not isinstance(positions, slice):
+            raise InvalidArgumentError(
+                f"permutation[{positions!r}]: only slices such as [10:20] can be taken, which are permutations; "
+                "fetch([10, 11]) reads rows, and ray_lance.torch.LanceMapDataset(permutation) one row by its position"
+            )
         return self._with(self._order[positions])
+
+    def __iter__(self) -> Iterator[Any]:
+        raise InvalidArgumentError(
+            "a permutation is an order, which holds no rows to iterate over: use iter_batches(batch_size), "
+            "ray_lance.read_lance(permutation) or ray_lance.torch.LanceIterableDataset(permutation)"
+        )
 
     def shuffle(self, seed: int, clump: int | Auto = "auto", window: int | Auto = "auto") -> Permutation:
         """Shuffle the rows: clumps of neighbours are placed at random, then rows are mixed within windows.
@@ -209,12 +222,13 @@ class Permutation:
         return self._with(self._order.shard(rank, world_size))
 
     def split(
-        self, fractions: Mapping[str, float], seed: int | None = 0, by: str | Sequence[str] | None = None
+        self, fractions: Fractions, seed: int | None = 0, by: str | Sequence[str] | None = None
     ) -> dict[str, Permutation]:
         """Disjoint named parts, the same in every epoch.
 
         Args:
-            fractions: Name -> share, positive, at most 1 together.
+            fractions: Name -> share, positive, at most 1 together. Of a list of up to three shares the names are
+                ``"train"``, ``"val"`` and ``"test"``, of more ``"0"``, ``"1"`` and so on.
             seed: Any integer; None cuts the rows in their own order. With ``by`` another seed is another split.
             by: Columns whose equal values stay together. A row's part then depends on its values alone, so it stays
                 when rows are appended; sizes are as the hashes fall.
@@ -359,6 +373,12 @@ def _check_identity(table: TableRef, expected: str) -> None:
             f"the permutation is of another dataset than the one at {table} now: "
             f"its identity was {expected}, and this one's is {found}"
         )
+
+
+def _check_count(table: TableRef, order: RowPermutation) -> None:
+    rows = table.open().count_rows()
+    if isinstance(order.base, DenseRows) and len(order.base) != rows:
+        raise InvalidArgumentError(f"the permutation is of {len(order.base)} rows, and {table} has {rows}")
 
 
 def _filtered_rows(table: TableRef, filter: str) -> ExplicitRows:

@@ -4,26 +4,57 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from types import NoneType
 from typing import Any
 
 import lance
 import numpy as np
 import pyarrow as pa
 
-from ray_lance.errors import DatasetExistsError, DatasetNotFoundError, InvalidArgumentError
+from ray_lance.arguments import as_integer
+from ray_lance.errors import DatasetExistsError, DatasetNotFoundError, InvalidArgumentError, panics_as_errors
 from ray_lance.order import DenseRows, ExplicitRows, RowPermutation, Shuffle, ShuffledRows, SlicedRows
 from ray_lance.order.permutation import ORDER_VERSION
-from ray_lance.order.rows import RowSet
+from ray_lance.order.rows import RowSet, digest_of
 from ray_lance.table import TableRef
 from ray_lance.tensors.objects import to_objects
+from ray_lance.versions import Version, as_version
 
-__all__ = ["lancedb_order", "read_saved", "write_saved"]
+__all__ = ["Details", "lancedb_order", "read_saved", "write_saved"]
 
 _KEY = b"ray_lance:permutation"
 _ROW_ID = "row_id"
 
 
-def write_saved(place: TableRef, order: RowPermutation, details: Mapping[str, Any]) -> None:
+@dataclass(frozen=True)
+class Details:
+    """What is kept of a permutation beside its order.
+
+    Attributes:
+        table: Where the table lies.
+        version: Its version.
+        identity: What tells that version from all others.
+        filter: The condition that chose the rows; None for all.
+        fixed_epoch: Whether the epoch is fixed.
+    """
+
+    table: str
+    version: Version
+    identity: str
+    filter: str | None
+    fixed_epoch: bool
+
+    def __post_init__(self) -> None:
+        if isinstance(self.version, list):  # JSON has no tuples
+            object.__setattr__(self, "version", tuple(self.version))
+        as_version(self.version)
+        for name, kind in (("table", str), ("identity", str), ("filter", (str, NoneType)), ("fixed_epoch", bool)):
+            if not isinstance(getattr(self, name), kind):
+                raise InvalidArgumentError(f"{name}={getattr(self, name)!r} is of the wrong type")
+
+
+def write_saved(place: TableRef, order: RowPermutation, details: Details) -> None:
     """Write an order as a Lance dataset: its row ids, if it has any, and the rest as JSON in the schema metadata.
 
     Raises:
@@ -31,7 +62,8 @@ def write_saved(place: TableRef, order: RowPermutation, details: Mapping[str, An
     """
     base = order.base
     rows = base.addresses if isinstance(base, ExplicitRows) else np.empty(0, np.uint64)
-    text = json.dumps({**details, "order": order.describe(), "epoch": order.epoch_number})
+    saved = {**asdict(details), "order": order.describe(), "epoch": order.epoch_number}
+    text = json.dumps({**saved, "digest": digest_of(saved)})
     schema = pa.schema([pa.field(_ROW_ID, pa.uint64())], metadata={_KEY: text})
     table = pa.table([pa.array(rows.astype(np.uint64, copy=False))], schema=schema)
     try:
@@ -42,30 +74,59 @@ def write_saved(place: TableRef, order: RowPermutation, details: Mapping[str, An
         raise DatasetExistsError(f"uri: there already is a dataset at {place}: choose another place") from error
 
 
-def read_saved(place: TableRef) -> tuple[RowPermutation, dict[str, Any]]:
+def read_saved(place: TableRef) -> tuple[RowPermutation, Details]:
     """The order at ``place``, and the details it was saved with.
 
     Raises:
         DatasetNotFoundError: There is nothing.
-        InvalidArgumentError: It is no permutation, or one of another version of the arithmetic.
+        InvalidArgumentError: It is no permutation, it is damaged, or of another version of the arithmetic.
     """
-    dataset = place.open()
-    text = (dataset.schema.metadata or {}).get(_KEY)
+    text, rows = _stored(place)
     if text is None:
         raise InvalidArgumentError(f"uri: the dataset at {place} is no permutation that Permutation.save wrote")
-    details = json.loads(text)
-    order = details.pop("order")
+    try:
+        return _parsed(json.loads(text), rows)
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, pa.ArrowException) as error:
+        reason = f"there is no {error}" if isinstance(error, KeyError) else str(error)
+        raise InvalidArgumentError(f"uri: the permutation at {place} is damaged: {reason}. Save it anew") from error
+
+
+def _stored(place: TableRef) -> tuple[bytes | None, pa.Table]:
+    try:
+        with panics_as_errors(f"reading {place}"):
+            dataset = place.open()
+            return (dataset.schema.metadata or {}).get(_KEY), dataset.to_table()
+    except DatasetNotFoundError:
+        raise
+    except (ValueError, OSError, RuntimeError, pa.ArrowException) as error:
+        raise InvalidArgumentError(f"uri: the permutation at {place} cannot be read: {error}") from error
+
+
+def _parsed(saved: dict[str, Any], rows: pa.Table) -> tuple[RowPermutation, Details]:
+    order = saved["order"]
     if order["order_version"] != ORDER_VERSION:
         raise InvalidArgumentError(
-            f"uri: the permutation at {place} is of version {order['order_version']} of the arithmetic, and this "
-            f"ray_lance has version {ORDER_VERSION}: it would give another order"
+            f"it is of version {order['order_version']} of the arithmetic, and this ray_lance has version "
+            f"{ORDER_VERSION}, which would give another order"
         )
-    addresses = dataset.to_table()[_ROW_ID].to_numpy()
-    shuffle = order["shuffle"]
-    start, stop = order["positions"]
-    rows = _row_set(order["rows"], addresses)
+    digest = saved.pop("digest", None)  # earlier releases saved none
+    if digest not in (None, digest_of(saved)):
+        raise InvalidArgumentError("its description is not the one that was saved")
+    row_set = _row_set(order["rows"], _addresses(rows))
+    if row_set.describe() != order["rows"]:
+        raise InvalidArgumentError("its rows are not those that were saved")
+    shuffle, (start, stop) = order["shuffle"], order["positions"]
     mixing = None if shuffle is None else Shuffle(**shuffle)
-    return RowPermutation(rows, mixing, details.pop("epoch"), start, stop), details
+    found = RowPermutation(row_set, mixing, saved.pop("epoch"), start, stop)
+    return found, Details(**{name: value for name, value in saved.items() if name != "order"})
+
+
+def _addresses(rows: pa.Table) -> np.ndarray[Any, Any]:
+    column = rows[_ROW_ID]
+    if not pa.types.is_uint64(column.type) or column.null_count:
+        raise InvalidArgumentError(f"{_ROW_ID} is {column.type} with {column.null_count} nulls")
+    addresses: np.ndarray[Any, Any] = column.to_numpy()
+    return addresses
 
 
 def lancedb_order(table: Any, permutation_table: Any, split: str | int | None) -> tuple[TableRef, RowPermutation]:
@@ -80,25 +141,38 @@ def lancedb_order(table: Any, permutation_table: Any, split: str | int | None) -
         InvalidArgumentError: ``permutation_table`` is something else, or has no such split.
         DatasetNotFoundError: The version of ``table`` that the permutation was made from is gone.
     """
-    rows = permutation_table if isinstance(permutation_table, pa.Table) else permutation_table.to_arrow()
+    rows = _permutation_rows(permutation_table)
+    metadata = rows.schema.metadata or {}
+    try:
+        names = [str(name) for name in json.loads(metadata.get(b"split_names", b"[]"))]
+        version = None if (text := metadata.get(b"base_version")) is None else int(text)
+    except (ValueError, TypeError) as error:
+        raise InvalidArgumentError(f"permutation_table: its metadata is none that LanceDB writes: {error}") from error
+    number = _split_number(split, names, rows)
+    chosen = rows.filter(pa.compute.equal(rows["split_id"], number))
+    return _base_table(table, version), RowPermutation(ExplicitRows(_addresses(chosen)))
+
+
+def _permutation_rows(permutation_table: Any) -> pa.Table:
+    rows = permutation_table
+    if not isinstance(rows, pa.Table):
+        if not hasattr(rows, "to_arrow"):
+            raise InvalidArgumentError(
+                f"permutation_table={type(rows).__name__} must be what permutation_builder(...).execute() of LanceDB "
+                "gave, or that as a pyarrow.Table"
+            )
+        rows = rows.to_arrow()
     if not {_ROW_ID, "split_id"} <= set(rows.column_names):
         raise InvalidArgumentError(
             f"permutation_table has the columns {rows.column_names}: a permutation table of LanceDB has row_id and "
             "split_id"
         )
-    metadata = rows.schema.metadata or {}
-    number = _split_number(split, json.loads(metadata.get(b"split_names", b"[]")), rows)
-    chosen = rows.filter(pa.compute.equal(rows["split_id"], number))
-    order = RowPermutation(ExplicitRows(chosen[_ROW_ID].to_numpy().astype(np.uint64, copy=False)))
-    return _base_table(table, metadata.get(b"base_version")), order
+    return rows
 
 
-def _base_table(table: Any, base_version: bytes | None) -> TableRef:
+def _base_table(table: Any, version: int | None) -> TableRef:
     source = TableRef.of(table.to_lance() if hasattr(table, "to_lance") else table)
-    if base_version is None:
-        return source.pin()
-    version = int(base_version)
-    if source.version == version:
+    if version is None or source.version == version:
         return source.pin()
     try:
         return TableRef.of(source.uri or "", version=version, storage_options=source.storage_options).pin()
@@ -114,7 +188,7 @@ def _split_number(split: str | int | None, names: list[str], rows: pa.Table) -> 
         if split not in names:
             raise InvalidArgumentError(f"split={split!r} is none of the permutation table's splits {names}")
         return names.index(split)
-    number = split or 0
+    number = 0 if split is None else as_integer("split", split)
     known = to_objects(pa.compute.unique(rows["split_id"]), "split_id")
     if number not in known and not 0 <= number < max(1, len(names)):
         raise InvalidArgumentError(f"split={split!r} is none of the permutation table's splits {sorted(known)}")

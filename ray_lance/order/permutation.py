@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -14,7 +13,7 @@ from ray_lance.errors import InvalidArgumentError
 from ray_lance.order.clumps import ClumpOrder
 from ray_lance.order.rows import RowArray, RowSet, ShuffledRows, SlicedRows, digest_of
 from ray_lance.order.shuffle import Shuffle
-from ray_lance.order.split import split_bounds, split_clump
+from ray_lance.order.split import Fractions, split_bounds, split_clump
 
 __all__ = ["ORDER_VERSION", "RowPermutation"]
 
@@ -61,11 +60,14 @@ class RowPermutation:
         """A run of this order, by Python's slice rules with a step of 1."""
         if not isinstance(positions, slice):
             raise InvalidArgumentError(
-                f"positions={positions!r} must be a slice such as [10:20]; use take([...]) for single rows"
+                f"positions={positions!r} must be a slice such as [10:20]; see take([3])"
             )
         if positions.step not in (None, 1):
             raise InvalidArgumentError(f"positions={positions!r} has a step: only runs of neighbours can be sliced")
-        start, stop, _ = positions.indices(len(self))
+        try:
+            start, stop, _ = positions.indices(len(self))
+        except TypeError as error:
+            raise InvalidArgumentError(f"positions={positions!r} must be a slice of integers") from error
         return self._slice(start, max(start, stop))
 
     def shuffle(self, seed: int, clump: int, window: int) -> RowPermutation:
@@ -90,7 +92,7 @@ class RowPermutation:
             raise InvalidArgumentError(f"rank={rank} must be from 0 to world_size - 1 = {world_size - 1}")
         return self._slice(rank * len(self) // world_size, (rank + 1) * len(self) // world_size)
 
-    def split(self, fractions: Mapping[str, float], seed: int | None = 0) -> dict[str, RowPermutation]:
+    def split(self, fractions: Fractions, seed: int | None = 0) -> dict[str, RowPermutation]:
         """Split the rows into named parts that are the same in every epoch; each part keeps this order's shuffle.
 
         Random parts are arithmetic too: no array, whatever their size. So that reading a part is not one random access
@@ -98,7 +100,8 @@ class RowPermutation:
         rows) to 64 (from 2**20 rows).
 
         Args:
-            fractions: Part name -> share, positive, at most 1 together. Rows beyond the sum are in no part.
+            fractions: Part name -> share, positive, at most 1 together, or a list of shares; see
+                :func:`~ray_lance.order.split.cumulative_fractions`. Rows beyond the sum are in no part.
             seed: Any integer for a random split; None cuts the rows in their own order.
 
         Returns:
@@ -131,7 +134,7 @@ class RowPermutation:
 
     def indices(self, start: int = 0, stop: int | None = None) -> _Positions:
         """Like ``rows``, but indices into ``row_set``: needs no addresses, and their order is that on disk."""
-        stop = len(self) if stop is None else stop
+        start, stop = as_integer("start", start), len(self) if stop is None else as_integer("stop", stop)
         if not 0 <= start <= stop <= len(self):
             raise IndexError(f"positions [{start}, {stop}) are not within [0, {len(self)})")
         return self._order(np.arange(self.start + start, self.start + stop, dtype=np.int64))

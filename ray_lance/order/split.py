@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
+from numbers import Real
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -12,28 +14,32 @@ import numpy.typing as npt
 from ray_lance.errors import InvalidArgumentError
 from ray_lance.order.hashing import mix_seed
 
-__all__ = ["cumulative_fractions", "hash_split", "split_bounds", "split_clump"]
+__all__ = ["Fractions", "cumulative_fractions", "hash_split", "split_bounds", "split_clump"]
 
+Fractions: TypeAlias = Mapping[str, float] | Sequence[float]
+
+_NAMES = ("train", "val", "test")
 _MAX_CLUMP = 64
 _ROWS_PER_UNIT_OF_CLUMP = 16384
 # Three thirds as floats do not add up to one.
 _TOLERANCE = Fraction(1, 10**9)
 
 
-def cumulative_fractions(fractions: Mapping[str, float]) -> dict[str, tuple[Fraction, Fraction]]:
+def cumulative_fractions(fractions: Fractions) -> dict[str, tuple[Fraction, Fraction]]:
     """Where each part begins and ends in [0, 1], exactly: 0.1 is taken for one tenth.
+
+    Args:
+        fractions: Part name -> share; or shares alone, of up to three parts ``"train"``, ``"val"`` and ``"test"``, or
+            of any number of parts ``"0"``, ``"1"`` and so on.
 
     Raises:
         InvalidArgumentError: There is no part, a fraction is not positive, or they add up to more than 1.
     """
-    if not fractions:
-        raise InvalidArgumentError(
-            'fractions is empty: name at least one part, for instance {"train": 0.9, "val": 0.1}'
-        )
+    fractions = _named(fractions)
     edges: dict[str, tuple[Fraction, Fraction]] = {}
     total = Fraction(0)
     for name, value in fractions.items():
-        if isinstance(value, bool) or not math.isfinite(value) or value <= 0:
+        if not isinstance(value, Real) or isinstance(value, bool) or not math.isfinite(value) or value <= 0:
             raise InvalidArgumentError(f"fractions[{name!r}]={value!r} must be a positive number")
         begin, total = total, total + Fraction(str(value))
         edges[name] = (begin, total)
@@ -46,6 +52,19 @@ def cumulative_fractions(fractions: Mapping[str, float]) -> dict[str, tuple[Frac
     return edges
 
 
+def _named(fractions: Any) -> Mapping[str, float]:
+    if isinstance(fractions, (list, tuple, np.ndarray)):
+        shares = list(fractions)
+        names = _NAMES[: len(shares)] if len(shares) <= len(_NAMES) else map(str, range(len(shares)))
+        fractions = dict(zip(names, shares, strict=True))
+    if not isinstance(fractions, Mapping) or not fractions:
+        raise InvalidArgumentError(
+            f"fractions{' is empty' if isinstance(fractions, Mapping) else f'={fractions!r}'}: name at least one part, "
+            'for instance {"train": 0.9, "val": 0.1}, or list shares, such as [0.9, 0.1]'
+        )
+    return fractions
+
+
 def split_clump(count: int) -> int:
     """Neighbouring rows that a random split keeps together: ``count // 16384``, down to a power of two from 1 to 64.
 
@@ -56,7 +75,7 @@ def split_clump(count: int) -> int:
     return 1 << (bound.bit_length() - 1)
 
 
-def split_bounds(count: int, fractions: Mapping[str, float], clump: int) -> dict[str, tuple[int, int]]:
+def split_bounds(count: int, fractions: Fractions, clump: int) -> dict[str, tuple[int, int]]:
     """Ranges of ``[0, count)`` for the named parts, cut at multiples of ``clump``, disjoint, complete if the sum is 1.
 
     A part's size differs from ``fraction * count`` by at most ``clump`` rows.
@@ -68,9 +87,7 @@ def split_bounds(count: int, fractions: Mapping[str, float], clump: int) -> dict
     return {name: (row(begin), row(end)) for name, (begin, end) in cumulative_fractions(fractions).items()}
 
 
-def hash_split(
-    hashes: npt.NDArray[np.uint64], fractions: Mapping[str, float], seed: int = 0
-) -> dict[str, npt.NDArray[np.int64]]:
+def hash_split(hashes: npt.NDArray[np.uint64], fractions: Fractions, seed: int = 0) -> dict[str, npt.NDArray[np.int64]]:
     """Assign rows to named parts by the hash of their key, so that equal keys stay together.
 
     A row's part depends on its own hash alone: rows appended later change nothing for those that are there. Sizes
@@ -78,7 +95,7 @@ def hash_split(
 
     Args:
         hashes: uint64 array of shape ``(n,)``, as ``stable_hash64`` gives.
-        fractions: Part name -> share; rows beyond a sum below 1 are in no part.
+        fractions: Part name -> share, or shares alone; rows beyond a sum below 1 are in no part.
         seed: Any integer; another seed gives an independent split.
 
     Returns:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import pickle
 import shutil
 
@@ -26,6 +27,29 @@ def table(uri):
 
 def ids_of(permutation: Permutation, **options) -> list[int]:
     return permutation.fetch(range(len(permutation)), columns=["id"], format="python_col", **options)["id"]
+
+
+def _rewrite(place, change, rows=None) -> None:
+    """Replace what a saved permutation says of itself, and its row ids."""
+    stored = lance.dataset(place).to_table()
+    (key,) = stored.schema.metadata
+    changed = change(json.loads(stored.schema.metadata[key]))
+    text = changed if isinstance(changed, str) else json.dumps(changed)
+    rows = stored["row_id"].combine_chunks() if rows is None else rows
+    table = pa.table({"row_id": rows}).replace_schema_metadata({key: text})
+    lance.write_dataset(table, place, mode="overwrite")
+
+
+def _without(saved: dict, key: str) -> dict:
+    return {name: value for name, value in saved.items() if name not in (key, "digest")}
+
+
+def _with(saved: dict, **changes) -> dict:
+    return {**_without(saved, "digest"), **changes}
+
+
+def _with_order(saved: dict, **changes) -> dict:
+    return _with(saved, order={**saved["order"], **changes})
 
 
 class TestOrder:
@@ -299,6 +323,64 @@ class TestSaved:
         with pytest.raises(ray_lance.InvalidArgumentError, match="is of another dataset"):
             Permutation.load(tmp_path / "saved.lance")
 
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            (lambda saved: "{not json", "damaged"),
+            (lambda saved: "[]", "damaged"),
+            (lambda saved: "null", "damaged"),
+            *((lambda saved, key=key: _without(saved, key), key) for key in ("order", "epoch", "table", "version")),
+            *((lambda saved, key=key: _without(saved, key), key) for key in ("identity", "filter", "fixed_epoch")),
+            (lambda saved: _with(saved, table=7), "table=7 is of the wrong type"),
+            (lambda saved: _with(saved, fixed_epoch="yes"), "fixed_epoch='yes'"),
+            (lambda saved: _with(saved, version=-1), "version=-1"),
+            (lambda saved: _with(saved, epoch="one"), "epoch='one'"),
+            (lambda saved: _with(saved, more=1), "more"),
+            (lambda saved: _with_order(saved, rows=None), "damaged"),
+            (lambda saved: _with_order(saved, rows={"kind": "dense", "count": 10**9}), "rows, and"),
+            (lambda saved: _with_order(saved, rows={"kind": "explicit", "count": 3}), "not those that were saved"),
+            (lambda saved: _with_order(saved, positions=[0, 10**9]), "stop=1000000000"),
+            (lambda saved: _with_order(saved, positions=7), "damaged"),
+            (lambda saved: _with_order(saved, shuffle={"seed": 1}), "damaged"),
+            (lambda saved: _with_order(saved, shuffle={"seed": 1, "clump": 3, "window": 7}), "not nested"),
+            (lambda saved: _with_order(saved, order_version=99), "version 99 of the arithmetic"),
+        ],
+    )
+    @pytest.mark.parametrize("filter", [None, "id > 10"])
+    def test_that_is_damaged_is_refused(self, table, uri, tmp_path, filter, change, message):
+        place = tmp_path / "saved.lance"
+        Permutation(uri, filter).shuffle(5, 4, 16).save(place)
+        _rewrite(place, change)
+        with pytest.raises(ray_lance.InvalidArgumentError, match=f"(?s)permutation.*{message}"):
+            Permutation.load(place)
+
+    def test_whose_description_was_edited_is_refused(self, table, uri, tmp_path):
+        Permutation(uri).shuffle(5, 4, 16).save(tmp_path / "saved.lance")
+        _rewrite(tmp_path / "saved.lance", lambda saved: {**saved, "epoch": 7})
+        with pytest.raises(ray_lance.InvalidArgumentError, match="description is not the one that was saved"):
+            Permutation.load(tmp_path / "saved.lance")
+
+    def test_of_earlier_releases_has_no_digest(self, table, uri, tmp_path):
+        permutation = Permutation(uri, "id > 10").shuffle(5, 4, 16)
+        permutation.save(tmp_path / "saved.lance")
+        _rewrite(tmp_path / "saved.lance", lambda saved: _without(saved, "digest"))
+        assert Permutation.load(tmp_path / "saved.lance") == permutation
+
+    @pytest.mark.parametrize("rows", [pa.array(range(89), pa.uint64()), pa.array([1.5]), pa.array([None], pa.uint64())])
+    def test_whose_row_ids_are_others_is_refused(self, table, uri, tmp_path, rows):
+        Permutation(uri, "id > 10").save(tmp_path / "saved.lance")
+        _rewrite(tmp_path / "saved.lance", lambda saved: saved, rows)
+        with pytest.raises(ray_lance.InvalidArgumentError, match=r"is damaged: (its rows are not|row_id is)"):
+            Permutation.load(tmp_path / "saved.lance")
+
+    @pytest.mark.parametrize("part", ["data/*.lance", "_versions/*.manifest"])
+    def test_whose_files_are_cut_off_is_refused(self, table, uri, tmp_path, part):
+        Permutation(uri, "id > 10").save(tmp_path / "saved.lance")
+        (file,) = (tmp_path / "saved.lance").glob(part)
+        file.write_bytes(file.read_bytes()[:-20])
+        with pytest.raises(ray_lance.InvalidArgumentError, match="cannot be read"):
+            Permutation.load(tmp_path / "saved.lance")
+
     def test_of_something_else(self, table, uri, tmp_path):
         with pytest.raises(ray_lance.InvalidArgumentError, match=r"no permutation that Permutation.save wrote"):
             Permutation.load(uri)
@@ -320,6 +402,31 @@ class TestArguments:
     def test_of_a_shuffle(self, table, uri, arguments, message):
         with pytest.raises(ray_lance.InvalidArgumentError, match=message):
             Permutation(uri).shuffle(**{"seed": 1, **arguments})
+
+    @pytest.mark.parametrize("position", [0, -1, np.int64(3), "a", [1, 2]])
+    def test_a_position_is_no_slice(self, table, uri, position):
+        with pytest.raises(ray_lance.InvalidArgumentError, match=r"only slices .*fetch\(\[10, 11\]\).*LanceMapDataset"):
+            Permutation(uri)[position]
+
+    def test_iterating_names_what_does(self, table, uri):
+        for iterate in (iter, list, lambda permutation: 3 in permutation):
+            with pytest.raises(ray_lance.InvalidArgumentError, match=r"use iter_batches\(batch_size\)"):
+                iterate(Permutation(uri))
+
+    @pytest.mark.parametrize("seed", [True, "abc", 1.5, None])
+    def test_a_seed_is_an_integer(self, table, uri, seed):
+        with pytest.raises(ray_lance.InvalidArgumentError, match=f"seed={seed!r} must be an integer"):
+            Permutation(uri).shuffle(seed)
+
+    @pytest.mark.parametrize("integer", [np.int64, np.uint8])
+    def test_integers_of_numpy_are_taken(self, table, uri, integer):
+        permutation = Permutation(uri, version=integer(lance.dataset(uri).version))
+        expected = permutation.shuffle(7, 2, 8).epoch(3).shard(1, 2)[2:9]
+        found = permutation.shuffle(integer(7), integer(2), integer(8)).epoch(integer(3))
+        assert found.shard(integer(1), integer(2))[integer(2) : integer(9)] == expected
+        assert permutation.fetch(integer(5), ["id"])["id"].tolist() == [5]
+        assert permutation.rows(integer(2), integer(4)).tolist() == [2, 3]
+        assert permutation.split([0.5], integer(4)) == permutation.split([0.5], 4)
 
     def test_others(self, table, uri):
         with pytest.raises(ray_lance.UnknownColumnError, match="filter="):

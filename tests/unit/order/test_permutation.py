@@ -179,6 +179,9 @@ def test_positions_outside_raise_index_error(call, message):
     [
         (lambda order: order[::2], "has a step"),
         (lambda order: order[3], r"must be a slice.*take"),
+        (lambda order: order[1.5:], "must be a slice of integers"),
+        (lambda order: order.rows(1.5, 3), "start=1.5 must be an integer"),
+        (lambda order: order.rows(0, True), "stop=True must be an integer"),
         (lambda order: order.shard(2, 2), "rank=2 must be from 0 to world_size - 1 = 1"),
         (lambda order: order.shard(-1, 2), "rank=-1"),
         (lambda order: order.shard(0, 0), "world_size=0 must be at least 1"),

@@ -71,6 +71,24 @@ def test_a_sequential_split_keeps_the_order():
     assert parts["val"].rows().tolist() == [8, 9]
 
 
+@pytest.mark.parametrize(
+    ("shares", "names"),
+    [
+        ([0.9], ["train"]),
+        ([0.9, 0.1], ["train", "val"]),
+        ((0.8, 0.1, 0.1), ["train", "val", "test"]),
+        (np.full(4, 0.25), ["0", "1", "2", "3"]),
+    ],
+)
+def test_parts_of_a_list_have_names(shares, names):
+    named = dict(zip(names, shares, strict=True))
+    assert RowPermutation(DenseRows(100)).split(shares, 3) == RowPermutation(DenseRows(100)).split(named, 3)
+    found, expected = (hash_split(stable_hash64(np.arange(50)), fractions) for fractions in (shares, named))
+    assert {name: rows.tolist() for name, rows in found.items()} == {
+        name: rows.tolist() for name, rows in expected.items()
+    }
+
+
 def test_parts_keep_the_shuffle_and_can_be_split_again():
     parts = RowPermutation(DenseRows(1000)).shuffle(1, clump=2, window=8).epoch(3).split({"a": 0.6, "b": 0.4})
     assert (parts["a"].mixing, parts["a"].epoch_number) == (parts["b"].mixing, 3)
@@ -82,6 +100,15 @@ def test_parts_keep_the_shuffle_and_can_be_split_again():
     ("fractions", "message"),
     [
         ({}, "fractions is empty"),
+        ([], "fractions is empty"),
+        (None, "fractions=None"),
+        (0.9, "fractions=0.9"),
+        ("train", "fractions='train'"),
+        ({0.9, 0.1}, "fractions={"),
+        ({"a": "0.9"}, "must be a positive number"),
+        ({"a": None}, "must be a positive number"),
+        ([0.9, "0.1"], r"fractions\['val'\]='0.1' must be"),
+        ([0.9, 0.2], "add up to"),
         ({"a": 0.9, "b": 0.2}, "add up to 1.1, which is more than 1"),
         ({"a": 0}, r"fractions\['a'\]=0 must be a positive number"),
         ({"a": -0.1}, "must be a positive number"),
