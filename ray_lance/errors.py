@@ -112,11 +112,11 @@ def panics_as_errors(what: str) -> Iterator[None]:
     """Raise a panic of Lance as a :class:`LancePanicError`: its own class is no ``Exception``, and cannot be imported.
 
     Args:
-        what: What was attempted, for the message.
+        what: What was being done, for the message, as in "writing data files".
     """
     try:
         yield
     except BaseException as error:
         if type(error).__name__ == "PanicException":
-            raise LancePanicError(f"Lance panicked during {what}, which is a fault of Lance: {error}") from error
+            raise LancePanicError(f"Lance panicked while {what}, which is a fault of Lance: {error}") from error
         raise

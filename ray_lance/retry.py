@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from ray_lance.arguments import as_integer
+from ray_lance.masking import cause, without_secrets
 
 __all__ = ["RetryPolicy", "is_transient"]
 
@@ -82,10 +83,10 @@ class RetryPolicy:
             error: The error of the last attempt.
         """
         if attempt >= self.max_attempts or not self.should_retry(error):
-            raise error
+            raise without_secrets(error)
         delay = random.uniform(0, min(self.max_delay_s, self.base_delay_s * 2 ** (attempt - 1)))
         logger.warning(
-            "%s failed (attempt %d of %d), again in %.1f s: %s", what, attempt, self.max_attempts, delay, error
+            "%s failed (attempt %d of %d), again in %.1f s: %s", what, attempt, self.max_attempts, delay, cause(error)
         )
         time.sleep(delay)
 

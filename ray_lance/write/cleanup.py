@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Iterable
 
+from ray_lance.masking import cause
 from ray_lance.write.history import referred
 from ray_lance.write.job import WriteJob
 from ray_lance.write.storage import Storage
@@ -35,7 +36,7 @@ def remove_uncommitted(job: WriteJob, keep: Collection[str] | None = None, stora
         remove_unreferred(job, [path for path in paths if _stem(path) not in stems], storage=storage)
         storage.finish(job.job_id)
     except Exception as error:
-        logger.warning("files of job %s at %s may be left behind: %s", job.job_id, job.shown_uri, error)
+        logger.warning("files of job %s at %s may be left behind: %s", job.job_id, job.shown_uri, cause(error))
 
 
 def give_up(job: WriteJob, storage: Storage | None = None) -> None:
@@ -50,7 +51,7 @@ def give_up(job: WriteJob, storage: Storage | None = None) -> None:
         if job.open_latest() is None:
             job.withdraw()
     except Exception as error:
-        logger.warning("the table at %s may be left declared: %s", job.shown_uri, error)
+        logger.warning("the table at %s may be left declared: %s", job.shown_uri, cause(error))
 
 
 def remove_unreferred(

@@ -18,6 +18,7 @@ import pyarrow as pa
 from lance.commit import CommitConflictError
 
 from ray_lance.errors import CommitError, panics_as_errors
+from ray_lance.masking import cause, without_secrets
 from ray_lance.retry import is_transient
 from ray_lance.write.cleanup import remove_unreferred
 from ray_lance.write.column_files import WrittenColumn
@@ -50,6 +51,7 @@ class GroupCommit:
     lost: tuple[WrittenColumn, ...]
 
 
+@panics_as_errors("claiming columns")
 def claim(
     target: WriteJob, record: ColumnRecord, columns: pa.Schema, send: Send = lance.LanceDataset.commit
 ) -> ColumnJob:
@@ -165,7 +167,7 @@ def remove_leftovers(job: ColumnJob, committed: Collection[str]) -> None:
         for prefix in prefixes:
             storage.finish(prefix)
     except Exception as error:
-        logger.warning("files of job %s at %s may be left behind: %s", record.owner, job.target.shown_uri, error)
+        logger.warning("files of job %s at %s may be left behind: %s", record.owner, job.target.shown_uri, cause(error))
 
 
 def _add_missing(target: WriteJob, record: ColumnRecord, columns: pa.Schema) -> None:
@@ -236,7 +238,7 @@ def _commit(target: WriteJob, owner: str, build: _Build, send: Send) -> int:
             transaction_properties={JOB_PROPERTY: job.job_id},
         )
         try:
-            with panics_as_errors("the commit"):
+            with panics_as_errors("committing"):
                 dataset = send(
                     job.uri,
                     transaction,
@@ -253,8 +255,8 @@ def _commit(target: WriteJob, owner: str, build: _Build, send: Send) -> int:
                 _policy(target).pause(attempt, f"commit to {job.shown_uri}", error)
             except Exception:
                 raise CommitError(
-                    f"uri={job.shown_uri!r}: nothing was committed after {attempt} attempts: {error}"
-                ) from error
+                    f"uri={job.shown_uri!r}: nothing was committed after {attempt} attempts: {cause(error)}"
+                ) from without_secrets(error)
 
 
 def _landed(job: WriteJob, operation: lance.LanceOperation.BaseOperation) -> int | None:

@@ -54,6 +54,7 @@ class WrittenColumn:
         return DataFile(**self.file)
 
 
+@panics_as_errors("writing a column file")
 def write_column_file(
     job: ColumnJob, work: FragmentWork, tables: Callable[[], Iterable[pa.Table]], storage: Storage | None = None
 ) -> WrittenColumn:
@@ -90,16 +91,15 @@ def _stage(job: ColumnJob, work: FragmentWork, tables: Iterable[pa.Table], folde
     rows = place(_values(tables, job, work), _kept(job, work), work.physical_rows, job.schema)
     source = WatchedBatches(rows)
     try:
-        with panics_as_errors("writing a column file"):
-            operation = write_fragments(
-                pa.RecordBatchReader.from_batches(job.schema, source),
-                str(folder),
-                mode="create",
-                max_rows_per_file=_MAX_FILE_ROWS,
-                max_bytes_per_file=_MAX_FILE_BYTES,
-                data_storage_version=job.target.file_version,
-                return_transaction=True,
-            ).operation
+        operation = write_fragments(
+            pa.RecordBatchReader.from_batches(job.schema, source),
+            str(folder),
+            mode="create",
+            max_rows_per_file=_MAX_FILE_ROWS,
+            max_bytes_per_file=_MAX_FILE_BYTES,
+            data_storage_version=job.target.file_version,
+            return_transaction=True,
+        ).operation
     except Exception as error:
         # Lance reports an error of its source as text inside an error of its own.
         raise source.error or error from None

@@ -19,6 +19,7 @@ from lance.commit import CommitConflictError
 from lance.fragment import FragmentMetadata
 
 from ray_lance.errors import CommitError, DatasetExistsError, InvalidArgumentError, panics_as_errors
+from ray_lance.masking import cause, without_secrets
 from ray_lance.retry import is_transient
 from ray_lance.write.field_ids import check_fields
 from ray_lance.write.history import JOB_PROPERTY, find_commit, is_complete, names_of_files
@@ -106,13 +107,13 @@ def commit(job: WriteJob, operation: lance.LanceOperation.BaseOperation, send: S
     attempt = 0
     while True:
         try:
-            with panics_as_errors("the commit"):
+            with panics_as_errors("committing"):
                 dataset = send(job.uri, _transaction(job, operation, read_version), **_arguments(job, read_version))
             return int(dataset.version)
         except Exception as error:
             attempt += 1
             if (landed := find_commit(job, names_of_files(operation), since)) is not None:
-                logger.info("commit of job %s had succeeded as version %d: %s", job.job_id, landed, error)
+                logger.info("commit of job %s had succeeded as version %d: %s", job.job_id, landed, cause(error))
                 return landed
             base = _rebase(job, operation, read_version, error)
             policy = usual if base == read_version else rebased
@@ -121,8 +122,8 @@ def commit(job: WriteJob, operation: lance.LanceOperation.BaseOperation, send: S
                 policy.pause(attempt, f"commit to {job.shown_uri}", error)
             except Exception:
                 raise CommitError(
-                    f"uri={job.shown_uri!r}: nothing was committed after {attempt} attempts: {error}"
-                ) from error
+                    f"uri={job.shown_uri!r}: nothing was committed after {attempt} attempts: {cause(error)}"
+                ) from without_secrets(error)
 
 
 def _create_empty(job: WriteJob, uri: str, transaction: lance.Transaction, **arguments: Any) -> lance.LanceDataset:

@@ -120,6 +120,7 @@ def plan_files(
     return [part for start, stop in ranges for part in _evenly(start, stop, -(-(stop - start) // max_rows))]
 
 
+@panics_as_errors("writing data files")
 def write_files(blocks: Sequence[Rows], job: WriteJob, storage: Storage | None = None) -> list[WrittenFile]:
     """Write ``blocks`` as data files of the job's dataset. Nothing is visible to readers before the commit.
 
@@ -163,14 +164,13 @@ def _stage(batches: Iterator[pa.RecordBatch], folder: Path, job: WriteJob) -> tu
     source = WatchedBatches(batches)
     reader = pa.RecordBatchReader.from_batches(job.schema, source)
     try:
-        with panics_as_errors("writing a data file"):
-            operation = write_fragments(
-                reader,
-                max_rows_per_file=_MAX_ROWS,
-                max_bytes_per_file=_MAX_BYTES,
-                return_transaction=True,
-                **_target(job, folder),
-            ).operation
+        operation = write_fragments(
+            reader,
+            max_rows_per_file=_MAX_ROWS,
+            max_bytes_per_file=_MAX_BYTES,
+            return_transaction=True,
+            **_target(job, folder),
+        ).operation
     except Exception as error:
         # Lance reports an error of its source as text inside an error of its own.
         raise source.error or error from None

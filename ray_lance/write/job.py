@@ -14,14 +14,14 @@ from lance.schema import LanceSchema
 from ray_lance.errors import DatasetExistsError, DatasetNotFoundError, InvalidArgumentError, UnknownColumnError
 from ray_lance.handles import missing_branch
 from ray_lance.lazy import lance_namespace
-from ray_lance.masking import mask_uri
+from ray_lance.masking import mask_uri, remember
 from ray_lance.table import TableRef
 from ray_lance.tensors.blocks import storable_schema
 from ray_lance.tensors.kinds import RAY_TYPES, extension_name
 from ray_lance.write.field_ids import new_schema
 from ray_lance.write.options import WriteOptions
 from ray_lance.write.schema import is_blob, portable, refuse_null_types
-from ray_lance.write.storage import Storage, storage_for
+from ray_lance.write.storage import Storage, standing_folder, storage_for
 
 __all__ = ["WriteJob", "begin"]
 
@@ -43,6 +43,7 @@ class WriteJob:
         schema: The schema of the rows to be written; None where the first rows of each task tell.
         declared: Whether this job made the table known to its namespace.
         managed: Whether commits go through the namespace.
+        standing: The innermost folder of a local dataset's path that stood when the job began, and stays.
         job_id: Hexadecimal UUID. Begins the name of every file, and travels in the transaction.
     """
 
@@ -53,6 +54,7 @@ class WriteJob:
     schema: pa.Schema | None = None
     declared: bool = False
     managed: bool = False
+    standing: str | None = None
     job_id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     @property
@@ -93,7 +95,8 @@ class WriteJob:
 
     def storage(self) -> Storage:
         """The storage that holds the dataset."""
-        return storage_for(self.uri, self.storage_options, self.table.namespace_arguments())
+        remember(self.uri, self.storage_options)
+        return storage_for(self.uri, self.storage_options, self.table.namespace_arguments(), self.standing)
 
     def open_latest(self) -> lance.LanceDataset | None:
         """The dataset as it stands now; None where there is none."""
@@ -148,7 +151,9 @@ def begin(table: TableRef, options: WriteOptions) -> WriteJob:
         _check_against(dataset, options)
     schema = portable(dataset.schema) if options.mode in ("append", "merge") else _full_schema(options)
     storage_options = dict(dataset._storage_options or table.storage_options)
-    return WriteJob(pinned, str(pinned.uri), storage_options, options, schema, managed=_is_managed(pinned))
+    uri = str(pinned.uri)
+    managed = _is_managed(pinned)
+    return WriteJob(pinned, uri, storage_options, options, schema, managed=managed, standing=standing_folder(uri))
 
 
 def _latest(table: TableRef) -> TableRef:
@@ -186,7 +191,8 @@ def _is_managed(table: TableRef) -> bool:
 def _new_table(table: TableRef, options: WriteOptions) -> WriteJob:
     schema = _full_schema(options)
     if table.namespace_impl is None or table.uri is not None:
-        return WriteJob(table, str(table.uri), dict(table.storage_options), options, schema)
+        uri = str(table.uri)
+        return WriteJob(table, uri, dict(table.storage_options), options, schema, standing=standing_folder(uri))
     namespace = table.namespace_arguments()
     client, table_id = namespace["namespace_client"], namespace["table_id"]
     declared = False
@@ -197,7 +203,8 @@ def _new_table(table: TableRef, options: WriteOptions) -> WriteJob:
         declared = True
     storage_options = {**table.storage_options, **(answer.storage_options or {})}
     managed = answer.managed_versioning is True
-    return WriteJob(table, str(answer.location), storage_options, options, schema, declared, managed)
+    uri = str(answer.location)
+    return WriteJob(table, uri, storage_options, options, schema, declared, managed, standing_folder(uri))
 
 
 def _full_schema(options: WriteOptions) -> pa.Schema | None:

@@ -16,7 +16,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,7 +24,7 @@ from urllib.parse import unquote, urlparse
 
 from lance.file import LanceFileSession
 
-__all__ = ["LocalStorage", "ObjectStorage", "Storage", "storage_for"]
+__all__ = ["LocalStorage", "ObjectStorage", "Storage", "standing_folder", "storage_for"]
 
 logger = logging.getLogger(__name__)
 
@@ -52,19 +52,32 @@ class Storage(Protocol):
         """Remove the staging folders of a job, and folders that became empty."""
 
 
-def storage_for(uri: str, storage_options: Mapping[str, str], namespace: Mapping[str, Any]) -> Storage:
+def storage_for(
+    uri: str, storage_options: Mapping[str, str], namespace: Mapping[str, Any], standing: str | None = None
+) -> Storage:
     """The storage that holds the dataset at ``uri``.
 
     Args:
         uri: Location of the dataset.
         storage_options: Object store options.
         namespace: Keyword arguments that let Lance refresh credentials, from ``TableRef.namespace_arguments``.
+        standing: What :func:`standing_folder` told before the write.
     """
-    if "://" not in uri:
-        return LocalStorage(Path(uri))
-    if uri.startswith("file://"):
-        return LocalStorage(Path(unquote(urlparse(uri).path)))
+    if (root := _local_path(uri)) is not None:
+        return LocalStorage(root, None if standing is None else Path(standing))
     return ObjectStorage(LanceFileSession(uri, storage_options=dict(storage_options) or None, **namespace))
+
+
+def standing_folder(uri: str) -> str | None:
+    """The innermost folder of the path of a local dataset that is there; None for an object store."""
+    root = _local_path(uri)
+    return None if root is None else str(next(folder for folder in (root, *root.parents) if folder.exists()))
+
+
+def _local_path(uri: str) -> Path | None:
+    if uri.startswith("file://"):
+        return Path(unquote(urlparse(uri).path))
+    return None if "://" in uri else Path(uri)
 
 
 @dataclass(frozen=True)
@@ -73,19 +86,28 @@ class LocalStorage:
 
     Attributes:
         root: The dataset's folder.
+        standing: The innermost folder of its path that stood before the write; None for that which ``root`` is in.
     """
 
     root: Path
+    standing: Path | None = None
 
     @contextmanager
     def stage(self, job_id: str) -> Iterator[Path]:
         """A folder inside the dataset's, so that publishing is a rename."""
-        folder = self._stages(job_id) / uuid.uuid4().hex
-        folder.mkdir(parents=True)
+        folder = self._new_stage(job_id)
         try:
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+    def _new_stage(self, job_id: str) -> Path:
+        while True:
+            self.root.mkdir(parents=True, exist_ok=True)
+            with suppress(
+                FileNotFoundError
+            ):  # another job that cleaned up may have removed the folder, which was empty
+                return _private(_private(self._stages(job_id)) / uuid.uuid4().hex)
 
     def publish(self, staged: Path, path: str) -> None:
         """Rename ``staged`` to ``path``."""
@@ -111,11 +133,15 @@ class LocalStorage:
         _remove_if_empty(target.parent)
 
     def finish(self, job_id: str) -> None:
-        """Remove the staging folders of a job; also the dataset's folder where nothing was ever committed."""
+        """Remove the staging folders of a job; where nothing was ever committed also the folders that it made."""
         shutil.rmtree(self._stages(job_id), ignore_errors=True)
-        for folder in ("data", "_transactions", "_deletions", "_versions"):
-            _remove_if_empty(self.root / folder)
-        _remove_if_empty(self.root)
+        for name in ("data", "_transactions", "_deletions", "_versions"):
+            _remove_if_empty(self.root / name)
+        standing = self.root.parent if self.standing is None else self.standing
+        for folder in (self.root, *self.root.parents):
+            if not folder.is_relative_to(standing) or folder == standing:
+                return
+            _remove_if_empty(folder)
 
     def _stages(self, job_id: str) -> Path:
         return self.root / f"{_STAGE}{job_id}"
@@ -137,8 +163,8 @@ class ObjectStorage:
     def stage(self, job_id: str) -> Iterator[Path]:
         """A folder on this machine. Folders that killed processes left there are removed first."""
         _sweep(self.scratch)
-        folder = self.scratch / f"{_STAGE}{job_id}-{uuid.uuid4().hex}"
-        folder.mkdir(parents=True)
+        self.scratch.mkdir(parents=True, exist_ok=True)
+        folder = _private(self.scratch / f"{_STAGE}{job_id}-{uuid.uuid4().hex}")
         with (folder / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             try:
@@ -160,6 +186,12 @@ class ObjectStorage:
 
     def finish(self, job_id: str) -> None:
         """Nothing is staged in an object store."""
+
+
+def _private(folder: Path) -> Path:
+    """Make ``folder`` and let nobody else look into it: unpublished rows and blobs may be read by those who may."""
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return folder
 
 
 def _remove_if_empty(folder: Path) -> None:

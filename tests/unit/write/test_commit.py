@@ -6,11 +6,17 @@ import lance
 import pyarrow as pa
 import pytest
 
-from ray_lance.errors import CommitError, DatasetExistsError, DatasetNotFoundError, InvalidArgumentError
-from ray_lance.write.commit import JOB_PROPERTY
+from ray_lance.errors import (
+    CommitError,
+    DatasetExistsError,
+    DatasetNotFoundError,
+    InvalidArgumentError,
+    LancePanicError,
+)
+from ray_lance.write.history import JOB_PROPERTY
 from tests.datasets import sample_table
 from tests.orphans import leftovers, orphans
-from tests.writes import QUICK, Cue, FaultySend, at_once, write_tables
+from tests.writes import QUICK, Cue, FaultyRows, FaultySend, at_once, write_tables
 
 OLD, NEW = sample_table(20), sample_table(30, 20)
 MODES = ["create", "append", "overwrite"]
@@ -143,6 +149,54 @@ def test_a_commit_that_keeps_failing_leaves_nothing_behind(uri, tmp_path, mode):
     else:
         assert rows(uri).equals(OLD)
         assert orphans(uri) == []
+
+
+class PanicException(BaseException):
+    """What a panic of Lance is raised as."""
+
+
+def panic() -> None:
+    raise PanicException("index out of bounds")
+
+
+def test_a_panic_while_files_are_written_is_an_error_and_leaves_nothing_behind(uri, tmp_path):
+    with pytest.raises(LancePanicError, match=r"Lance panicked while writing data files.*index out of bounds"):
+        write_tables(uri, [FaultyRows(NEW, panic)], schema=NEW.schema)
+
+    assert leftovers(tmp_path) == []
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_panic_at_the_commit_is_an_error_and_leaves_nothing_behind(uri, tmp_path, mode):
+    prepare(uri, mode)
+
+    with pytest.raises(CommitError, match="Lance panicked while committing"):
+        write_tables(uri, [NEW], mode=mode, send=FaultySend(before=panic))
+
+    if mode == "create":
+        assert leftovers(tmp_path) == []
+    else:
+        assert rows(uri).equals(OLD)
+        assert orphans(uri) == []
+
+
+def test_a_commit_that_was_made_counts_although_lance_panicked_after_it(uri):
+    write_tables(uri, [NEW], send=FaultySend(after=panic))
+
+    assert rows(uri).equals(NEW)
+    assert orphans(uri) == []
+
+
+@pytest.mark.parametrize("given", [".", "table.lance"])
+def test_a_create_that_fails_leaves_the_folders_that_were_there(tmp_path, given):
+    (tmp_path / "mine" / given).mkdir(parents=True)
+    before = leftovers(tmp_path)
+
+    for rows_that_fail, send in ((NEW, FaultySend(before=Cue(LASTING))), (FaultyRows(NEW, panic), FaultySend())):
+        with pytest.raises((CommitError, LancePanicError)):
+            write_tables(str(tmp_path / "mine" / "table.lance"), [rows_that_fail], schema=NEW.schema, send=send)
+
+    assert leftovers(tmp_path) == before
 
 
 def test_create_refuses_a_dataset_that_appears_during_the_write(uri):

@@ -7,7 +7,9 @@ import pytest
 from ray_lance.blobs import blob
 from ray_lance.errors import DatasetExistsError, InvalidArgumentError, SchemaMismatchError, UnknownColumnError
 from ray_lance.table import TableRef
-from ray_lance.write.job import begin
+from ray_lance.write.column_job import ColumnJob
+from ray_lance.write.column_record import ColumnRecord, Recipe
+from ray_lance.write.job import WriteJob, begin
 from ray_lance.write.options import WriteOptions
 from tests.datasets import sample_table
 from tests.orphans import orphans
@@ -98,6 +100,17 @@ def test_a_schema_with_tensors_is_taken_as_it_will_be_stored(uri):
     job = begin(TableRef.of(uri), WriteOptions(schema=given))
 
     assert job.schema == pa.schema([("v", pa.list_(pa.float32(), 4)), given.field("i")])
+
+
+def test_a_job_shows_no_secrets():
+    table = TableRef(
+        "s3://someone:pass-word-1@bucket/t?token=pass-word-2",
+        storage_options={"aws_secret_access_key": "pass-word-3"},
+    )
+    job = WriteJob(table, str(table.uri), {"aws_session_token": "pass-word-4"})
+
+    assert "pass-word" not in repr(job)
+    assert "pass-word" not in repr(ColumnJob(job, ColumnRecord((), Recipe((), None, "", ())), pa.schema([])))
 
 
 def test_a_schema_must_have_types(uri):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ray_lance.write.storage import LocalStorage, ObjectStorage, storage_for
+from ray_lance.write.storage import LocalStorage, ObjectStorage, standing_folder, storage_for
 from tests.orphans import leftovers
 
 JOB = "0123456789abcdef0123456789abcdef"
@@ -125,3 +125,30 @@ def test_a_young_scratch_folder_is_not_swept(tmp_path):
 
     with ObjectStorage(session=None, scratch=tmp_path).stage(JOB):
         assert folder.exists()
+
+
+@pytest.mark.parametrize("storage", [LocalStorage, lambda folder: ObjectStorage(None, folder)], ids=["local", "store"])
+def test_nobody_else_may_look_into_a_staging_folder(tmp_path, storage):
+    before = os.umask(0)
+    try:
+        with storage(tmp_path / "table").stage(JOB) as folder:
+            inside = [path for path in (folder, *folder.parents) if path.is_relative_to(tmp_path / "table")][:-1]
+            assert [path.stat().st_mode & 0o077 for path in inside] == [0] * len(inside)
+    finally:
+        os.umask(before)
+
+
+@pytest.mark.parametrize("standing", [".", "a", "a/b", "a/b/table"])
+def test_folders_that_stood_before_the_write_stay(tmp_path, standing):
+    (tmp_path / standing).mkdir(parents=True, exist_ok=True)
+    root = tmp_path / "a/b/table"
+    before = leftovers(tmp_path)
+    storage = storage_for(str(root), {}, {}, standing_folder(str(root)))
+
+    with storage.stage(JOB) as folder:
+        (folder / "x").write_text("content")
+        storage.publish(folder / "x", "data/x")
+    storage.remove("data/x")
+    storage.finish(JOB)
+
+    assert leftovers(tmp_path) == before
