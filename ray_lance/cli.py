@@ -13,6 +13,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from ray_lance.errors import InvalidArgumentError, RayLanceError, TensorConversionError
+from ray_lance.masking import mask, remember
 
 if TYPE_CHECKING:
     from ray_lance.measure import Measurement, MeasureOptions
@@ -24,8 +25,6 @@ T = TypeVar("T")
 
 _PROGRAM = "python -m ray_lance"
 _FAILED, _INTERRUPTED = 2, 130
-# Shorter values, such as "1", are no secrets, and to blot them out would leave no message to read.
-_MIN_SECRET = 4
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,8 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parsed = _parse(arguments)
     except InvalidArgumentError as error:
         return _fail(str(error))
-    mask = _Mask([value for _, value in parsed.storage_option])
-    with _masked_log(mask):
+    remember(parsed.uri, dict(parsed.storage_option))
+    with _masked_log():
         try:
             output = parsed.command(parsed)
         except KeyboardInterrupt:
@@ -251,32 +250,16 @@ def _option(text: str) -> tuple[str, str]:
     return key, value
 
 
-class _Mask:
-    """Blots out values in text."""
-
-    def __init__(self, values: Sequence[str]) -> None:
-        self._values = sorted((value for value in values if len(value) >= _MIN_SECRET), key=len, reverse=True)
-
-    def __call__(self, text: str) -> str:
-        for value in self._values:
-            text = text.replace(value, "***")
-        return text
-
-
 class _MaskedFormatter(logging.Formatter):
-    def __init__(self, mask: _Mask) -> None:
-        super().__init__(f"{_PROGRAM}: %(message)s")
-        self._mask = mask
-
     def format(self, record: logging.LogRecord) -> str:
-        return self._mask(super().format(record))
+        return mask(super().format(record))
 
 
 @contextmanager
-def _masked_log(mask: _Mask) -> Iterator[None]:
+def _masked_log() -> Iterator[None]:
     """Show what the library logs, such as a read that is tried again, without storage options' values."""
     logger, handler = logging.getLogger("ray_lance"), logging.StreamHandler()
-    handler.setFormatter(_MaskedFormatter(mask))
+    handler.setFormatter(_MaskedFormatter(f"{_PROGRAM}: %(message)s"))
     handlers, propagate = logger.handlers, logger.propagate
     logger.handlers, logger.propagate = [handler], False
     try:

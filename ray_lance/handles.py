@@ -12,9 +12,14 @@ from typing import TYPE_CHECKING, NoReturn
 import lance
 
 from ray_lance.allocator import share_arenas
-from ray_lance.errors import DatasetNotFoundError, InvalidArgumentError, StorageError
+from ray_lance.errors import (
+    DatasetNotFoundError,
+    InvalidArgumentError,
+    RayLanceError,
+    StorageError,
+    panics_as_errors,
+)
 from ray_lance.io_uring import most_files, uring_uri
-from ray_lance.lazy import lance_namespace
 from ray_lance.masking import cause, mask_uri, remember, without_secrets
 from ray_lance.places import absolute, place_of, roots_above, says_not_found
 from ray_lance.versions import is_fixed
@@ -87,13 +92,24 @@ def open_table(ref: TableRef) -> lance.LanceDataset:
     """
     share_arenas()  # before Lance starts its threads
     try:
-        dataset = _open_pinned(ref) if ref.manifest is not None else _open_named(ref)
+        with panics_as_errors(f"the opening of {ref.shown_place}"):
+            dataset = _open_pinned(ref) if ref.manifest is not None else _open_named(ref)
     except (TypeError, OverflowError) as error:  # Python's own words about an argument of lance.dataset
         raise InvalidArgumentError(f"dataset_options, storage_options: {cause(error)}") from without_secrets(error)
-    except (ValueError, OSError, lance_namespace.errors.LanceNamespaceError) as error:
+    except Exception as error:
+        if not _is_lances(error):
+            raise
         _explain(ref, error)
     remember(None, dataset._storage_options or {})  # a namespace may have added credentials
     return dataset
+
+
+def _is_lances(error: Exception) -> bool:
+    """Whether Lance says something of the table, or a namespace, whose package takes long to import."""
+    is_ours = isinstance(error, RayLanceError)
+    return not is_ours and (
+        isinstance(error, (ValueError, OSError, RuntimeError)) or type(error).__module__.startswith("lance_namespace")
+    )
 
 
 def _open_pinned(ref: TableRef) -> lance.LanceDataset:

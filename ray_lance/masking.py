@@ -13,13 +13,14 @@ from urllib.parse import unquote
 
 __all__ = ["cause", "mask", "mask_uri", "remember", "without_secrets"]
 
-_E = TypeVar("_E", bound=BaseException)
+_E = TypeVar("_E", bound=BaseException | None)
 _HIDDEN = "***"
 
 # The most recently given secrets; credentials of long runs are renewed again and again.
 _MAX_SECRETS = 512
 # Shorter values, such as "1", are no secrets, and to blot them out would leave no message to read.
 _MIN_SECRET = 4
+_MIN_DISTINCT = 8
 _PLAIN_VALUES = ("true", "false")
 _PLAIN_NAMES = re.compile(r"region|endpoint|timeout|retr(y|ies)|bucket|^root$|^uri$", re.IGNORECASE)
 
@@ -63,7 +64,8 @@ def remember(uri: str | None, *options: Mapping[str, object]) -> None:
 def mask(text: str) -> str:
     """``text`` without the secrets that this process knows, and without those in uris."""
     for secret in sorted(_secrets, key=len, reverse=True):
-        text = text.replace(secret, _HIDDEN)
+        if secret in text:
+            text = re.sub(_pattern(secret), _HIDDEN, text)
     return _URI.sub(lambda found: mask_uri(found[0]), text)
 
 
@@ -74,11 +76,15 @@ def cause(error: BaseException) -> str:
 
 def without_secrets(error: _E) -> _E:
     """``error``, or one of the same type with a masked text where its own shows secrets."""
-    text = str(error)
-    masked = mask(text)
-    if masked == text:
+    if error is None or (masked := mask(text := str(error))) == text:
         return error
     return type(error)(masked).with_traceback(error.__traceback__)
+
+
+def _pattern(secret: str) -> str:
+    """What to blot out: a short secret only where it is a word of its own, as "test" is not in "latest"."""
+    literal = re.escape(secret)
+    return literal if len(secret) >= _MIN_DISTINCT else rf"(?<![a-zA-Z0-9]){literal}(?![a-zA-Z0-9])"
 
 
 def _user_information(rest: str) -> str | None:

@@ -8,14 +8,15 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from urllib.parse import urlsplit
 
 import lance
 
-from ray_lance.errors import DatasetNotFoundError
+from ray_lance.errors import DatasetNotFoundError, InvalidArgumentError
 from ray_lance.masking import mask_uri
 from ray_lance.versions import MAIN, branch_of
 
-__all__ = ["absolute", "below_tree", "place_of", "roots_above", "says_not_found"]
+__all__ = ["absolute", "below_tree", "check_uri", "place_of", "roots_above", "says_not_found"]
 
 _TREE = "/tree/"
 _NOT_FOUND = re.compile(r"not found|does not exist|no such file|not a directory", re.IGNORECASE)
@@ -26,6 +27,23 @@ def absolute(uri: str) -> str:
     if "://" in uri:
         return uri.rstrip("/") if uri.rpartition("://")[2].strip("/") else uri
     return os.path.abspath(os.path.expanduser(uri))  # noqa: PTH100, PTH111  Path resolves ".."
+
+
+def check_uri(uri: str) -> None:
+    """Refuse what looks like a URI and is none, which Lance would take for a local path.
+
+    Raises:
+        InvalidArgumentError: The port is no number: where a password has a slash in it, the rest looks like one.
+    """
+    if "://" not in uri:
+        return
+    try:
+        urlsplit(uri).port  # noqa: B018  reading the property parses it
+    except ValueError:
+        raise InvalidArgumentError(
+            f"uri={mask_uri(uri)!r} is no URI that Lance can read: the port is no number. In a user name or password "
+            "write / as %2F, @ as %40, : as %3A, # as %23 and ? as %3F, or pass credentials as storage_options"
+        ) from None
 
 
 def place_of(dataset: lance.LanceDataset) -> str:

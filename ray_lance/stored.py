@@ -12,8 +12,13 @@ import lance
 import numpy as np
 import pyarrow as pa
 
+<<<<<<< HEAD
 from ray_lance.arguments import as_integer
 from ray_lance.errors import DatasetExistsError, DatasetNotFoundError, InvalidArgumentError, panics_as_errors
+=======
+from ray_lance.errors import DatasetExistsError, DatasetNotFoundError, InvalidArgumentError, StorageError
+from ray_lance.masking import cause, without_secrets
+>>>>>>> ec15008 (Secrets show in no message, log line, repr or chain of errors; faults of storage are errors of this library)
 from ray_lance.order import DenseRows, ExplicitRows, RowPermutation, Shuffle, ShuffledRows, SlicedRows
 from ray_lance.order.permutation import ORDER_VERSION
 from ray_lance.order.rows import RowSet, digest_of
@@ -68,10 +73,10 @@ def write_saved(place: TableRef, order: RowPermutation, details: Details) -> Non
     table = pa.table([pa.array(rows.astype(np.uint64, copy=False))], schema=schema)
     try:
         lance.write_dataset(table, place.uri, mode="create", storage_options=dict(place.storage_options) or None)
-    except OSError as error:
-        if "already exists" not in str(error):
-            raise
-        raise DatasetExistsError(f"uri: there already is a dataset at {place}: choose another place") from error
+    except (OSError, ValueError) as error:
+        if "already exists" in str(error):
+            raise DatasetExistsError(f"uri: there already is a dataset at {place}: choose another place") from None
+        raise StorageError(f"uri={place.shown_place!r}: {cause(error)}") from without_secrets(error)
 
 
 def read_saved(place: TableRef) -> tuple[RowPermutation, Details]:
@@ -175,7 +180,7 @@ def _base_table(table: Any, version: int | None) -> TableRef:
     if version is None or source.version == version:
         return source.pin()
     try:
-        return TableRef.of(source.uri or "", version=version, storage_options=source.storage_options).pin()
+        return source.at(version).pin()
     except DatasetNotFoundError as error:
         raise DatasetNotFoundError(
             f"permutation_table was made from version {version} of {source}, which is gone: make it anew from "

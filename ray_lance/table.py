@@ -17,7 +17,7 @@ from ray_lance.handles import handles, open_table
 from ray_lance.io_uring import is_available
 from ray_lance.lazy import lance_namespace
 from ray_lance.masking import mask_uri, remember
-from ray_lance.places import absolute, place_of
+from ray_lance.places import absolute, check_uri, place_of
 from ray_lance.versions import MAIN, Version, as_version, branch_of
 
 __all__ = ["TableRef"]
@@ -64,6 +64,8 @@ class TableRef:
             raise InvalidArgumentError(
                 f"namespace_impl={self.namespace_impl!r}, table_id={self.table_id!r}: one needs the other"
             )
+        if self.uri is not None:
+            check_uri(self.uri)
         object.__setattr__(self, "version", as_version(self.version))
         _check_dataset_options(self.dataset_options, self.version)
         self._remember_secrets()

@@ -25,6 +25,7 @@ from ray_lance.data.faults import own_error
 from ray_lance.data.gather import Gatherer
 from ray_lance.data.window import Window
 from ray_lance.errors import CommitError, InvalidArgumentError
+from ray_lance.masking import cause
 from ray_lance.retry import RetryPolicy
 from ray_lance.table import TableRef
 from ray_lance.write.column_commit import claim, drop_blank, finish, remove_leftovers, renewed
@@ -216,7 +217,7 @@ def _wind_up(job: ColumnJob, writer: ColumnWriter, error: BaseException, *, adde
         if added and not writer.committed:
             drop_blank(job)
     except Exception as second:
-        logger.warning("after %s: %s", type(error).__name__, second)
+        logger.warning("after %s: %s", type(error).__name__, cause(second))
     remove_leftovers(job, _names(writer))
 
 

@@ -11,6 +11,7 @@ import lance
 import pyarrow as pa
 
 from ray_lance.errors import InvalidArgumentError, UnknownColumnError
+from ray_lance.masking import cause, without_secrets
 from ray_lance.scan.reserved import check_names, meta_among, refuse_reserved
 from ray_lance.scan.scan import META_COLUMNS, Scan, has_column
 from ray_lance.table import TableRef
@@ -24,8 +25,6 @@ Filter: TypeAlias = str | pa.compute.Expression
 _SEARCH_COLUMNS = ("_distance", "_score", "query_index")
 _SEARCHES = {"nearest", "full_text_query"}
 _NO_FIELD = re.compile(r"No field named (.+?)\.(?=[ ,?]|$)")
-# Lance appends the place in its own source code to a message.
-_SOURCE_PLACE = re.compile(r",? ?/[^ ,]*\.rs:\d+:\d+")
 
 
 def build_scan(
@@ -88,8 +87,8 @@ def check_filter(scan: Scan, filter: Filter) -> None:
             if (missing := _NO_FIELD.search(str(error))) is not None:
                 raise UnknownColumnError(
                     f"filter={filter!r}", missing.group(1).strip('"`'), dataset.schema.names
-                ) from error
-            raise InvalidArgumentError(f"filter={filter!r}: {_without_place(error)}") from error
+                ) from without_secrets(error)
+            raise InvalidArgumentError(f"filter={filter!r}: {cause(error)}") from without_secrets(error)
 
 
 def takes_filter(scan: Scan, expression: pa.compute.Expression) -> bool:
@@ -133,11 +132,7 @@ def _check_options(scan: Scan) -> None:
         try:
             scan.scanner(table).projected_schema  # noqa: B018  reading the property is what makes Lance plan
         except TypeError as error:
-            raise InvalidArgumentError(f"scanner_options: {error}") from error
+            raise InvalidArgumentError(f"scanner_options: {cause(error)}") from without_secrets(error)
         except (ValueError, OSError, NotImplementedError) as error:
             argument = "columns" if isinstance(scan.columns, Mapping) else "scanner_options"
-            raise InvalidArgumentError(f"{argument}: {_without_place(error)}") from error
-
-
-def _without_place(error: Exception) -> str:
-    return _SOURCE_PLACE.sub("", str(error)).removeprefix("Invalid user input: ")
+            raise InvalidArgumentError(f"{argument}: {cause(error)}") from without_secrets(error)

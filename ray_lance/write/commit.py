@@ -190,19 +190,19 @@ def _rebase(
         raise DatasetExistsError(
             f"mode={mode!r}: a dataset appeared at {job.shown_uri} during the write (version {latest.version}); "
             "nothing was committed"
-        ) from error
+        ) from without_secrets(error)
     if latest is None or (not _is_conflict(error) and is_complete(latest, read_version)):
         return read_version
     if mode == "merge":
         raise MergeConflictError(
             f"uri={job.shown_uri!r}: rows that the merge replaces were changed by another writer; "
             "nothing was committed, run the merge again"
-        ) from error
+        ) from without_secrets(error)
     if not _fits(job, operation, latest):
         raise CommitError(
             f"uri={job.shown_uri!r}: another writer changed the schema or the file version of the dataset during "
             "the write; nothing was committed, run the write again"
-        ) from error
+        ) from without_secrets(error)
     return int(latest.version)
 
 

@@ -14,7 +14,6 @@ import pytest
 
 from ray_lance.errors import DatasetNotFoundError, InvalidArgumentError
 from ray_lance.handles import handles
-from ray_lance.masking import mask_uri
 from ray_lance.table import TableRef
 
 
@@ -207,16 +206,3 @@ class TestSecrets:
         with pytest.raises(DatasetNotFoundError) as caught:
             ref.open()
         assert "hunter2" not in str(caught.value)
-
-    @pytest.mark.parametrize(
-        ("uri", "masked"),
-        [
-            ("/plain/path.lance", "/plain/path.lance"),
-            ("/odd@path?.lance", "/odd@path?.lance"),
-            ("s3://bucket/a.lance", "s3://bucket/a.lance"),
-            ("s3://key:secret@bucket/a.lance", "s3://***@bucket/a.lance"),
-            ("az://c/a.lance?sig=secret", "az://c/a.lance?***"),
-        ],
-    )
-    def test_are_masked_in_uris(self, uri, masked):
-        assert mask_uri(uri) == masked
