@@ -120,11 +120,6 @@ def panics_as_errors(what: str) -> Iterator[None]:
         yield
     except BaseException as error:
         if type(error).__name__ == "PanicException":
-<<<<<<< HEAD
-            raise LancePanicError(f"Lance panicked while {what}, which is a fault of Lance: {error}") from error
-=======
-            raise LancePanicError(
-                f"Lance panicked during {what}, which is a fault of Lance: {cause(error)}"
-            ) from without_secrets(error)
->>>>>>> ec15008 (Secrets show in no message, log line, repr or chain of errors; faults of storage are errors of this library)
+            text = f"Lance panicked while {what}, which is a fault of Lance: {cause(error)}"
+            raise LancePanicError(text) from without_secrets(error)
         raise

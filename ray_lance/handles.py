@@ -92,7 +92,7 @@ def open_table(ref: TableRef) -> lance.LanceDataset:
     """
     share_arenas()  # before Lance starts its threads
     try:
-        with panics_as_errors(f"the opening of {ref.shown_place}"):
+        with panics_as_errors(f"opening {ref.shown_place}"):
             dataset = _open_pinned(ref) if ref.manifest is not None else _open_named(ref)
     except (TypeError, OverflowError) as error:  # Python's own words about an argument of lance.dataset
         raise InvalidArgumentError(f"dataset_options, storage_options: {cause(error)}") from without_secrets(error)

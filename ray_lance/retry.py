@@ -10,11 +10,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from ray_lance.arguments import as_integer
-<<<<<<< HEAD
 from ray_lance.masking import cause, without_secrets
-=======
-from ray_lance.masking import without_secrets
->>>>>>> ec15008 (Secrets show in no message, log line, repr or chain of errors; faults of storage are errors of this library)
 
 __all__ = ["RetryPolicy", "is_transient"]
 
@@ -86,21 +82,11 @@ class RetryPolicy:
             what: What was attempted, for the log.
             error: The error of the last attempt.
         """
-        shown = without_secrets(error)
         if attempt >= self.max_attempts or not self.should_retry(error):
-<<<<<<< HEAD
-            raise without_secrets(error)
+            raise without_secrets(error) from error.__cause__
         delay = random.uniform(0, min(self.max_delay_s, self.base_delay_s * 2 ** (attempt - 1)))
         logger.warning(
             "%s failed (attempt %d of %d), again in %.1f s: %s", what, attempt, self.max_attempts, delay, cause(error)
-=======
-            if shown is not error:
-                raise shown from None
-            raise error
-        delay = random.uniform(0, min(self.max_delay_s, self.base_delay_s * 2 ** (attempt - 1)))
-        logger.warning(
-            "%s failed (attempt %d of %d), again in %.1f s: %s", what, attempt, self.max_attempts, delay, shown
->>>>>>> ec15008 (Secrets show in no message, log line, repr or chain of errors; faults of storage are errors of this library)
         )
         time.sleep(delay)
 

@@ -12,13 +12,15 @@ import lance
 import numpy as np
 import pyarrow as pa
 
-<<<<<<< HEAD
 from ray_lance.arguments import as_integer
-from ray_lance.errors import DatasetExistsError, DatasetNotFoundError, InvalidArgumentError, panics_as_errors
-=======
-from ray_lance.errors import DatasetExistsError, DatasetNotFoundError, InvalidArgumentError, StorageError
+from ray_lance.errors import (
+    DatasetExistsError,
+    DatasetNotFoundError,
+    InvalidArgumentError,
+    StorageError,
+    panics_as_errors,
+)
 from ray_lance.masking import cause, without_secrets
->>>>>>> ec15008 (Secrets show in no message, log line, repr or chain of errors; faults of storage are errors of this library)
 from ray_lance.order import DenseRows, ExplicitRows, RowPermutation, Shuffle, ShuffledRows, SlicedRows
 from ray_lance.order.permutation import ORDER_VERSION
 from ray_lance.order.rows import RowSet, digest_of

@@ -59,9 +59,7 @@ class RowPermutation:
     def __getitem__(self, positions: slice) -> RowPermutation:
         """A run of this order, by Python's slice rules with a step of 1."""
         if not isinstance(positions, slice):
-            raise InvalidArgumentError(
-                f"positions={positions!r} must be a slice such as [10:20]; see take([3])"
-            )
+            raise InvalidArgumentError(f"positions={positions!r} must be a slice such as [10:20]; see take([3])")
         if positions.step not in (None, 1):
             raise InvalidArgumentError(f"positions={positions!r} has a step: only runs of neighbours can be sliced")
         try:

@@ -95,13 +95,8 @@ class WriteJob:
 
     def storage(self) -> Storage:
         """The storage that holds the dataset."""
-<<<<<<< HEAD
         remember(self.uri, self.storage_options)
         return storage_for(self.uri, self.storage_options, self.table.namespace_arguments(), self.standing)
-=======
-        remember(self.uri, self.storage_options)  # what a namespace added is in no reference
-        return storage_for(self.uri, self.storage_options, self.table.namespace_arguments())
->>>>>>> ec15008 (Secrets show in no message, log line, repr or chain of errors; faults of storage are errors of this library)
 
     def open_latest(self) -> lance.LanceDataset | None:
         """The dataset as it stands now; None where there is none."""
