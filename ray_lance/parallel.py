@@ -7,6 +7,7 @@ data: they get equal batches, and what is counted are groups.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral
 from typing import TypeAlias
 
 import numpy as np
@@ -16,9 +17,9 @@ from ray_lance.errors import InvalidArgumentError
 
 __all__ = ["DataParallel", "data_parallel_ranks"]
 
-DataParallel: TypeAlias = Sequence[int] | Mapping[int, int] | Callable[[int, int], int]
-"""The data-parallel rank of each rank: a list with one entry for each rank, a dict by rank, or a function of rank and
-world size."""
+DataParallel: TypeAlias = int | Sequence[int] | Mapping[int, int] | Callable[[int, int], int]
+"""The number of data-parallel ranks, where the ranks of each are neighbours. Or the data-parallel rank of each rank: a
+list with one entry for each rank, a dict by rank, or a function of rank and world size."""
 
 
 def data_parallel_ranks(data_parallel: DataParallel, world_size: int) -> tuple[int, ...]:
@@ -47,10 +48,12 @@ def data_parallel_ranks(data_parallel: DataParallel, world_size: int) -> tuple[i
 def _ranks(data_parallel: DataParallel, world_size: int) -> tuple[int, ...]:
     if callable(data_parallel):
         return tuple(_as_rank(rank, data_parallel(rank, world_size)) for rank in range(world_size))
+    if isinstance(data_parallel, Integral) and not isinstance(data_parallel, bool):
+        return _neighbours(int(data_parallel), world_size)
     if isinstance(data_parallel, str) or not isinstance(data_parallel, (Sequence, Mapping, np.ndarray)):
         raise InvalidArgumentError(
-            f"data_parallel={_shown(data_parallel)} must be the data-parallel rank of each rank: a list such as "
-            "[0, 0, 1, 1], a dict by rank, or a function of rank and world size"
+            f"data_parallel={_shown(data_parallel)} must be the number of data-parallel ranks, or the data-parallel "
+            "rank of each rank: a list such as [0, 0, 1, 1], a dict by rank, or a function of rank and world size"
         )
     keys = set(data_parallel) if isinstance(data_parallel, Mapping) else set(range(len(data_parallel)))
     if keys != set(range(world_size)):
@@ -59,6 +62,15 @@ def _ranks(data_parallel: DataParallel, world_size: int) -> tuple[int, ...]:
             f"{world_size - 1}"
         )
     return tuple(_as_rank(rank, data_parallel[rank]) for rank in range(world_size))
+
+
+def _neighbours(groups: int, world_size: int) -> tuple[int, ...]:
+    if groups < 1 or world_size % groups:
+        raise InvalidArgumentError(
+            f"data_parallel={groups} must divide world_size={world_size}: it is the number of data-parallel ranks, "
+            "each of equally many ranks. Name the data-parallel rank of each rank where they are no neighbours"
+        )
+    return tuple(rank // (world_size // groups) for rank in range(world_size))
 
 
 def _as_rank(rank: int, value: object) -> int:

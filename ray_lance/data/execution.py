@@ -21,6 +21,7 @@ __all__ = [
     "begun_as_admitted",
     "clean_up_after_writes",
     "executed_promptly",
+    "reads_ahead",
     "running_context",
     "with_unshaped_blocks",
 ]
@@ -161,6 +162,16 @@ def executed_promptly(dataset: Dataset) -> Dataset:
     if PromptExecution not in classes:
         dataset.context.custom_execution_callback_classes = [*classes, PromptExecution]
     return dataset
+
+
+def reads_ahead(executor: StreamingExecutor) -> int:
+    """Tasks that an execution runs, and blocks that it holds and nobody has asked for."""
+    topology: Any = dict(executor._topology or {})
+    return sum(
+        operator.num_active_tasks() + len(state.output_queue)
+        for operator, state in topology.items()
+        if operator.input_dependencies  # what a read begins with are the tasks that have not begun
+    )
 
 
 def _may_begin(operator: Any, can_begin: Callable[[], bool], admits: Callable[[int], bool]) -> bool:

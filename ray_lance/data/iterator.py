@@ -46,7 +46,7 @@ class BlockwiseIterator(DataIteratorImpl):
         kwargs["prefetch_bytes_callback"] = prefetch_bytes_callback
         collate = _short_collation(kwargs["collate_fn"], kwargs["finalize_fn"])
         if collate is None or kwargs["batch_size"] is None or kwargs["shuffle_buffer_min_size"] is not None:
-            return BatchIterator(ref_bundles_iter, **kwargs)
+            return _Batches(ref_bundles_iter, **kwargs)
         return _BatchesOfBlocks(ref_bundles_iter, **{**kwargs, "collate_fn": collate})
 
 
@@ -63,7 +63,17 @@ def _short_collation(collate: Any, finalize: Any) -> Callable[[Any], Any] | None
     return None
 
 
-class _BatchesOfBlocks(BatchIterator):
+class _Batches(BatchIterator):
+    """Ray's batch iterator, whose prefetching ends with it: Ray leaves a thread behind for each that is left early."""
+
+    def __iter__(self) -> Generator[Any, None, None]:
+        try:
+            yield from self._iter_batches()
+        finally:
+            self._prefetcher.stop()
+
+
+class _BatchesOfBlocks(_Batches):
     """Ray's batch iterator with blocks in the place of batches, which are cut here."""
 
     def __init__(
@@ -78,9 +88,9 @@ class _BatchesOfBlocks(BatchIterator):
         super().__init__(ref_bundles, **options)
         self._collate, self._finalize, self._drops_last = collate_fn, finalize_fn, drop_last
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Generator[Any, None, None]:
         assert self._batch_size is not None
-        with closing(self._iter_batches()) as blocks, closing(_cut(blocks, self._batch_size)) as batches:
+        with closing(super().__iter__()) as blocks, closing(_cut(blocks, self._batch_size)) as batches:
             for rows in batches:
                 if rows.num_rows() == self._batch_size or not self._drops_last:
                     self._count(1)

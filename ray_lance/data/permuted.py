@@ -19,7 +19,7 @@ from ray_lance.scan.reader import Fill
 from ray_lance.scan.scan import Scan
 from ray_lance.scan.steps import StepRange, plan_steps
 
-__all__ = ["PermutationDatasource"]
+__all__ = ["PermutationDatasource", "check_numbered"]
 
 
 class PermutationDatasource(LanceDatasource):
@@ -68,18 +68,8 @@ class PermutationDatasource(LanceDatasource):
         Raises:
             InvalidArgumentError: It reads several tables or some fragments only, or has options of the scanner.
         """
+        check_numbered(source)
         scan = source._scan
-        if len(scan.tables) > 1:
-            raise InvalidArgumentError(f"uri names {len(scan.tables)} datasets, and rows can be numbered in one only")
-        if scan.options:
-            raise InvalidArgumentError(
-                f"scanner_options={sorted(scan.options)} do not apply where rows are read by number: leave them out"
-            )
-        if sum(task.num_rows for task in source.planned().tasks) != scan.tables[0].open().count_rows():
-            raise InvalidArgumentError(
-                "fragment_ids do not apply where rows are read by number: choose rows with "
-                "Permutation(source, filter=...)"
-            )
         permutation = Permutation(scan.tables[0], scan.filter)
         return cls(
             replace(scan, filter=None),
@@ -145,3 +135,22 @@ class PermutationDatasource(LanceDatasource):
 
     def _sizing_of(self, order: RowPermutation, rows: int) -> TaskSizing:
         return suited(self._sizing(rows), order, self._scan.tables[0])
+
+
+def check_numbered(source: LanceDatasource) -> None:
+    """Refuse a read whose rows have no number of their own in a table.
+
+    Raises:
+        InvalidArgumentError: It reads several tables or some fragments only, or has options of the scanner.
+    """
+    scan = source._scan
+    if len(scan.tables) > 1:
+        raise InvalidArgumentError(f"uri names {len(scan.tables)} datasets, and rows can be numbered in one only")
+    if scan.options:
+        raise InvalidArgumentError(
+            f"scanner_options={sorted(scan.options)} do not apply where rows are read by number: leave them out"
+        )
+    if sum(task.num_rows for task in source.planned().tasks) != scan.tables[0].open().count_rows():
+        raise InvalidArgumentError(
+            "fragment_ids do not apply where rows are read by number: choose rows with Permutation(source, filter=...)"
+        )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ray_lance.train.config import DatasetOptions, LanceDataConfig
+from ray_lance.train.config import LanceDataConfig
+from ray_lance.train.options import DatasetOptions
 from ray_lance.train.shard import LanceShard
 
 __all__ = ["DatasetOptions", "LanceDataConfig", "LanceShard"]

@@ -2,95 +2,29 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, get_args
+from collections.abc import Iterable, Mapping, Sequence, Sized
+from typing import Any
 
-from ray.data import DataIterator, Dataset, ExecutionOptions
+from ray.data import DataContext, DataIterator, Dataset, ExecutionOptions
 from ray.train import DataConfig
 
-from ray_lance.arguments import as_integer
+from ray_lance.data.quiet import silenced
 from ray_lance.errors import InvalidArgumentError
 from ray_lance.order import BatchSchedule, Tail
-from ray_lance.train.resources import check_cpus_left
-from ray_lance.train.shard import LanceShard, ShardLayout
-from ray_lance.train.source import read_cpus, scheduled_source, with_source
+from ray_lance.parallel import DataParallel, data_parallel_ranks
+from ray_lance.train.layout import ShardLayout
+from ray_lance.train.options import DatasetOptions
+from ray_lance.train.resources import check_cpus_for, check_cpus_left
+from ray_lance.train.shard import LanceShard
+from ray_lance.train.source import check_source, read_cpus, scheduled_source, with_source
+from ray_lance.train.trainer import building_trainer
 
 __all__ = ["DatasetOptions", "LanceDataConfig"]
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class DatasetOptions:
-    """How one dataset is shared; None leaves it to the :class:`LanceDataConfig`.
-
-    Attributes:
-        global_batch_size: Rows of a step over all ranks, the same at every world size.
-        batch_size: Rows of a step per rank, instead.
-        lanes: Ranges of the order that each step takes rows from; see :class:`LanceDataConfig`.
-        tail: ``"drop"``, ``"pad"`` or ``"uneven"``.
-    """
-
-    global_batch_size: int | None = None
-    batch_size: int | None = None
-    lanes: int | None = None
-    tail: Tail | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("global_batch_size", "batch_size", "lanes"):
-            if (value := getattr(self, name)) is not None:
-                object.__setattr__(self, name, as_integer(name, value, 1))
-        if self.global_batch_size is not None and self.batch_size is not None:
-            raise InvalidArgumentError(
-                f"global_batch_size={self.global_batch_size} and batch_size={self.batch_size}: give one of them; the "
-                "first is over all ranks, the second per rank"
-            )
-        if self.tail is not None and self.tail not in get_args(Tail):
-            raise InvalidArgumentError(f"tail={self.tail!r} must be one of {list(get_args(Tail))}")
-        if self.global_batch_size is not None and self.lanes is not None and self.global_batch_size % self.lanes:
-            raise InvalidArgumentError(
-                f"lanes={self.lanes} does not divide global_batch_size={self.global_batch_size}: each step takes the "
-                "same number of rows from every lane"
-            )
-
-    def over(self, default: DatasetOptions) -> DatasetOptions:
-        """These options, with what is None taken from ``default``."""
-        has_batch = self.global_batch_size is not None or self.batch_size is not None
-        return DatasetOptions(
-            global_batch_size=self.global_batch_size if has_batch else default.global_batch_size,
-            batch_size=self.batch_size if has_batch else default.batch_size,
-            lanes=default.lanes if self.lanes is None else self.lanes,
-            tail=default.tail if self.tail is None else self.tail,
-        )
-
-    def layouts(self, name: str, world_size: int) -> list[ShardLayout]:
-        """The layout of each rank.
-
-        Args:
-            name: Name of the dataset, for messages.
-            world_size: Number of ranks.
-
-        Raises:
-            InvalidArgumentError: There is no batch size, or the ranks or lanes cannot share it.
-        """
-        if self.global_batch_size is None and self.batch_size is None:
-            raise InvalidArgumentError(
-                f"dataset {name!r} has no batch size: give LanceDataConfig(global_batch_size=...), which stays the "
-                "same at every world size, or batch_size= per rank"
-            )
-        batch = self.global_batch_size or world_size * (self.batch_size or 0)
-        for what, parts in (("world_size", world_size), ("lanes", self.lanes or world_size)):
-            if batch % parts:
-                lower = batch // parts * parts
-                nearest = f"{lower} or {lower + parts}" if lower else f"{parts}"
-                raise InvalidArgumentError(
-                    f"dataset {name!r}: a global batch of {batch} rows does not divide by {what}={parts}: every rank "
-                    f"and every lane has the same share of a step. Nearest global_batch_size: {nearest}"
-                )
-        return [ShardLayout(batch, world_size, rank, self.lanes, self.tail or "drop") for rank in range(world_size)]
 
 
 class LanceDataConfig(DataConfig):
@@ -113,9 +47,14 @@ class LanceDataConfig(DataConfig):
             for a state to be loaded. Default: the world size of the first start, taken over from loaded states.
         tail: What happens to rows that do not fill a step: ``"drop"`` them, ``"pad"`` the last step with rows from
             elsewhere, or an ``"uneven"`` last step, for evaluation.
-        datasets: What differs for single datasets, by their names in the trainer. Ray Train asks for one dataset at a
-            time and tells no other name: one that is like an unused name here is warned of, not refused.
+        datasets: What differs for single datasets, by their names in the trainer: :class:`DatasetOptions`, or dicts of
+            them. A name that the trainer does not have is refused.
         execution_options: Options of Ray Data, for all or by dataset name. Order is preserved in any case.
+        data_parallel: Which ranks read the same batches, where a model is spread over several (tensor, pipeline,
+            context parallelism). The number of data-parallel ranks, where those of one are neighbours: 2 for four ranks
+            is ``[0, 0, 1, 1]``. Or the data-parallel rank of each rank: a list, a dict by rank, or a function of rank
+            and world size. Batches are shared by data-parallel ranks, so that a state can be loaded under any other
+            map. Default: every rank reads batches of its own.
 
     Raises:
         InvalidArgumentError: An option breaks its rule.
@@ -131,13 +70,56 @@ class LanceDataConfig(DataConfig):
         batch_size: int | None = None,
         lanes: int | None = None,
         tail: Tail = "drop",
-        datasets: Mapping[str, DatasetOptions] | None = None,
+        datasets: Mapping[str, DatasetOptions | Mapping[str, Any]] | None = None,
         execution_options: ExecutionOptions | dict[str, ExecutionOptions] | None = None,
+        data_parallel: DataParallel | None = None,
     ) -> None:
         # With nothing to split Ray adds no coordinator, and no worker waits for the others.
         super().__init__(datasets_to_split=[], execution_options=execution_options)
         self._default = DatasetOptions(global_batch_size, batch_size, lanes, tail)
-        self._options = {name: options.over(self._default) for name, options in (datasets or {}).items()}
+        if not isinstance(datasets, Mapping | None):
+            raise InvalidArgumentError(f"datasets={datasets!r} must map names of datasets to DatasetOptions")
+        self._options = {
+            name: DatasetOptions.of(name, options).over(self._default) for name, options in (datasets or {}).items()
+        }
+        self._data_parallel = data_parallel
+        if data_parallel is not None and not callable(data_parallel):
+            fitting = max(len(data_parallel), 1) if isinstance(data_parallel, Sized) else data_parallel
+            data_parallel_ranks(data_parallel, fitting)
+        self._reported: set[str] = set()
+
+    def __bool__(self) -> bool:
+        """True. Ray's trainers ask in their constructors, which is where :meth:`check` can run without being called."""
+        trainer = building_trainer()
+        if trainer is not None:
+            self.check(trainer.datasets, trainer.scaling_config)
+        return True
+
+    def check(self, datasets: Mapping[str, Any], scaling_config: Any = None) -> None:
+        """Refuse here, before workers start, what they would refuse; and report rows that are dropped or repeated.
+
+        Ray's trainers have it done when they are built. Where rows have to be looked up first, as those of a filter,
+        the workers check their number.
+
+        Args:
+            datasets: The trainer's datasets, by name.
+            scaling_config: The trainer's ``ScalingConfig``; without it nothing is said about ranks.
+
+        Raises:
+            InvalidArgumentError: Options name a dataset that there is not; a dataset is not read through ray_lance or
+                changes its rows after the read; a batch cannot be shared by the ranks; an epoch would have no step;
+                the workers would leave no CPU for reading.
+        """
+        self._check_names(datasets)
+        sizes = None if scaling_config is None else _world_sizes(scaling_config)
+        for name, dataset in datasets.items():
+            if not isinstance(dataset, Dataset):
+                _check_makes_dataset(name, dataset)
+                continue
+            rows = check_source(name, dataset)
+            if sizes is not None:
+                self._check_layouts(name, sizes, rows)
+                check_cpus_for(sizes[0] * scaling_config.num_cpus_per_worker, read_cpus(dataset))
 
     def configure(
         self,
@@ -161,31 +143,56 @@ class LanceDataConfig(DataConfig):
 
         Raises:
             InvalidArgumentError: A dataset is not read through ray_lance or changes its rows after the read; a batch
-                cannot be shared by the ranks; the trainers leave no CPU for reading; several datasets were passed, and
-                options name another one.
+                cannot be shared by the ranks; an epoch would have no step; the trainers leave no CPU for reading;
+                several datasets were passed, and options name another one.
         """
-        self._check_names(list(datasets))
+        if len(datasets) > 1:
+            self._check_names(datasets)
+        self._warn_of_similar(datasets)
         shards: list[dict[str, DataIterator]] = [{} for _ in range(world_size)]
         for name, dataset in datasets.items():
-            layouts = self._options.get(name, self._default).layouts(name, world_size)
+            layouts = self._layouts(name, world_size)
             source = scheduled_source(name, dataset)
             check_cpus_left(read_cpus(dataset))
-            own = with_source(dataset, source)
+            own = silenced(with_source(dataset, source))
             own.set_name(dataset.name or name)
             own.context.execution_options = self._resolve_execution_options(name)
             own.context.execution_options.preserve_order = True
             for rank, layout in enumerate(layouts):
                 shards[rank][name] = LanceShard(own, source, layout)
-            _report(name, shards[0][name].schedule)
+            self._report(name, layouts[0].epoch(len(source.order)))
         return shards
 
-    def _check_names(self, names: Sequence[str]) -> None:
-        unused = [name for name in self._options if name not in names]
-        if unused and len(names) > 1:
+    @staticmethod
+    def default_ingest_options() -> ExecutionOptions:
+        """Options of Ray Data where none are given: those of the current ``DataContext``.
+
+        Copied, as Ray's own function warns of an option that it sets itself.
+        """
+        return copy.deepcopy(DataContext.get_current().execution_options)
+
+    def _layouts(self, name: str, world_size: int) -> list[ShardLayout]:
+        """The layout of each rank."""
+        groups = data_parallel_ranks(world_size if self._data_parallel is None else self._data_parallel, world_size)
+        layouts = self._options.get(name, self._default).layouts(name, max(groups) + 1)
+        return [layouts[group] for group in groups]
+
+    def _check_layouts(self, name: str, world_sizes: Sequence[int], rows: int | None) -> None:
+        layouts = [self._layouts(name, size)[0] for size in world_sizes]
+        if rows is not None:
+            self._report(name, layouts[0].epoch(rows))
+
+    def _check_names(self, names: Iterable[str]) -> None:
+        unknown = self._options.keys() - set(names)
+        if unknown:
             raise InvalidArgumentError(
-                f"LanceDataConfig(datasets=) has options for {unused}, and the trainer's datasets are {sorted(names)}: "
-                "use their names"
+                f"LanceDataConfig(datasets=) has options for {sorted(unknown)}, and the trainer's datasets are "
+                f"{sorted(names)}: use their names"
             )
+
+    def _warn_of_similar(self, names: Iterable[str]) -> None:
+        """For configs that no trainer of Ray's has checked: Ray Train asks for one dataset at a time."""
+        unused = self._options.keys() - set(names)
         for name in set(names) - self._options.keys():
             for like in difflib.get_close_matches(name, unused):
                 logger.warning(
@@ -195,13 +202,45 @@ class LanceDataConfig(DataConfig):
                     like,
                 )
 
+    def _report(self, name: str, schedule: BatchSchedule) -> None:
+        """Say once what the end of an epoch drops or repeats; refuse an epoch without a step."""
+        _check_steps(name, schedule)
+        if name in self._reported:
+            return
+        self._reported.add(name)
+        text = f"dataset {name!r}: {schedule.rows} rows, {schedule.steps} steps of {schedule.global_batch} in an epoch"
+        if schedule.dropped:
+            text += f", {schedule.dropped} rows dropped at its end (tail='pad' or 'uneven' would not drop them)"
+        if schedule.padded:
+            text += f", {schedule.padded} rows repeated at its end"
+        logger.log(logging.WARNING if schedule.dropped else logging.INFO, "%s", text)
 
-def _report(name: str, schedule: BatchSchedule) -> None:
-    text = (
-        f"dataset {name!r}: {schedule.rows} rows, {schedule.steps} steps of {schedule.global_batch} rows in an epoch, "
-        f"{schedule.dropped} rows dropped, {schedule.padded} repeated"
-    )
-    if schedule.steps == 0 and schedule.rows:
-        logger.warning("%s: no step at all. tail='pad' or 'uneven' would make one", text)
-    else:
-        logger.info(text)
+
+def _check_makes_dataset(name: str, dataset: Any) -> None:
+    """A function makes its Ray dataset in the workers, which check it."""
+    if not callable(dataset):
+        raise InvalidArgumentError(
+            f"dataset {name!r} is {dataset!r:.200}, and must be a Ray dataset: pass ray_lance.read_lance(...)"
+        )
+
+
+def _check_steps(name: str, schedule: BatchSchedule) -> None:
+    if not schedule.rows:
+        raise InvalidArgumentError(
+            f"dataset {name!r} has no rows, so that no step could be made: look at its filter, or at the split"
+        )
+    if not schedule.steps:
+        raise InvalidArgumentError(
+            f"dataset {name!r} has {schedule.rows} rows, and a step takes {schedule.global_batch} over all ranks: no "
+            "step could be made. Take a smaller batch, or tail='pad' or 'uneven', which make one"
+        )
+
+
+def _world_sizes(scaling_config: Any) -> range:
+    """The world sizes that a trainer may run with."""
+    if scaling_config.min_workers == 0:
+        raise InvalidArgumentError(
+            "ScalingConfig(num_workers=0) runs the training function without shards, so that dataset_config would be "
+            "ignored: take num_workers=1"
+        )
+    return range(scaling_config.min_workers, scaling_config.max_workers + 1)

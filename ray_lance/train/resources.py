@@ -11,7 +11,26 @@ from ray.util import placement_group_table
 
 from ray_lance.errors import InvalidArgumentError
 
-__all__ = ["check_cpus_left", "reserved_cpus"]
+__all__ = ["check_cpus_for", "check_cpus_left", "reserved_cpus"]
+
+
+def check_cpus_for(trainers: float, needed: float) -> None:
+    """Refuse to start trainers that would hold every CPU.
+
+    A cluster that can grow is never refused, nor is one that has not been started.
+
+    Args:
+        trainers: CPUs that all trainers together are going to reserve.
+        needed: CPUs that one read task reserves.
+
+    Raises:
+        InvalidArgumentError: Less than that would be left.
+    """
+    if not ray.is_initialized() or is_autoscaling_enabled():
+        return
+    total = float(ray.cluster_resources().get("CPU", 0))
+    if total - trainers < needed:
+        raise InvalidArgumentError(_none_left(total, f"{trainers:g} go to ScalingConfig's workers", needed))
 
 
 def check_cpus_left(needed: float) -> None:
@@ -30,12 +49,15 @@ def check_cpus_left(needed: float) -> None:
     total = float(ray.cluster_resources().get("CPU", 0))
     reserved = reserved_cpus(placement_group_table())
     if total - reserved < needed:
-        raise InvalidArgumentError(
-            f"the trainers leave no CPU for reading: of the cluster's {total:g} CPUs {reserved:g} are reserved by "
-            f"placement groups, and a read task needs {needed:g}. Take fewer workers, give each less in "
-            "ScalingConfig(resources_per_worker={'CPU': ...}), add CPUs, or let reads reserve less with "
-            "read_lance(..., num_cpus=...)"
-        )
+        raise InvalidArgumentError(_none_left(total, f"{reserved:g} are reserved by placement groups", needed))
+
+
+def _none_left(total: float, taken: str, needed: float) -> str:
+    return (
+        f"the trainers leave no CPU for reading: of the cluster's {total:g} CPUs {taken}, and a read task needs "
+        f"{needed:g}. Take fewer workers, give each less in ScalingConfig(resources_per_worker={{'CPU': ...}}), add "
+        "CPUs, or let reads reserve less with read_lance(..., num_cpus=...)"
+    )
 
 
 def reserved_cpus(groups: Mapping[str, Mapping[str, Any]]) -> float:

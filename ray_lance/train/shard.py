@@ -2,57 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from ray.data import DataContext, DataIterator, Dataset
 from ray.data.block import BlockAccessor
 
+from ray_lance.arguments import as_integer
 from ray_lance.data.permuted import PermutationDatasource
 from ray_lance.errors import InvalidArgumentError
-from ray_lance.order import BatchSchedule, Cursor, Tail
+from ray_lance.metrics import LoaderMetrics
+from ray_lance.order import BatchSchedule, Cursor
 from ray_lance.order.rows import digest_of
+from ray_lance.train.closing import ClosedElsewhere, close_abandoned
 from ray_lance.train.collate import torch_collate
-from ray_lance.train.passes import Pass, Restartable
+from ray_lance.train.layout import ShardLayout
+from ray_lance.train.meter import ShardMeter, rows_of
+from ray_lance.train.passes import Pass, Passes
+from ray_lance.train.position import PassPosition, ShardPosition
 from ray_lance.train.source import with_source
 
 __all__ = ["LanceShard", "ShardLayout"]
 
 
-@dataclass(frozen=True)
-class ShardLayout:
-    """How the ranks share a step.
-
-    Attributes:
-        global_batch: Rows of a step over all ranks.
-        world_size: Number of ranks.
-        rank: This rank, from 0.
-        lanes: Lanes of the schedule. None takes those of the cursor that is loaded, or else ``world_size``.
-        tail: What happens to rows that do not fill a step.
-    """
-
-    global_batch: int
-    world_size: int
-    rank: int
-    lanes: int | None = None
-    tail: Tail = "drop"
-
-    def schedule(self, rows: int, lanes: int, consumed: int = 0) -> BatchSchedule:
-        """The steps of this rank through an epoch, or through what is left of it after ``consumed`` rows."""
-        return BatchSchedule(rows, lanes, self.global_batch, self.world_size, self.rank, self.tail, consumed)
-
-
 class LanceShard(DataIterator):
     """What ``ray.train.get_dataset_shard`` returns under :class:`~ray_lance.train.LanceDataConfig`.
 
-    A ``ray.data.DataIterator`` with a state. Each pass over it goes from where it stands to the end of the epoch, and
-    leaves it at the start of the next one; a loop over epochs needs no :meth:`set_epoch`. A pass that is broken off is
-    continued by the next one. The batch size is the config's, so no method needs to be given one.
+    A ``ray.data.DataIterator`` with a state. Each pass over it is the next epoch, whether the one before was read to
+    its end or broken off; a loop over epochs needs no :meth:`set_epoch`. Only the first pass after
+    :meth:`load_state_dict` continues an epoch. A pass begins, and takes its epoch, when its first batch is asked for.
+    The batch size is the config's, so no method needs to be given one.
 
     What the state counts are rows that were returned to the caller, by all ranks together; never rows that were
-    prefetched. It is the same on every rank, so saving it once, say with rank 0's checkpoint, is enough.
+    prefetched. It is that of the pass that returned last. It is the same on every rank, so saving it once, say with
+    rank 0's checkpoint, is enough.
 
     Args:
         dataset: A read of one Lance table, with any transformations that keep rows and their order.
@@ -75,9 +61,10 @@ class LanceShard(DataIterator):
         if source.fixed_epoch:
             self._description["epoch"] = source.order.epoch_number
         lanes = layout.lanes or layout.world_size
-        self._cursor = Cursor.at_start(digest_of(self._description), lanes, self._description)
-        self._is_loaded = False
-        self._last_pass: Dataset | None = None
+        start = Cursor.at_start(digest_of(self._description), lanes, self._description)
+        self._position = ShardPosition(replace(start, global_batch=layout.global_batch))
+        self._meter = ShardMeter()
+        self._last_pass: Pass | None = None
 
     @property
     def batch_size(self) -> int:
@@ -87,47 +74,64 @@ class LanceShard(DataIterator):
     @property
     def schedule(self) -> BatchSchedule:
         """This rank's steps through a whole epoch; tells what its end drops or repeats."""
-        return self._layout.schedule(len(self._source.order), self._cursor.lanes)
+        return self._schedule(self._position.cursor.advance(0))
 
     @property
     def steps_per_epoch(self) -> int:
         """Batches of this rank in a whole epoch; under ``drop`` and ``pad`` the same for every rank."""
         return self.schedule.rank_steps
 
+    def __len__(self) -> int:
+        """Batches of this rank in a whole epoch, also where the next pass continues one."""
+        return self.steps_per_epoch
+
     def state_dict(self) -> dict[str, Any]:
         """Where all ranks stand, in plain JSON types: epoch, rows returned, lanes, and what identifies the order."""
-        return self._cursor.to_json()
+        return self._position.cursor.to_json()
+
+    def state_after(self, steps: int) -> dict[str, Any]:
+        """The state after so many steps of the pass that returned last, counted by the caller from where it began.
+
+        For frameworks that ask for batches before they train on them, so that :meth:`state_dict` runs ahead. The pass
+        may have ended.
+
+        Raises:
+            IndexError: The pass has fewer steps.
+            InvalidArgumentError: ``steps`` is no whole number of at least 0.
+        """
+        origin = self._position.origin
+        rows = self._schedule(origin).consumed_after(as_integer("steps", steps, 0))
+        return origin.advance(rows).to_json()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where a state was taken, whatever the world size was there.
+        """Let the next pass continue where a state was taken, whatever the world size was there.
+
+        Where no rank has a step left, the next pass is the next epoch.
 
         Args:
             state: What :meth:`state_dict` returned, on any rank.
 
         Raises:
-            CursorMismatchError: It belongs to another dataset, version, filter, shuffle or number of lanes.
+            CursorMismatchError: It belongs to another dataset, version, filter, shuffle, global batch or number of
+                lanes.
             InvalidArgumentError: It is no state of a shard.
         """
         cursor = Cursor.from_json(state)
-        own = self._cursor
-        cursor.check(own.fingerprint, self._layout.lanes or cursor.lanes, own.order)
-        self._layout.schedule(len(self._source.order), cursor.lanes, cursor.rows)
-        self._cursor = cursor
-        self._is_loaded = True
+        own, layout = self._position.cursor, self._layout
+        cursor.check(own.fingerprint, layout.lanes or cursor.lanes, own.order, layout.global_batch)
+        cursor = replace(cursor, global_batch=layout.global_batch)
+        self._position.load(cursor, is_end=self._schedule(cursor).steps == 0)
 
     def set_epoch(self, epoch: int) -> None:
-        """Stand at the start of an epoch.
+        """Let the next pass read an epoch.
 
         Directly after :meth:`load_state_dict` the loaded position is kept if it lies in that epoch, so that a loop
-        which sets the epoch each time goes on correctly.
+        which sets the epoch each time continues correctly: at the very end of the epoch with a pass of no batch.
 
         Raises:
             InvalidArgumentError: ``epoch`` is no whole number of at least 0.
         """
-        start = Cursor.at_start(self._cursor.fingerprint, self._cursor.lanes, self._cursor.order, epoch)
-        if not (self._is_loaded and start.epoch == self._cursor.epoch):
-            self._cursor = start
-            self._is_loaded = False
+        self._position.set_epoch(epoch)
 
     def iter_batches(
         self,
@@ -209,7 +213,7 @@ class LanceShard(DataIterator):
 
     def iter_rows(self) -> Iterable[dict[str, Any]]:
         """The rest of the epoch row by row. The state moves with the last row of each batch, so by whole steps."""
-        return Restartable(self._rows)
+        return Passes(self._rows, lambda: rows_of(self.schedule))
 
     def schema(self) -> Any:
         """The ``ray.data.Schema`` of the rows."""
@@ -217,18 +221,26 @@ class LanceShard(DataIterator):
 
     def stats(self) -> str:
         """Ray's statistics of the last pass; empty before the first."""
-        return "" if self._last_pass is None else str(self._last_pass.stats())
+        return "" if self._last_pass is None else self._last_pass.stats()
+
+    def metrics(self) -> LoaderMetrics:
+        """What this shard has delivered since the worker got it; see :class:`~ray_lance.metrics.LoaderMetrics`.
+
+        Bytes are those of the rows as they come out of the transformations. Rows never come from memory, and faults of
+        the storage are retried, and logged, in the read tasks: those are not counted here.
+        """
+        return self._meter.metrics(self._last_pass)
 
     def get_context(self) -> DataContext:
         """The settings that passes run with."""
         return self._dataset.context
 
     def __repr__(self) -> str:
-        schedule = self.schedule
+        schedule, cursor = self.schedule, self._position.cursor
         return (
             f"LanceShard({self._dataset.name!r}, rank={schedule.rank}, world_size={schedule.world_size}, "
             f"batch_size={schedule.batch_size}, steps_per_epoch={schedule.rank_steps}, dropped={schedule.dropped}, "
-            f"padded={schedule.padded}, epoch={self._cursor.epoch}, rows={self._cursor.rows})"
+            f"padded={schedule.padded}, epoch={cursor.epoch}, rows={cursor.rows})"
         )
 
     def _iter_batches(
@@ -256,54 +268,58 @@ class LanceShard(DataIterator):
                 f"local_shuffle_buffer_size={local_shuffle_buffer_size}, local_shuffle_seed={local_shuffle_seed}: the "
                 "order is the permutation's; shuffle with read_lance(..., shuffle=seed)"
             )
-        return Restartable(lambda: self._batches(options))
+        return Passes(lambda: self._batches(options), self.__len__)
 
-    def _batches(self, options: Mapping[str, Any]) -> Iterator[Any]:
-        for cursor, batch in self._steps(options):
-            self._cursor = cursor
+    def _batches(self, options: Mapping[str, Any]) -> Generator[Any, None, None]:
+        for moved, batch in self._steps(options):
+            moved()
             yield batch
 
-    def _rows(self) -> Iterator[dict[str, Any]]:
-        for cursor, batch in self._steps({"batch_format": None, "prefetch_batches": 1}):
+    def _rows(self) -> Generator[dict[str, Any], None, None]:
+        for moved, batch in self._steps({"batch_format": None, "prefetch_batches": 1}):
             block = BlockAccessor.for_block(BlockAccessor.batch_to_block(batch))
             *rows, last = block.iter_rows(public_row_format=True)
             yield from rows
-            self._cursor = cursor
+            moved()
             yield last
 
-    def _steps(self, options: Mapping[str, Any]) -> Iterator[tuple[Cursor, Any]]:
-        """Each batch of a pass with the cursor after it; moves on to the next epoch at the end."""
-        schedule, start = self._begin()
+    def _steps(self, options: Mapping[str, Any]) -> Generator[tuple[Callable[[], None], Any], None, None]:
+        """Each batch of a pass, with what moves the state behind it."""
+        position, schedule = self._begin()
         if schedule.rank_steps:
-            run = Pass(self._pass_dataset(schedule, start), schedule)
+            run = self._new_pass(schedule, position.start)
             batches = run._iter_batches(batch_size=schedule.batch_size, drop_last=False, **options)
             with closing(iter(batches)) as steps:
-                for step, batch in enumerate(steps, 1):
-                    yield start.advance(schedule.consumed_after(step)), batch
-        self._cursor = start.next_epoch()
+                for step, batch in enumerate(self._meter.timed(run, schedule, steps), 1):
+                    yield partial(position.returned, schedule.consumed_after(step)), batch
+        position.ended()
 
     def _to_ref_bundle_iterator(self) -> tuple[Iterator[Any], Any, Any]:
-        schedule, start = self._begin()
-        run = Pass(self._pass_dataset(schedule, start), schedule)
+        position, schedule = self._begin()
+        run = self._new_pass(schedule, position.start)
         bundles, stats, executor = run._to_ref_bundle_iterator()
 
-        def moving_on() -> Iterator[Any]:
+        def moving_on() -> Generator[Any, None, None]:
             yield from bundles
             assert run is not None  # kept: Ray shuts an execution down with its Ray dataset
-            self._cursor = start.next_epoch()
+            position.ended()
 
-        return moving_on(), stats, executor
+        return ClosedElsewhere(moving_on()), stats, executor
 
-    def _begin(self) -> tuple[BatchSchedule, Cursor]:
-        self._is_loaded = False
-        cursor = self._cursor
-        return self._layout.schedule(len(self._source.order), cursor.lanes, cursor.rows), cursor
+    def _begin(self) -> tuple[PassPosition, BatchSchedule]:
+        close_abandoned()
+        position = self._position.begin()
+        return position, self._schedule(position.start)
 
-    def _pass_dataset(self, schedule: BatchSchedule, cursor: Cursor) -> Dataset:
+    def _schedule(self, cursor: Cursor) -> BatchSchedule:
+        """The steps of this rank through the epoch of a cursor, from there on."""
+        return self._layout.schedule(len(self._source.order), cursor.lanes, cursor.rows)
+
+    def _new_pass(self, schedule: BatchSchedule, cursor: Cursor) -> Pass:
         dataset = with_source(self._dataset, self._source.scheduled(schedule, cursor.epoch))
         dataset.context._execution_idx = cursor.epoch  # what random expressions of Ray Data vary with
-        self._last_pass = dataset
-        return dataset
+        self._last_pass = Pass(dataset, schedule)
+        return self._last_pass
 
     def _get_dataset_tag(self) -> dict[str, Any]:
         return {"dataset": self._dataset.get_dataset_id(), "split_index": self._layout.rank}

@@ -14,10 +14,10 @@ from ray.data._internal.logical.interfaces import LogicalPlan
 from ray.data._internal.logical.operators import MapBatches, Read
 
 from ray_lance.data.datasource import LanceDatasource
-from ray_lance.data.permuted import PermutationDatasource
+from ray_lance.data.permuted import PermutationDatasource, check_numbered
 from ray_lance.errors import InvalidArgumentError
 
-__all__ = ["read_cpus", "scheduled_source", "with_source"]
+__all__ = ["check_source", "read_cpus", "scheduled_source", "with_source"]
 
 
 def scheduled_source(name: str, dataset: Dataset) -> PermutationDatasource:
@@ -39,6 +39,22 @@ def scheduled_source(name: str, dataset: Dataset) -> PermutationDatasource:
         return PermutationDatasource.of(read.datasource)
     except InvalidArgumentError as error:
         raise InvalidArgumentError(f"dataset {name!r}: {error}") from None
+
+
+def check_source(name: str, dataset: Dataset) -> int | None:
+    """Refuse, without looking up rows, what :func:`scheduled_source` refuses.
+
+    Returns:
+        The number of rows, where it is known without reading.
+    """
+    source = _lance_read(name, dataset).datasource
+    if isinstance(source, PermutationDatasource):
+        return len(source.order)
+    try:
+        check_numbered(source)
+    except InvalidArgumentError as error:
+        raise InvalidArgumentError(f"dataset {name!r}: {error}") from None
+    return None if source.scan.filter is not None else source.scan.tables[0].open().count_rows()
 
 
 def with_source(dataset: Dataset, source: PermutationDatasource) -> Dataset:
@@ -70,7 +86,8 @@ def _lance_read(name: str, dataset: Dataset) -> Any:
             "train with Ray's own ray.train.DataConfig"
         )
     for operator in transformations:
-        if not _keeps_rows(operator):
+        # Without inputs it is a read of its own: what joins it to the first one comes later.
+        if operator.input_dependencies and not _keeps_rows(operator):
             raise InvalidArgumentError(
                 f"dataset {name!r}: {operator.name} changes which rows there are or their order, so that batches "
                 "could not be counted from a cursor. Choose rows with Permutation(source, filter=...), order them "

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import json
+import threading
 from pathlib import Path
 
 import lance
@@ -19,6 +21,7 @@ from ray.train.torch import TorchTrainer
 from ray_lance import CursorMismatchError, InvalidArgumentError, Permutation, read_lance
 from ray_lance.order import BatchSchedule
 from ray_lance.train import DatasetOptions, LanceDataConfig, LanceShard
+from ray_lance.train.closing import close_abandoned
 from tests.datasets import sample_table, write_fragments
 from tests.laws import (
     Run,
@@ -30,6 +33,7 @@ from tests.laws import (
     check_resume,
     check_same_batches,
     check_undisturbed,
+    global_batches,
     sequence,
 )
 
@@ -68,10 +72,10 @@ class ShardExecutor:
     def rank_batches(self, shard, cursor, steps):
         if cursor is not None:
             shard.load_state_dict(json.loads(json.dumps(cursor)))
-        if steps is None:
-            return ids(shard.iter_batches(prefetch_batches=self.prefetch_batches))
+            shard.set_epoch(cursor["epoch"])  # for what is left of it, also where that is nothing
         left = shard.schedule.resume(shard.state_dict()["rows"]).rank_steps
-        return ids(itertools.islice(shard.iter_batches(prefetch_batches=self.prefetch_batches), min(steps, left)))
+        steps = left + 1 if steps is None else min(steps, left)
+        return ids(itertools.islice(shard.iter_batches(prefetch_batches=self.prefetch_batches), steps))
 
 
 @st.composite
@@ -207,12 +211,99 @@ class TestShard:
         first, second = ids(shard.iter_batches()), ids(shard.iter_batches())
         assert [batch.tolist() for batch in first] == [batch.tolist() for batch in second]
 
-    def test_a_pass_that_is_broken_off_is_continued(self, shard):
-        whole = [batch.tolist() for batch in ids(shard.iter_batches())]
+    @pytest.mark.parametrize("steps", [1, 3, 8])
+    def test_a_pass_that_is_broken_off_is_continued_after_loading_its_state_only(self, shard, steps):
+        epochs = [[batch.tolist() for batch in ids(shard.iter_batches())] for _ in range(2)]
         shard.set_epoch(0)
-        for _ in zip(range(3), shard.iter_batches(), strict=False):
+        for _ in zip(range(steps), shard.iter_batches(), strict=False):
             pass
-        assert [batch.tolist() for batch in ids(shard.iter_batches())] == whole[3:]
+        state = shard.state_dict()
+        assert (state["epoch"], state["rows"]) == (0, 32 * steps)
+        assert [batch.tolist() for batch in ids(shard.iter_batches())] == epochs[1]
+        shard.load_state_dict(state)
+        assert [batch.tolist() for batch in ids(shard.iter_batches())] == (epochs[0][steps:] or epochs[1])
+
+    def test_passes_that_run_at_once_are_epochs_of_their_own(self, shard):
+        whole = [[batch.tolist() for batch in ids(shard.iter_batches())] for _ in range(2)]
+        shard.set_epoch(0)
+        batches = shard.iter_batches()
+        steps = zip(batches, batches, strict=True)
+        assert [[one.tolist() for one in ids(pair)] for pair in steps] == [
+            list(pair) for pair in zip(*whole, strict=True)
+        ]
+
+    def test_asking_for_an_iterator_takes_no_epoch(self, shard):
+        for _ in range(3):
+            iter(shard.iter_torch_batches())
+        assert len(list(shard.iter_batches())) == 8
+        assert shard.state_dict()["epoch"] == 1
+
+    def test_lengths_are_those_of_a_whole_epoch(self, shard):
+        shard.load_state_dict({**shard.state_dict(), "rows": 64})
+        assert len(shard) == len(shard.iter_torch_batches()) == len(shard.iter_batches()) == 8
+        assert len(shard.iter_rows()) == 8 * 16
+        assert len(list(shard.iter_batches())) == 8 - 2
+
+    def test_steps_that_the_caller_counts_make_a_state_too(self, shard):
+        shard.load_state_dict({**shard.state_dict(), "rows": 64})
+        states = [shard.state_after(0)]
+        for step, _ in enumerate(shard.iter_batches(), 1):
+            assert shard.state_dict() == shard.state_after(step)
+            states.append(shard.state_after(step))
+        # All batches are there, and the trainer is at the one before the last.
+        assert [state["rows"] for state in states] == [64 + 32 * step for step in range(7)]
+        assert shard.state_after(5) == states[5]
+        with pytest.raises(IndexError):
+            shard.state_after(7)
+
+    def test_what_iterates_is_of_the_type_that_rays_integrations_look_for(self, shard):
+        from ray.data.iterator import _IterableFromIterator
+
+        assert isinstance(shard.iter_torch_batches(), _IterableFromIterator)
+        assert isinstance(shard.iter_batches(), _IterableFromIterator)
+
+    def test_states_of_another_global_batch_are_refused(self, table):
+        dataset = read_lance(table, shuffle=3)
+        state = shards_of(dataset, 2, global_batch_size=32)[0].state_dict()
+        with pytest.raises(CursorMismatchError, match="global_batch: cursor 32, here 16"):
+            shards_of(dataset, 2, global_batch_size=16)[0].load_state_dict(state)
+        of_an_older_release = {key: value for key, value in state.items() if key != "global_batch"}
+        shards_of(dataset, 2, global_batch_size=16)[0].load_state_dict(of_an_older_release)
+
+    @pytest.mark.parametrize("state", [None, [], "state", {}, {"epoch": 0}])
+    def test_what_is_no_state_is_refused(self, shard, state):
+        with pytest.raises(InvalidArgumentError, match="state"):
+            shard.load_state_dict(state)
+
+    def test_a_state_beyond_the_end_is_refused(self, shard):
+        with pytest.raises(CursorMismatchError, match="more than an epoch of 273 rows"):
+            shard.load_state_dict({**shard.state_dict(), "rows": 10**9})
+
+    def test_what_was_delivered_is_counted(self, table):
+        shard = shards_of(read_lance(table, columns=["id"]), 2, global_batch_size=32, tail="uneven")[0]
+        nothing = shard.metrics()
+        assert (nothing.batches, nothing.rows, nothing.bytes, nothing.queue_depth) == (0, 0, 0, 0)
+        rows = sum(len(batch) for batch in ids(shard.iter_batches())) + 16
+        next(iter(shard.iter_torch_batches()))
+        read = shard.metrics()
+        assert (read.batches, read.rows, read.bytes) == (9 + 1, rows, 8 * rows)
+        assert read.seconds_waited > 0
+        assert (read.queue_depth, read.retries, read.rows_from_memory) == (0, 0, 0)
+
+    def test_a_pass_left_in_a_cycle_leaves_no_threads(self, shard):
+        next(iter(shard.iter_batches()))  # with which threads begin that stay
+        before = set(threading.enumerate())
+        iterator = iter(shard.iter_batches())
+        next(iterator)
+        begun, cycle = set(threading.enumerate()) - before, [iterator]
+        cycle.append(cycle)
+        del iterator, cycle
+        gc.collect()
+        close_abandoned()
+        for thread in begun:
+            thread.join(timeout=30)
+        assert begun
+        assert not any(thread.is_alive() for thread in begun)
 
     @pytest.mark.parametrize(("epoch", "rows"), [(4, 64), (5, 0), (0, 0)])
     def test_set_epoch_keeps_a_loaded_position_in_that_epoch(self, shard, epoch, rows):
@@ -224,9 +315,13 @@ class TestShard:
         assert shard.state_dict()["rows"] == 0
 
     def test_a_state_at_the_end_of_an_epoch_has_nothing_left_but_the_next(self, shard):
-        shard.load_state_dict({**shard.state_dict(), "rows": 8 * 32})
-        assert list(shard.iter_batches()) == []
-        assert shard.state_dict()["epoch"] == 1
+        state = {**shard.state_dict(), "rows": 8 * 32}
+        for epochs, steps in [([], 8), ([0], 0), ([1], 8)]:
+            shard.load_state_dict(state)
+            for epoch in epochs:
+                shard.set_epoch(epoch)
+            assert len(list(shard.iter_batches())) == steps
+            assert shard.state_dict()["epoch"] == 1 + (steps > 0)
 
     def test_lanes_come_from_the_state_unless_they_are_set(self, table):
         dataset = read_lance(table, shuffle=3)
@@ -317,7 +412,8 @@ class TestConfig:
             (lambda uri: read_lance(uri).limit(5), "changes which rows there are or their order"),
             (lambda uri: read_lance(uri).random_shuffle(), "RandomShuffle changes which rows there are"),
             (lambda uri: read_lance(uri).filter(lambda row: True), "Filter.* changes which rows there are"),
-            (lambda uri: read_lance(uri).union(read_lance(uri)), "changes which rows|does not read"),
+            (lambda uri: read_lance(uri).union(read_lance(uri)), "dataset 'train': Union changes which rows"),
+            (lambda uri: read_lance(uri).union(ray.data.range(5)), "dataset 'train': Union changes which rows"),
             (lambda uri: read_lance([uri, uri]), "dataset 'train': uri names 2 datasets"),
             (lambda uri: read_lance(uri, fragment_ids=[1]), "dataset 'train': fragment_ids do not apply"),
             (
@@ -352,15 +448,119 @@ class TestConfig:
         finally:
             ray.util.remove_placement_group(group)
 
-    @pytest.mark.parametrize(("tail", "steps"), [("drop", 0), ("pad", 1), ("uneven", 1)])
-    def test_fewer_rows_than_a_batch(self, table, tail, steps):
+    @pytest.mark.parametrize("tail", ["pad", "uneven"])
+    def test_fewer_rows_than_a_batch(self, table, tail):
         run = ShardExecutor(read_lance(table, filter="id < 3"), global_batch_size=8, lanes=2, tail=tail)(2)
-        assert max(len(batches) for batches in run.batches) == steps
+        assert max(len(batches) for batches in run.batches) == 1
 
-    @pytest.mark.parametrize("tail", TAILS)
-    def test_no_rows_at_all(self, table, tail):
-        run = ShardExecutor(read_lance(table, filter="id < 0"), global_batch_size=8, tail=tail)(2)
-        assert run.batches == [[], []]
+    @pytest.mark.parametrize(
+        ("filter", "tail", "message"),
+        [
+            ("id < 3", "drop", "dataset 'train' has 3 rows, and a step takes 8 over all ranks: no step could be made"),
+            *(("id < 0", tail, "dataset 'train' has no rows") for tail in TAILS),
+        ],
+    )
+    def test_an_epoch_without_a_step_is_refused(self, table, filter, tail, message):
+        with pytest.raises(InvalidArgumentError, match=message):
+            shards_of(read_lance(table, filter=filter), 2, global_batch_size=8, tail=tail)
+
+    def test_dropped_rows_are_reported_once(self, table, caplog):
+        config = LanceDataConfig(global_batch_size=32, datasets={"val": {"tail": "uneven"}})
+        datasets = {"train": read_lance(table), "val": read_lance(table)}
+        config.check(datasets, ray.train.ScalingConfig(num_workers=2))
+        for _ in range(2):
+            config.configure(datasets, 2, None, None)
+        assert [record.getMessage() for record in caplog.records] == [
+            "dataset 'train': 273 rows, 8 steps of 32 in an epoch, 17 rows dropped at its end (tail='pad' or 'uneven' "
+            "would not drop them)"
+        ]
+
+
+class TestModelParallelRanks:
+    def test_ranks_of_one_group_get_equal_batches_and_the_groups_share_a_step(self, table):
+        dataset = read_lance(table, shuffle=3, columns=["id"])
+        config = {"global_batch_size": 32, "lanes": 2}
+        batches = [ids(one.iter_batches()) for one in shards_of(dataset, 4, data_parallel=[0, 1, 0, 1], **config)]
+        for one, other in [(0, 2), (1, 3)]:
+            assert [batch.tolist() for batch in batches[one]] == [batch.tolist() for batch in batches[other]]
+        check_same_batches({"plain": ShardExecutor(dataset, **config)(2), "groups": Run(batches[:2])})
+
+    def test_a_state_is_continued_under_another_map(self, table):
+        dataset = read_lance(table, shuffle=3, columns=["id"])
+        config = {"global_batch_size": 32, "lanes": 2}
+        legs = [({"data_parallel": 2}, 4, 3), ({"data_parallel": {0: 0, 1: 0}}, 2, 2), ({}, 2, None)]
+        found, state = [], None
+        for options, world_size, steps in legs:
+            shards = shards_of(dataset, world_size, **config, **options)
+            for one in shards:
+                one.load_state_dict(state or one.state_dict())
+            batches = [ids(itertools.islice(one.iter_batches(), steps)) for one in shards]
+            state = shards[-1].state_dict()
+            leaders = {one.schedule.rank: own for one, own in zip(shards, batches, strict=True)}
+            found += global_batches(Run([leaders[rank] for rank in sorted(leaders)]))
+        assert found == global_batches(ShardExecutor(dataset, **config)(1))
+
+
+@pytest.fixture
+def two_workers():
+    return {"scaling_config": ray.train.ScalingConfig(num_workers=2)}
+
+
+class TestTrainersAreRefusedOnTheDriver:
+    """When they are built: what their workers would say would come late, and wrapped."""
+
+    @pytest.mark.parametrize(
+        ("make", "options", "message"),
+        [
+            (lambda uri: ray.data.range(10), {}, "dataset 'train' does not read a Lance table"),
+            (lambda uri: read_lance(uri).union(read_lance(uri)), {}, "dataset 'train': Union changes"),
+            (lambda uri: read_lance(uri).limit(5), {}, "changes which rows there are"),
+            (lambda uri: read_lance([uri, uri]), {}, "dataset 'train': uri names 2 datasets"),
+            (lambda uri: uri, {}, "dataset 'train' is .*table.lance', and must be a Ray dataset"),
+            (read_lance, {"global_batch_size": 100_000}, "273 rows, and a step takes 100000"),
+            (read_lance, {"global_batch_size": 33}, "33 rows does not divide by world_size=2"),
+            (read_lance, {"lanes": 32, "global_batch_size": 48}, "lanes=32 does not divide global_batch_size=48"),
+            (read_lance, {"global_batch_size": None}, "dataset 'train' has no batch size"),
+            (read_lance, {"datasets": {"trian": {"tail": "uneven"}}}, r"options for \['trian'\].*are \['train'\]"),
+            (read_lance, {"data_parallel": [0, 1, 1]}, "one entry for each of the 2 ranks"),
+        ],
+    )
+    def test_what_workers_would_refuse(self, table, two_workers, make, options, message):
+        with pytest.raises(InvalidArgumentError, match=message):
+            TorchTrainer(
+                print,
+                datasets={"train": make(table)},
+                dataset_config=LanceDataConfig(**{"global_batch_size": 16, **options}),
+                **two_workers,
+            )
+
+    @pytest.mark.parametrize(
+        ("scaling", "message"),
+        [
+            ({"num_workers": 4}, "of the cluster's 4 CPUs 4 go to ScalingConfig's workers"),
+            ({"num_workers": (1, 3)}, "does not divide by world_size=3"),
+            ({"num_workers": 0}, "num_workers=0.* would be ignored"),
+        ],
+    )
+    def test_workers_that_cannot_read(self, table, scaling, message):
+        with pytest.raises(InvalidArgumentError, match=message):
+            TorchTrainer(
+                print,
+                datasets={"train": read_lance(table)},
+                dataset_config=LanceDataConfig(global_batch_size=16),
+                scaling_config=ray.train.ScalingConfig(**scaling),
+            )
+
+    def test_what_workers_would_take(self, table, two_workers):
+        config = LanceDataConfig(global_batch_size=16, datasets={"val": {"tail": "uneven"}})
+        datasets = {
+            "train": read_lance(table),
+            "val": lambda: read_lance(table),
+            "few": read_lance(table, filter="id<0"),
+        }
+        trainer = TorchTrainer(print, datasets=datasets, dataset_config=config, **two_workers)
+        assert trainer.data_config is config
+        assert bool(config)
 
 
 def train_and_log(config):

@@ -18,6 +18,9 @@ from ray_lance.parallel import data_parallel_ranks
         ({3: 0, 1: 0, 0: 1, 2: 1}, (1, 0, 1, 0)),
         (lambda rank, world_size: rank // (world_size // 2), (0, 0, 0, 1, 1, 1)),
         (range(3), (0, 1, 2)),
+        (2, (0, 0, 1, 1)),
+        (np.int64(1), (0, 0, 0)),
+        (4, (0, 1, 2, 3)),
     ],
 )
 def test_each_rank_has_its_group(data_parallel, ranks):
@@ -35,8 +38,11 @@ def test_each_rank_has_its_group(data_parallel, ranks):
         ([0, 0, 0.5, 1], "data_parallel of rank 2=0.5"),
         ([0, 0, True, 1], "data_parallel of rank 2=True"),
         (lambda *_: None, "data_parallel of rank 0=None"),
-        (2, "data_parallel=2 must be the data-parallel rank of each rank"),
-        ("0011", "must be the data-parallel rank of each rank"),
+        (3, "data_parallel=3 must divide world_size=4"),
+        (0, "data_parallel=0 must divide world_size=4"),
+        (True, "data_parallel=True must be the number of data-parallel ranks"),
+        (2.0, "data_parallel=2.0 must be the number of data-parallel ranks"),
+        ("0011", "or the data-parallel rank of each rank"),
     ],
 )
 def test_what_is_no_grouping_is_refused(data_parallel, message):

@@ -64,3 +64,37 @@ def test_a_batch_that_does_not_divide_is_refused(options, message):
 
 def test_ray_adds_no_coordinator():
     assert LanceDataConfig(batch_size=1)._datasets_to_split == []
+
+
+@pytest.mark.parametrize(
+    ("datasets", "message"),
+    [
+        ({"val": {"tial": "uneven"}}, r"datasets\['val'\] has an unknown option 'tial': the options are"),
+        ({"val": {"tail": "trim"}}, r"datasets\['val'\]: tail='trim' must be one of"),
+        ({"val": "uneven"}, r"datasets\['val'\]='uneven' must be DatasetOptions, or a dict of"),
+        ({"val": None}, r"datasets\['val'\]=None must be"),
+        (["val"], r"datasets=\['val'\] must map names"),
+    ],
+)
+def test_options_of_a_dataset_that_are_none_are_refused_at_once(datasets, message):
+    with pytest.raises(InvalidArgumentError, match=message):
+        LanceDataConfig(global_batch_size=64, datasets=datasets)
+
+
+def test_options_of_a_dataset_may_be_a_dict():
+    by_dict, by_class = (
+        LanceDataConfig(global_batch_size=64, datasets={"val": options})._layouts("val", 2)
+        for options in ({"tail": "uneven", "batch_size": 8}, DatasetOptions(tail="uneven", batch_size=8))
+    )
+    assert by_dict == by_class == [ShardLayout(16, 2, rank, None, "uneven") for rank in range(2)]
+
+
+@pytest.mark.parametrize("data_parallel", [0, 1.5, True, "dp", [], [0, 2], {1: 0}])
+def test_what_is_no_map_of_ranks_is_refused_at_once(data_parallel):
+    with pytest.raises(InvalidArgumentError, match="data_parallel="):
+        LanceDataConfig(global_batch_size=8, data_parallel=data_parallel)
+
+
+def test_layouts_of_one_data_parallel_rank_are_equal():
+    config = LanceDataConfig(global_batch_size=8, data_parallel=lambda rank, world_size: rank % 2)
+    assert config._layouts("train", 4) == [ShardLayout(8, 2, rank % 2) for rank in range(4)]
