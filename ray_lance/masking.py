@@ -78,7 +78,13 @@ def without_secrets(error: _E) -> _E:
     """``error``, or one of the same type with a masked text where its own shows secrets."""
     if error is None or (masked := mask(text := str(error))) == text:
         return error
-    return type(error)(masked).with_traceback(error.__traceback__)
+    # Not by the constructor, which may take other arguments than a message.
+    shown = type(error).__new__(type(error), masked)
+    shown.args = (masked,)
+    shown.__dict__.update(
+        {name: masked if isinstance(value, str) and value == text else value for name, value in error.__dict__.items()}
+    )
+    return shown.with_traceback(error.__traceback__)
 
 
 def _pattern(secret: str) -> str:

@@ -10,12 +10,12 @@ import pyarrow as pa
 
 from ray_lance.order.rows import RowArray
 from ray_lance.paths import sql_path
+from ray_lance.scan.blobs import with_blobs
 from ray_lance.scan.delivery import with_fragment_id
 from ray_lance.scan.layout import layout_of
 from ray_lance.scan.places import sorted_rows, to_places
 from ray_lance.scan.row_sets import number_of_runs, row_set
 from ray_lance.scan.scan import FRAGMENT_ID, ROW_ADDRESS, Scan
-from ray_lance.table import TableRef
 
 __all__ = ["take_in_pieces", "take_rows"]
 
@@ -144,21 +144,12 @@ def _take(scan: Scan, rows: RowArray, are_offsets: bool) -> Iterator[pa.Table]:
     while True:
         piece = numbers[start : start + count]
         taken = take(piece, columns)
-        taken = _with_blobs(taken, table, blobs, {"indices" if are_offsets else "ids": piece})
+        taken = with_blobs(taken, table, blobs, {"indices" if are_offsets else "ids": piece})
         yield taken
         start += len(piece)
         if start >= len(numbers):
             return
         count = max(1, _PIECE_BYTES * len(piece) // max(1, taken.nbytes))
-
-
-def _with_blobs(taken: pa.Table, table: TableRef, blobs: dict[str, str], rows: dict[str, list[int]]) -> pa.Table:
-    """``taken`` with the contents of its blob columns, of which takes give only descriptors."""
-    for name, column in blobs.items():
-        values = [value for _, value in table.open().read_blobs(column, **rows, preserve_order=True)]
-        field = pa.field(name, pa.large_binary(), table.open().schema.field(column).nullable)
-        taken = taken.append_column(field, pa.array(values, field.type))
-    return taken
 
 
 def _take_columns(scan: Scan, blobs: dict[str, str]) -> list[str] | dict[str, str]:

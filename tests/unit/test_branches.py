@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ray_lance import Permutation
+from ray_lance import Permutation, blob
 from ray_lance.errors import DatasetNotFoundError, InvalidArgumentError
 from ray_lance.handles import handles
 from ray_lance.io_uring import uring_uri
@@ -19,6 +19,7 @@ from ray_lance.torch import LanceIterableDataset, LanceMapDataset
 from ray_lance.versions import branch_of
 from tests.branches import BRANCHES, WAYS, branched, open_branch, rows_of
 from tests.datasets import sample_table
+from tests.writes import write_tables
 
 IS_NAMED_AS_LANCE_ALLOWS = ("a/b/c", "tree/x", "x/tree/y", "ü", "-x", "A_b-c.1", "data", "dev/tree/dev")
 
@@ -220,3 +221,23 @@ def test_the_branch_is_read_from_a_manifest_of_any_length(tmp_path):
 
     assert branch_of(lance.dataset(uri)._ds.serialized_manifest()) is None
     assert branch_of(branch._ds.serialized_manifest()) == "b" * 200
+
+
+@pytest.mark.parametrize("stable", [False, True])
+@pytest.mark.parametrize("version", [1, 2])
+def test_blobs_of_a_branch_are_read_where_its_origin_has_them(tmp_path, version, stable):
+    uri, clone = str(tmp_path / "blobs"), str(tmp_path / "clone")
+    schema = pa.schema([("id", pa.int64()), blob("My blob", version=version)])
+    rows = pa.table({"id": range(6), "My blob": pa.array([b"z" * n if n else None for n in range(6)])})
+    options = {"data_storage_version": "2.1" if version == 1 else "2.2", "enable_stable_row_ids": stable}
+    write_tables(uri, [rows], schema=schema, **options)
+    main = lance.dataset(uri)
+    main.delete("id = 2")
+    main.create_branch("dev")
+    main.shallow_clone(clone, main.version)
+    write_tables(f"{uri}/tree/dev", [rows], mode="append")
+
+    for source, positions in ((f"{uri}/tree/dev", [9, 4, 0, 3]), (clone, [4, 4, 1, 0])):
+        for permutation in (Permutation(source), Permutation(source, "id >= 0")):
+            taken = permutation.fetch(positions, ["My blob", "id"], format="python")
+            assert [len(row["My blob"] or b"") for row in taken] == [row["id"] for row in taken]
