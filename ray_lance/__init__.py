@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     )
     from ray_lance.permutation import Permutation
     from ray_lance.table import TableRef
+    from ray_lance.tensor_fields import tensor
     from ray_lance.write.options import WriteSummary
 
 __version__ = "0.1.0"
@@ -53,6 +54,7 @@ __all__ = [
     "blob",
     "explain",
     "read_lance",
+    "tensor",
     "write_lance",
 ]
 
@@ -67,6 +69,7 @@ _HOMES = {
     "blob": "ray_lance.blobs",
     "explain": "ray_lance.api",
     "read_lance": "ray_lance.api",
+    "tensor": "ray_lance.tensor_fields",
     "write_lance": "ray_lance.api",
 }
 

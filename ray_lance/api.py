@@ -17,6 +17,7 @@ from ray_lance.data.compute import Compute
 from ray_lance.data.datasink import write
 from ray_lance.data.explain import explain_dataset
 from ray_lance.data.read import Namespace, ReadOptions, read, read_permutation, table_refs, write_target
+from ray_lance.data.rows_given import as_dataset
 from ray_lance.decode import Decode
 from ray_lance.errors import InvalidArgumentError
 from ray_lance.permutation import Permutation
@@ -321,8 +322,10 @@ def write_lance(
     """Write a Ray dataset as a Lance dataset, in one atomic commit.
 
     Numpy and torch tensors become standard Arrow types that every Lance reader understands: one dimension per row
-    ``fixed_size_list``, more ``arrow.fixed_shape_tensor``, ragged rows ``list``. On any failure the files that were
-    written are removed.
+    ``fixed_size_list``, more ``arrow.fixed_shape_tensor``; rows of different shapes ``list``, or
+    ``arrow.variable_shape_tensor``. Where blocks differ in the type of a column, it gets the narrowest type that holds
+    the values of all of them; files written before that was known are written again. On any failure the files that
+    were written are removed.
 
     Args:
         dataset: The rows to write.
@@ -335,7 +338,9 @@ def write_lance(
         update: Merge: replace existing rows of the same key.
         insert: Merge: add rows whose key does not exist.
         delete_missing: Merge: delete existing rows whose key is not among the new ones.
-        schema: Schema of a new dataset, or the fields that differ from what is inferred. Default: inferred.
+        schema: Schema of a new dataset, or the fields that differ from what is inferred; :func:`ray_lance.blob` and
+            :func:`ray_lance.tensor` make such fields. Default: inferred from all the blocks. A column in which there
+            is no value needs it.
         target_bytes_per_file: Bytes of Arrow data per file.
         max_rows_per_file: Most rows per file.
         data_storage_version: Version of the Lance file format, such as ``"2.1"``.
@@ -353,10 +358,13 @@ def write_lance(
     Raises:
         DatasetExistsError: ``mode="create"`` where a dataset exists or appeared during the write.
         DatasetNotFoundError: ``mode="append"`` or ``"merge"`` where there is none.
-        SchemaMismatchError: The rows do not fit the dataset without losing something.
-        InvalidArgumentError: An argument breaks its rule, or two contradict each other.
+        SchemaMismatchError: The rows do not fit the dataset, or each other, without losing something; or there is no
+            value that tells the type of a column.
+        InvalidArgumentError: An argument breaks its rule, or two contradict each other; or a column has a name by which
+            it could not be read.
         CommitError: Nothing was committed.
     """
+    dataset = as_dataset(dataset)
     options = WriteOptions(
         mode=mode,
         on=(on,) if isinstance(on, str) else tuple(on or ()),

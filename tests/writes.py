@@ -17,6 +17,7 @@ from ray_lance.table import TableRef
 from ray_lance.write.cleanup import give_up, remove_uncommitted
 from ray_lance.write.commit import Committed, Send, commit_rows
 from ray_lance.write.fragments import Rows, TableRows, write_files
+from ray_lance.write.inferred import agreed_schema
 from ray_lance.write.job import WriteJob, begin
 from ray_lance.write.merge import ADDRESSES, BUCKET, ROW_ID, commit_merge, match, with_bucket, with_row_ids
 from ray_lance.write.options import WriteOptions
@@ -131,7 +132,7 @@ def write_tables(
     job = begin(TableRef.of(uri) if isinstance(uri, str) else uri, WriteOptions(**options))
     blocks = [TableRows(table) if isinstance(table, pa.Table) else table for table in tables]
     if job.schema is None:
-        job = job.with_schema(blocks[0].rows.schema)
+        job = job.with_schema(agreed_schema([block.rows.schema for block in blocks], job.options))
     place = storage(job.storage())
     try:
         files = write_files(blocks, job, place)

@@ -35,6 +35,7 @@ from ray_lance.write.column_record import ColumnRecord, check_columns, recorded_
 from ray_lance.write.commit import Send
 from ray_lance.write.field_ids import as_stored
 from ray_lance.write.job import WriteJob, begin
+from ray_lance.write.lance_types import lance_schema
 from ray_lance.write.options import WriteOptions
 from ray_lance.write.schema import portable, refuse_null_types
 
@@ -155,11 +156,11 @@ def _prepare(target: WriteJob, compute: Compute, options: BackfillOptions) -> tu
     compute.check_against(dataset.schema)
     scan = compute.scan(target.table, options.where)  # checks the condition and the decoders
     recipe = compute.recipe(options.where, scan.decoders)
-    given = options.schema and portable(as_stored(options.schema, target.file_version))
+    given = options.schema and portable(as_stored(lance_schema(options.schema), target.file_version))
     schema = given or recorded_columns(dataset.schema, recipe)
     if schema is None:
         try:
-            schema = compute.first_schema(target.table, options.where)
+            schema = portable(lance_schema(compute.first_schema(target.table, options.where)))
         except Exception as error:
             own = own_error(error)
             if own is None:

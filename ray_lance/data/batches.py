@@ -20,6 +20,7 @@ from ray_lance.tensors.categories import with_values
 from ray_lance.tensors.from_pandas import from_pandas
 from ray_lance.tensors.kinds import VARIABLE_SHAPE, extension_name
 from ray_lance.tensors.objects import checked
+from ray_lance.write.lance_types import lance_schema
 from ray_lance.write.schema import fit, portable, refuse_null_types, with_fields
 
 __all__ = [
@@ -248,7 +249,7 @@ def _from_mapping(columns: Mapping[str, Any], schema: pa.Schema | None) -> pa.Ta
 
 
 def _check_types(found: pa.Schema, expected: pa.Schema) -> None:
-    found = portable(found)
+    found = portable(lance_schema(found))
     for column in expected:
         dtype = found.field(column.name).type
         if dtype != column.type and not pa.types.is_null(dtype):

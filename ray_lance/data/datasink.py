@@ -15,23 +15,25 @@ from ray.data.block import BlockAccessor
 from ray.data.datasource.datasink import Datasink, WriteResult
 
 from ray_lance.allocator import keep_freed_memory
+from ray_lance.data.arrow_blocks import as_arrow
 from ray_lance.data.checkpoints import refuse_job_checkpoints
 from ray_lance.data.execution import clean_up_after_writes, executed_promptly, running_context
-from ray_lance.data.faults import own_error
+from ray_lance.data.faults import own_error, said_once
+from ray_lance.data.rewriting import TaskResult, in_one_schema
 from ray_lance.errors import (
     CommitError,
     DatasetExistsError,
     InvalidArgumentError,
-    SchemaMismatchError,
 )
 from ray_lance.table import TableRef
-from ray_lance.tensors.blocks import storable, storable_schema
+from ray_lance.tensors.blocks import storable
 from ray_lance.write.cleanup import give_up, remove_uncommitted
 from ray_lance.write.commit import Committed, Send, commit_rows
-from ray_lance.write.fragments import Rows, WrittenFile, write_files
+from ray_lance.write.fragments import Rows, write_files
+from ray_lance.write.inferred import agreed_schema, inferred_schema
 from ray_lance.write.job import WriteJob, begin
 from ray_lance.write.options import WriteOptions, WriteSummary
-from ray_lance.write.schema import portable, refuse_null_types, untyped, with_fields
+from ray_lance.write.schema import portable
 
 if TYPE_CHECKING:
     from ray.data._internal.execution.interfaces import TaskContext
@@ -39,19 +41,6 @@ if TYPE_CHECKING:
 __all__ = ["LanceDatasink", "RayRows", "TaskResult", "run", "write"]
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class TaskResult:
-    """What one write task hands to the driver.
-
-    Attributes:
-        files: The files it published.
-        schema: The schema of their rows; None where there are no files.
-    """
-
-    files: tuple[WrittenFile, ...]
-    schema: pa.Schema | None
 
 
 @dataclass(frozen=True)
@@ -107,6 +96,7 @@ class LanceDatasink(Datasink[TaskResult]):
         self._options = options
         self._send = send
         self._job: WriteJob | None = None
+        self._first_schema: pa.Schema | None = None
         self._started = time.perf_counter()
         self.summary: WriteSummary | None = None
 
@@ -126,7 +116,7 @@ class LanceDatasink(Datasink[TaskResult]):
         return self._job
 
     def on_write_start(self, schema: pa.Schema | None = None) -> None:
-        """Fix the schema that every task writes, from the dataset, the options or the first block.
+        """Check what can be seen of the rows before any of them is written.
 
         From now on a failure and an interrupt are cleaned up after.
         """
@@ -134,21 +124,21 @@ class LanceDatasink(Datasink[TaskResult]):
         job = self.start()
         clean_up_after_writes(self.abort)
         if job.schema is None and isinstance(schema, pa.Schema) and schema.names:
-            seen = _with_fields(storable_schema(schema), self._options)
-            # Of pandas blocks Ray looks at one row, in which values may be missing: then tasks look at more of them.
-            self._job = job if untyped(seen) else job.with_schema(seen)
+            self._first_schema = inferred_schema([schema], self._options)
 
     def write(self, blocks: Iterable[Any], ctx: TaskContext) -> TaskResult:  # noqa: ARG002
         """Write the blocks of one task as files."""
         keep_freed_memory()
         job = self.start()
-        rows = [block for block in self.rows(blocks) if block.num_rows]
-        if not rows:
+        tables = [table for table in map(as_arrow, blocks) if table.num_rows]
+        if not tables:
             return TaskResult((), None)
-        # Sent between processes, a column of tensors of varying shape arrives as Arrow's extension type.
-        inferred = job.schema is None
-        schema = _inferred(rows, self._options) if inferred else portable(job.schema)
-        return TaskResult(tuple(write_files(rows, job.with_schema(schema))), schema)
+        if job.schema is None:
+            schema = inferred_schema((table.schema for table in tables), self._options)
+        else:
+            # Sent between processes, a column of tensors of varying shape arrives as Arrow's extension type.
+            schema = portable(job.schema)
+        return TaskResult(tuple(write_files(self.rows(tables), job.with_schema(schema))), schema)
 
     def rows(self, blocks: Iterable[Any]) -> list[Rows]:
         """The blocks of one task, to be read as often as its retries need."""
@@ -164,8 +154,9 @@ class LanceDatasink(Datasink[TaskResult]):
 
     def _complete(self, write_result: WriteResult[TaskResult]) -> None:
         results = [result for result in write_result.write_returns if result is not None]
-        files = [file for result in results for file in result.files]
         job = self._agree_on_schema([result.schema for result in results if result.schema is not None])
+        results = in_one_schema(job, results)
+        files = [file for result in results for file in result.files]
         done = self._commit(job, results)
         remove_uncommitted(job, [data_file.path for file in files for data_file in file.metadata().files])
         self.summary = WriteSummary(
@@ -200,17 +191,12 @@ class LanceDatasink(Datasink[TaskResult]):
         return self._options.target_bytes_per_file
 
     def _agree_on_schema(self, schemas: list[pa.Schema]) -> WriteJob:
+        """Fix the schema of a new dataset: of the rows, or where there are none, of the Ray dataset."""
         job = self.start()
-        schemas = [portable(schema) for schema in schemas]
         if job.schema is None:
-            if not schemas:
+            if not schemas and self._first_schema is None:
                 raise InvalidArgumentError("schema=None: the Ray dataset is empty; give the schema to write")
-            job = self._job = job.with_schema(schemas[0])
-        wanted = portable(job.schema)
-        for schema in schemas:
-            if not schema.equals(wanted):
-                difference = _first_difference(wanted, schema)
-                raise SchemaMismatchError(f"the blocks differ in their schemas: {difference}; give the schema to write")
+            job = self._job = job.with_schema(agreed_schema(schemas or [self._first_schema], self._options))
         return job
 
     def _commit(self, job: WriteJob, results: Sequence[TaskResult]) -> Committed:
@@ -270,7 +256,8 @@ def run(
     try:
         # A copy, since the caller's Ray dataset keeps the context that it has.
         own = executed_promptly(Dataset.copy(ds, _deep_copy=True))
-        own.write_datasink(sink, ray_remote_args=remote_args, concurrency=concurrency)
+        with said_once():
+            own.write_datasink(sink, ray_remote_args=remote_args, concurrency=concurrency)
     except Exception as error:
         sink.abort()
         cause = own_error(error)
@@ -278,7 +265,7 @@ def run(
             return _nothing_done(begin(job.table.latest(), job.options))
         if cause is None:
             raise
-        raise cause from error
+        raise cause.with_traceback(None) from None
     except BaseException:
         sink.abort()
         raise
@@ -290,33 +277,3 @@ def run(
 def _nothing_done(job: WriteJob) -> WriteSummary:
     version = job.version_before or 0
     return WriteSummary(job.shown_uri, version, version, rows=0, fragments=0, bytes=0, seconds=0.0)
-
-
-def _with_fields(schema: pa.Schema, options: WriteOptions) -> pa.Schema:
-    """The inferred schema with the fields that the options replace."""
-    return storable_schema(with_fields(schema, options.schema)) if isinstance(options.schema, tuple) else schema
-
-
-def _inferred(rows: Sequence[Rows], options: WriteOptions) -> pa.Schema:
-    """The schema of the first row, or of as many blocks as it takes for every column to have a value.
-
-    Raises:
-        SchemaMismatchError: A column has none at all.
-    """
-    schema = _with_fields(rows[0].table(0, 1).schema, options)
-    for block in rows:
-        if not (missing := untyped(schema)):
-            break
-        seen = block.table(0, block.num_rows).schema
-        schema = with_fields(schema, [seen.field(name) for name in missing if name in seen.names])
-    refuse_null_types(schema)
-    return schema
-
-
-def _first_difference(left: pa.Schema | None, right: pa.Schema) -> str:
-    for field in left or ():
-        if field.name not in right.names:
-            return f"{field.name!r} is missing in some"
-        if not field.equals(right.field(field.name)):
-            return f"{field.name!r} is {field.type} and {right.field(field.name).type}"
-    return "the order of columns"

@@ -11,10 +11,11 @@ from ray_lance.paths import sql_path
 from ray_lance.scan.scan import FRAGMENT_ID, META_COLUMNS, ROW_ADDRESS, ROW_ID
 from ray_lance.table import TableRef
 
-__all__ = ["check_names", "meta_among", "readable_names", "refuse_reserved"]
+__all__ = ["LANCES_OWN", "check_names", "meta_among", "readable_names", "refuse_reserved"]
 
-# With a column of such a name, which older versions and alter_columns have let through, every scan fails.
-_LANCES_OWN = (ROW_ID, ROW_ADDRESS, "_rowoffset", "_row_created_at_version", "_row_last_updated_at_version")
+# What Lance adds to a scan. With a stored column of such a name, which older versions and alter_columns have let
+# through, every scan fails.
+LANCES_OWN = (ROW_ID, ROW_ADDRESS, "_rowoffset", "_row_created_at_version", "_row_last_updated_at_version")
 
 _RENAMING = (
     "ename it, which rewrites no data: lance.dataset(uri).alter_columns({{'path': '{path}', 'name': 'renamed'}})"
@@ -24,7 +25,7 @@ _RENAMING = (
 def refuse_reserved(table: TableRef, schema: pa.Schema) -> None:
     """Raise InvalidArgumentError where a stored column has a name with which Lance cannot scan the table."""
     for name in schema.names:
-        if name in _LANCES_OWN:
+        if name in LANCES_OWN:
             raise InvalidArgumentError(
                 f"uri: the dataset at {table} has a column {name!r}, which is Lance's name for a column of its own: "
                 "Lance cannot scan such a dataset. R" + _RENAMING.format(path=name)

@@ -10,8 +10,17 @@ import pyarrow.compute as pc
 
 from ray_lance.errors import SchemaMismatchError
 from ray_lance.tensors.fixed import assemble, take_apart
-from ray_lance.tensors.kinds import FixedShape, VariableShape, extension_name, is_numeric, storage_type, tensor_kind
+from ray_lance.tensors.kinds import (
+    FixedShape,
+    VariableShape,
+    extension_name,
+    is_list,
+    storage_type,
+    tensor_kind,
+)
 from ray_lance.tensors.memory import storage
+from ray_lance.tensors.shapes import Shaped, shaped
+from ray_lance.tensors.values import cast_values, family, time_zone
 
 __all__ = ["conform"]
 
@@ -77,26 +86,72 @@ def _meaning(field: pa.Field) -> Any:
 def _cast(field: pa.Field, array: pa.Array, target: pa.Field) -> pa.Array:
     if array.type == target.type and _meaning(field) == _meaning(target):
         return array
-    source_kind, target_kind = tensor_kind(field), tensor_kind(target)
-    if pa.types.is_null(array.type):
+    if _holds_nothing(array.type):
         return _nulls(len(array), target.type)
+    if pa.types.is_run_end_encoded(array.type):
+        return _cast(field.with_type(array.type.value_type), pc.run_end_decode(array), target)
+    if pa.types.is_dictionary(array.type) and not pa.types.is_dictionary(target.type):
+        return _cast(field.with_type(array.type.value_type), array.dictionary.take(array.indices), target)
+    source_kind, target_kind = tensor_kind(field), tensor_kind(target)
     if isinstance(source_kind, FixedShape) and isinstance(target_kind, FixedShape):
         return _cast_fixed(field, array, target, (source_kind, target_kind))
-    source_type, target_type = storage_type(array.type), storage_type(target.type)
-    if isinstance(target_kind, VariableShape) != isinstance(source_kind, VariableShape) or _marks_differ(field, target):
+    if (reshaped := _reshape(field, array, target)) is not None:
+        return reshaped
+    if _marks_differ(field, target) or isinstance(source_kind, VariableShape) or isinstance(target_kind, VariableShape):
         raise _mismatch(field, target)
     if isinstance(target.type, pa.BaseExtensionType):
-        return _cast_stored(field.name, storage(array), target)
-    array = storage(array)
+        return _cast_marked(field.name, storage(array), target)
+    return _cast_stored(field, storage(array), target)
+
+
+def _holds_nothing(dtype: pa.DataType) -> bool:
+    return bool(pa.types.is_null(dtype.value_type if pa.types.is_dictionary(dtype) else dtype))
+
+
+def _cast_stored(field: pa.Field, array: pa.Array, target: pa.Field) -> pa.Array:
+    source_type, target_type = array.type, target.type
     if source_type == target_type:
         return array
     if pa.types.is_struct(source_type) and pa.types.is_struct(target_type):
         return _cast_struct(field, array, target)
-    if _is_list(source_type) and _is_list(target_type):
+    if is_list(source_type) and is_list(target_type):
         return _cast_list(field, array, target)
-    if _family(source_type) != _family(target_type) or _family(source_type) is None:
+    if pa.types.is_map(source_type) and pa.types.is_map(target_type):
+        return _cast_map(field, array, target)
+    if family(source_type) != family(target_type) or family(source_type) is None:
         raise _mismatch(field, target)
-    return _cast_values(field.name, array, target_type)
+    if time_zone(source_type) != time_zone(target_type):
+        raise _other_zone(field, target)
+    return cast_values(field.name, array, target_type)
+
+
+def _reshape(field: pa.Field, array: pa.Array, target: pa.Field) -> pa.Array | None:
+    """Tensors in another form: of one shape, of varying shape, or as lists in lists. None where it is no such case."""
+    rows = _tensors(field, array, target)
+    if rows is None:
+        return None
+    kind = tensor_kind(target)
+    wanted = rows.value if kind is None else kind.value
+    values = _cast(rows.value.with_name(field.name), rows.values, wanted.with_name(field.name))
+    rows = rows.with_values(wanted, storage(values))
+    if isinstance(kind, VariableShape):
+        return rows.as_variable(target.type)
+    if isinstance(kind, FixedShape) and kind.ndim > 1:
+        return rows.as_fixed(target.type, kind.shape, field.name)
+    lists = rows.as_lists()
+    return _cast(pa.field(field.name, lists.type), lists, target)
+
+
+def _tensors(field: pa.Field, array: pa.Array, target: pa.Field) -> Shaped | None:
+    source, wanted = tensor_kind(field), tensor_kind(target)
+    if isinstance(wanted, VariableShape):
+        return shaped(field, array, wanted.ndim)
+    if wanted is not None and wanted.ndim > 1:
+        return shaped(field, array, wanted.ndim) if wanted.permutation is None else None
+    is_flat_already = isinstance(source, FixedShape) and source.ndim == 1
+    if source is None or is_flat_already or not is_list(target.type):
+        return None
+    return shaped(field, array, source.ndim)
 
 
 def _marks_differ(field: pa.Field, target: pa.Field) -> bool:
@@ -137,7 +192,7 @@ def _cast_fixed(field: pa.Field, array: pa.Array, target: pa.Field, kinds: tuple
     return assemble(target.type, storage(values), len(array), leaves.rows)
 
 
-def _cast_stored(name: str, array: pa.Array, target: pa.Field) -> pa.Array:
+def _cast_marked(name: str, array: pa.Array, target: pa.Field) -> pa.Array:
     stored = target.type.storage_type
     if extension_name(target) == _BLOB and not pa.types.is_struct(array.type):
         # Lance's logical type of blobs: a struct of the bytes, and of a location where they lie elsewhere.
@@ -160,16 +215,17 @@ def _cast_struct(field: pa.Field, array: pa.Array, target: pa.Field) -> pa.Array
             parts.append(_cast(source.with_name(prefix), part, child.with_name(prefix)))
         else:
             parts.append(_nulls(len(array), child.type))
+        if not child.nullable and pc.any(pc.and_(parts[-1].is_null(), array.is_valid())).as_py():
+            raise SchemaMismatchError(
+                f"field {child.name!r} of struct column {field.name!r} is missing or holds nulls, and the schema says "
+                "it is not nullable"
+            )
     mask = array.is_null() if array.null_count else None
     return pa.StructArray.from_arrays(parts, fields=_children(target.type), mask=mask)
 
 
 def _children(dtype: pa.DataType) -> list[pa.Field]:
     return [dtype.field(index) for index in range(dtype.num_fields)]
-
-
-def _is_list(dtype: pa.DataType) -> bool:
-    return bool(pa.types.is_list(dtype) or pa.types.is_large_list(dtype) or pa.types.is_fixed_size_list(dtype))
 
 
 def _cast_list(field: pa.Field, array: pa.Array, target: pa.Field) -> pa.Array:
@@ -199,87 +255,23 @@ def _cast_list(field: pa.Field, array: pa.Array, target: pa.Field) -> pa.Array:
     return pa.Array.from_buffers(target.type, len(array), [validity, narrow.buffers()[1]], children=[values])
 
 
-_FAMILIES: dict[str, Any] = {
-    "number": lambda dtype: is_numeric(dtype) or pa.types.is_decimal(dtype),
-    "bool": pa.types.is_boolean,
-    "text": lambda dtype: (
-        pa.types.is_string(dtype) or pa.types.is_large_string(dtype) or pa.types.is_string_view(dtype)
-    ),
-    "bytes": lambda dtype: (
-        pa.types.is_binary(dtype)
-        or pa.types.is_large_binary(dtype)
-        or pa.types.is_binary_view(dtype)
-        or pa.types.is_fixed_size_binary(dtype)
-    ),
-    "timestamp": pa.types.is_timestamp,
-    "date": pa.types.is_date,
-    "time": pa.types.is_time,
-    "duration": pa.types.is_duration,
-}
-
-
-def _family(dtype: pa.DataType) -> str | None:
-    if pa.types.is_dictionary(dtype):
-        return _family(dtype.value_type)
-    return next((name for name, holds in _FAMILIES.items() if holds(dtype)), None)
-
-
-def _cast_values(name: str, array: pa.Array, dtype: pa.DataType) -> pa.Array:
-    """A cast within one family of types, checked by casting back."""
-    try:
-        cast, lost = _cast_and_check(array, dtype)
-    except pa.ArrowException:
-        lost = _first_failure(array, dtype)
-    if lost is None:
-        return cast
-    raise SchemaMismatchError(
-        f"column {name!r}: {array[lost].as_py()!r} in row {lost} cannot be held exactly by {dtype} (the column is "
-        f"{array.type}): convert the column first if the loss is intended"
+def _cast_map(field: pa.Field, array: pa.Array, target: pa.Field) -> pa.Array:
+    """A map is stored as a list of pairs."""
+    pairs = pa.list_(target.type.field(0))
+    plain = pa.Array.from_buffers(
+        pa.list_(array.type.field(0)),
+        len(array),
+        array.buffers()[:2],
+        offset=array.offset,
+        children=[array.values],
     )
+    stored = _cast_list(field.with_type(plain.type), plain, target.with_type(pairs))
+    return pa.Array.from_buffers(target.type, len(stored), stored.buffers()[:2], children=[stored.values])
 
 
-def _cast_and_check(array: pa.Array, dtype: pa.DataType) -> tuple[pa.Array, int | None]:
-    """The cast array, and the position of the first value that it does not hold exactly (None: it holds all)."""
-    source = array.type
-    # pyarrow's safe casts between integers and floats refuse exact values beyond 2**53.
-    mixed = is_numeric(source) and is_numeric(dtype) and pa.types.is_integer(source) != pa.types.is_integer(dtype)
-    safe = not mixed
-    cast = array.cast(dtype, safe=safe)
-    back = cast.cast(source, safe=safe)
-    same = pc.equal(_comparable(array), _comparable(back))
-    if pa.types.is_floating(source):
-        same = pc.or_(same, pc.is_nan(_comparable(back)))
-    if pa.types.is_floating(source) and pa.types.is_integer(dtype):
-        same = pc.and_(same, _within_limit(array, dtype))
-    elif pa.types.is_integer(source) and pa.types.is_floating(dtype):
-        same = pc.and_(same, _within_limit(cast, source))
-    position = pc.index(same, False).as_py()
-    return cast, None if position < 0 else int(position)
-
-
-def _comparable(array: pa.Array) -> pa.Array:
-    if pa.types.is_dictionary(array.type):
-        return array.dictionary_decode()
-    return array.cast(pa.float32()) if pa.types.is_float16(array.type) else array
-
-
-def _within_limit(floats: pa.Array, integer: pa.DataType) -> pa.Array:
-    """Whether values are finite and lie under the first power of two above ``integer``.
-
-    Processors cast that power, and infinities, to the largest or the smallest integer; those would pass the
-    comparison after casting back.
-    """
-    limit = 2.0 ** (integer.bit_width - pa.types.is_signed_integer(integer))
-    wide = _comparable(floats).cast(pa.float64())
-    return pc.and_(pc.is_finite(wide), pc.less(wide, limit))
-
-
-def _first_failure(array: pa.Array, dtype: pa.DataType) -> int:
-    for position in range(len(array)):
-        try:
-            lost = _cast_and_check(array.slice(position, 1), dtype)[1]
-        except pa.ArrowException:
-            return position
-        if lost is not None:
-            return position
-    return 0
+def _other_zone(field: pa.Field, target: pa.Field) -> SchemaMismatchError:
+    return SchemaMismatchError(
+        f"column {field.name!r} is {field.type}, and the schema asks for {target.type}: the same numbers would mean "
+        "other times, so convert the column to that time zone first, for instance with "
+        "pyarrow.compute.assume_timezone or pandas.Series.dt.tz_convert"
+    )

@@ -24,13 +24,16 @@ __all__ = [
     "FixedShape",
     "VariableShape",
     "bfloat16_field",
+    "child_fields",
     "extension_name",
     "is_bfloat16",
+    "is_list",
     "is_numeric",
     "refuse_pickled",
     "storage_type",
     "tensor_kind",
     "variable_shape_field",
+    "with_children",
 ]
 
 BFLOAT16 = "lance.bfloat16"
@@ -64,6 +67,11 @@ class FixedShape:
         """Elements per row."""
         return math.prod(self.shape)
 
+    @property
+    def ndim(self) -> int:
+        """Dimensions of each row."""
+        return len(self.shape)
+
 
 @dataclass(frozen=True)
 class VariableShape:
@@ -86,10 +94,43 @@ def storage_type(dtype: pa.DataType) -> pa.DataType:
     return dtype.storage_type if isinstance(dtype, pa.BaseExtensionType) else dtype
 
 
+def child_fields(dtype: pa.DataType) -> list[pa.Field]:
+    """The fields of a nested type; none for extension types, which are one thing."""
+    if isinstance(dtype, pa.BaseExtensionType):
+        return []
+    return [dtype.field(index) for index in range(dtype.num_fields)]
+
+
+def with_children(dtype: pa.DataType, children: list[pa.Field]) -> pa.DataType:
+    """A nested type with other fields in it; a type that is not nested, itself."""
+    if pa.types.is_fixed_size_list(dtype):
+        return pa.list_(children[0], dtype.list_size)
+    if pa.types.is_list(dtype):
+        return pa.list_(children[0])
+    if pa.types.is_large_list(dtype):
+        return pa.large_list(children[0])
+    if pa.types.is_map(dtype):
+        key, item = child_fields(children[0].type)
+        return pa.map_(key.with_nullable(False), item, keys_sorted=dtype.keys_sorted)
+    return pa.struct(children) if pa.types.is_struct(dtype) else dtype
+
+
 def is_bfloat16(field: pa.Field) -> bool:
     """Whether ``field`` holds bfloat16 numbers as Lance stores them: two bytes, little endian."""
     stored = storage_type(field.type)
     return pa.types.is_fixed_size_binary(stored) and stored.byte_width == 2 and extension_name(field) == BFLOAT16
+
+
+def is_list(dtype: pa.DataType) -> bool:
+    """Whether ``dtype`` is a list of any kind: of any offsets, of fixed size, or a view."""
+    kinds = (
+        pa.types.is_list,
+        pa.types.is_large_list,
+        pa.types.is_fixed_size_list,
+        pa.types.is_list_view,
+        pa.types.is_large_list_view,
+    )
+    return any(is_kind(dtype) for is_kind in kinds)
 
 
 def is_numeric(dtype: pa.DataType) -> bool:

@@ -14,14 +14,15 @@ import lance
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from lance.fragment import DataFile, write_fragments
+from lance.fragment import DataFile
 
 from ray_lance.errors import CommitError, panics_as_errors
 from ray_lance.scan.scan import ROW_ADDRESS
 from ray_lance.write.column_job import ColumnJob
 from ray_lance.write.column_plan import FragmentWork
+from ray_lance.write.data_file import write_data_file
 from ray_lance.write.field_ids import renumbered
-from ray_lance.write.fragments import WatchedBatches, publications
+from ray_lance.write.fragments import publications
 from ray_lance.write.schema import fit, portable
 from ray_lance.write.storage import Storage
 
@@ -29,8 +30,6 @@ __all__ = ["WrittenColumn", "place", "write_column_file"]
 
 _BATCH_BYTES = 8 * 2**20
 _MAX_BATCH_ROWS = 2**16
-_MAX_FILE_ROWS = 2**31
-_MAX_FILE_BYTES = 2**60
 
 Offsets = npt.NDArray[np.int64]
 
@@ -89,20 +88,9 @@ def write_column_file(
 
 def _stage(job: ColumnJob, work: FragmentWork, tables: Iterable[pa.Table], folder: Path) -> tuple[dict[str, Any], Path]:
     rows = place(_values(tables, job, work), _kept(job, work), work.physical_rows, job.schema)
-    source = WatchedBatches(rows)
-    try:
-        operation = write_fragments(
-            pa.RecordBatchReader.from_batches(job.schema, source),
-            str(folder),
-            mode="create",
-            max_rows_per_file=_MAX_FILE_ROWS,
-            max_bytes_per_file=_MAX_FILE_BYTES,
-            data_storage_version=job.target.file_version,
-            return_transaction=True,
-        ).operation
-    except Exception as error:
-        # Lance reports an error of its source as text inside an error of its own.
-        raise source.error or error from None
+    operation = write_data_file(
+        rows, job.schema, dataset_uri=str(folder), mode="create", data_storage_version=job.target.file_version
+    )
     (file,) = operation.fragments[0].files
     arguments = asdict(file)
     path = arguments.pop("_path")

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from ray_lance.errors import InvalidArgumentError, SchemaMismatchError
 from ray_lance.paths import parse_path
+from ray_lance.write.names import check_names
 from ray_lance.write.schema import portable
 
 __all__ = [
@@ -172,7 +173,7 @@ def check_columns(schema: pa.Schema, columns: pa.Schema, recipe: Recipe, *, over
 
     Raises:
         InvalidArgumentError: A column exists and is not the result of an earlier call with the same recipe, or it is
-            computed from itself.
+            computed from itself, or has a name that it must not have.
         SchemaMismatchError: A column exists with another type.
     """
     circular = [name for name in columns.names if name in {_column_of(path) for path in recipe.input_columns}]
@@ -182,6 +183,7 @@ def check_columns(schema: pa.Schema, columns: pa.Schema, recipe: Recipe, *, over
             "itself could not be continued after a failure; give the new column another name"
         )
     existing = [name for name in columns.names if name in schema.names]
+    check_names(pa.schema([column for column in columns if column.name not in existing]))
     if existing and not overwrite:
         record = _same_record(schema, columns, recipe)
     else:

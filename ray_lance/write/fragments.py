@@ -21,25 +21,22 @@ from typing import Any, Protocol
 
 import lance
 import pyarrow as pa
-from lance.file import LanceFileSession
-from lance.fragment import FragmentMetadata, write_fragments
+from lance.fragment import FragmentMetadata
 
-from ray_lance.errors import CommitError, panics_as_errors
+from ray_lance.errors import panics_as_errors
 from ray_lance.places import below_tree
+from ray_lance.write.data_file import write_data_file
 from ray_lance.write.field_ids import renumbered
 from ray_lance.write.job import WriteJob
 from ray_lance.write.schema import fit
 from ray_lance.write.storage import Storage
 
-__all__ = ["Rows", "TableRows", "WatchedBatches", "WrittenFile", "plan_files", "publications", "write_files"]
+__all__ = ["Rows", "TableRows", "WrittenFile", "plan_files", "publications", "write_files"]
 
 # Rows are taken to be of equal size inside a piece of a file this many times smaller than the file.
 _PIECES_PER_FILE = 16
 # Lance holds several batches at a time, more on a busy machine; larger ones make it no faster.
 _BATCH_BYTES = 4 * 2**20
-# Lance keeps rows per file in 32 bits, and a larger number wraps around.
-_MAX_ROWS = 2**31
-_MAX_BYTES = 2**60
 _LEGACY = "0.1"
 
 
@@ -161,21 +158,7 @@ def _write_file(batches: Callable[[], Iterator[pa.RecordBatch]], job: WriteJob, 
 def _stage(batches: Iterator[pa.RecordBatch], folder: Path, job: WriteJob) -> tuple[FragmentMetadata, Path]:
     """Write ``batches`` as one data file below ``folder``; returns its metadata and the folder it lies in."""
     folder /= below_tree(job.uri)
-    source = WatchedBatches(batches)
-    reader = pa.RecordBatchReader.from_batches(job.schema, source)
-    try:
-        operation = write_fragments(
-            reader,
-            max_rows_per_file=_MAX_ROWS,
-            max_bytes_per_file=_MAX_BYTES,
-            return_transaction=True,
-            **_target(job, folder),
-        ).operation
-    except Exception as error:
-        # Lance reports an error of its source as text inside an error of its own.
-        raise source.error or error from None
-    if len(operation.fragments) != 1:
-        raise CommitError(f"Lance made {len(operation.fragments)} fragments where one was expected")
+    operation = write_data_file(batches, job.schema, **_target(job, folder))
     (fragment,) = operation.fragments
     if isinstance(operation, lance.LanceOperation.Overwrite):
         (file,) = fragment.files
@@ -199,9 +182,7 @@ def _target(job: WriteJob, folder: Path) -> dict[str, Any]:
 
 def _copy_manifest(job: WriteJob, folder: Path) -> None:
     """Lance reads indexes and the values of dictionary columns from the manifest file, so that must be there too."""
-    session = LanceFileSession(
-        job.uri, storage_options=dict(job.storage_options) or None, **job.table.namespace_arguments()
-    )
+    session = job.session()
     version = job.version_before or 0
     # The current naming scheme counts down, the older one counts up.
     names = [f"_versions/{2**64 - 1 - version}.manifest", f"_versions/{version}.manifest"]
@@ -223,21 +204,6 @@ def publications(data_file: Path, name: str) -> Iterator[tuple[Path, str]]:
     yield data_file, f"data/{name}.lance"
 
 
-class WatchedBatches:
-    """Iterates over batches and keeps the error that ended it."""
-
-    def __init__(self, batches: Iterator[pa.RecordBatch]) -> None:
-        self._batches = batches
-        self.error: BaseException | None = None
-
-    def __iter__(self) -> Iterator[pa.RecordBatch]:
-        try:
-            yield from self._batches
-        except BaseException as error:  # an interrupt too, or it would be taken for a fault and the write for retried
-            self.error = error
-            raise
-
-
 def _batches(blocks: Sequence[Rows], start: int, stop: int, job: WriteJob) -> Iterator[pa.RecordBatch]:
     """Rows ``[start, stop)`` of all the blocks as batches of bounded bytes, with the job's schema."""
     first = 0
@@ -247,8 +213,7 @@ def _batches(blocks: Sequence[Rows], start: int, stop: int, job: WriteJob) -> It
         if low >= high:
             continue
         for begin, end, _ in _pieces(block, low, high, _BATCH_BYTES):
-            table = fit(block.table(begin, end), job.schema)
-            yield from _aligned(table).to_batches()
+            yield from fit(block.table(begin, end), job.schema).to_batches()
 
 
 def _pieces(block: Rows, start: int, stop: int, limit: int) -> Iterator[tuple[int, int, int]]:
@@ -259,18 +224,6 @@ def _pieces(block: Rows, start: int, stop: int, limit: int) -> Iterator[tuple[in
         return
     for low, high in _evenly(start, stop, min(size // limit + 1, stop - start)):
         yield from _pieces(block, low, high, limit)
-
-
-def _aligned(table: pa.Table) -> pa.Table:
-    """``table`` with decimals where Lance takes them: at addresses that 16 divides. Blocks of Ray have them at 8."""
-    for index, column in enumerate(table.columns):
-        if "decimal" in str(column.type) and any(_is_misaligned(chunk) for chunk in column.chunks):
-            table = table.set_column(index, table.schema.field(index), column.take(pa.array(range(len(column)))))
-    return table
-
-
-def _is_misaligned(array: pa.Array) -> bool:
-    return any(buffer is not None and buffer.address % 16 for buffer in array.buffers())
 
 
 def _row_at(position: int, rows: list[int], sizes: list[int]) -> int:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 
 import lance
 import pyarrow as pa
+from lance.file import LanceFileSession
 from lance.schema import LanceSchema
 
 from ray_lance.errors import DatasetExistsError, DatasetNotFoundError, InvalidArgumentError, UnknownColumnError
@@ -19,6 +20,8 @@ from ray_lance.table import TableRef
 from ray_lance.tensors.blocks import storable_schema
 from ray_lance.tensors.kinds import RAY_TYPES, extension_name
 from ray_lance.write.field_ids import new_schema
+from ray_lance.write.inferred import checked_schema
+from ray_lance.write.lance_types import lance_schema
 from ray_lance.write.options import WriteOptions
 from ray_lance.write.schema import is_blob, portable, refuse_null_types
 from ray_lance.write.storage import Storage, standing_folder, storage_for
@@ -97,6 +100,12 @@ class WriteJob:
         """The storage that holds the dataset."""
         remember(self.uri, self.storage_options)
         return storage_for(self.uri, self.storage_options, self.table.namespace_arguments(), self.standing)
+
+    def session(self) -> LanceFileSession:
+        """Access to single files of the dataset, by their paths in it."""
+        return LanceFileSession(
+            self.uri, storage_options=dict(self.storage_options) or None, **self.table.namespace_arguments()
+        )
 
     def open_latest(self) -> lance.LanceDataset | None:
         """The dataset as it stands now; None where there is none."""
@@ -211,7 +220,7 @@ def _full_schema(options: WriteOptions) -> pa.Schema | None:
     if not isinstance(options.schema, pa.Schema):
         return None
     refuse_null_types(options.schema)
-    return storable_schema(options.schema)
+    return checked_schema(options.schema)
 
 
 def _exists(table: TableRef) -> str:
@@ -240,7 +249,8 @@ def _check_against(dataset: lance.LanceDataset, options: WriteOptions) -> None:
         if name not in dataset.schema.names:
             raise UnknownColumnError("on", name, dataset.schema.names)
     if options.mode in ("append", "merge") and options.schema is not None:
-        _check_schema(storable_schema(dataset.schema), storable_schema(pa.schema(list(options.schema))))
+        given = pa.schema(list(options.schema))
+        _check_schema(*(lance_schema(storable_schema(schema)) for schema in (dataset.schema, given)))
 
 
 def _refuse_private_types(dataset: lance.LanceDataset, options: WriteOptions) -> None:

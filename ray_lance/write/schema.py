@@ -9,18 +9,21 @@ from lance.blob import BlobType
 
 from ray_lance.errors import SchemaMismatchError, UnknownColumnError
 from ray_lance.tensors.casts import conform
+from ray_lance.tensors.code import fields_code
 from ray_lance.tensors.kinds import (
     BFLOAT16,
     VARIABLE_SHAPE,
     VariableShape,
     bfloat16_field,
+    child_fields,
     extension_name,
     storage_type,
     tensor_kind,
     variable_shape_field,
+    with_children,
 )
 
-__all__ = ["bare_type", "fit", "is_blob", "portable", "refuse_null_types", "untyped", "with_fields"]
+__all__ = ["bare_type", "fit", "is_blob", "portable", "refuse_null_types", "with_fields"]
 
 
 def fit(table: pa.Table, schema: pa.Schema) -> pa.Table:
@@ -56,21 +59,23 @@ def portable(schema: pa.Schema) -> pa.Schema:
 
 
 def refuse_null_types(schema: pa.Schema) -> None:
-    """Refuse a schema that gives a column no type.
+    """Refuse a schema that leaves the type of a column, or of what is in it, open.
 
     Raises:
-        SchemaMismatchError: A column has the null type: all the values seen were None.
+        SchemaMismatchError: There is a null type in a column: all the values seen were None or empty.
     """
-    if names := untyped(schema):
+    if fields := [field for field in schema if _is_open(field.type)]:
         raise SchemaMismatchError(
-            f"columns {names} hold only nulls in the first rows, so their types are unknown; "
-            f"give them, for instance schema=[pyarrow.field({names[0]!r}, pyarrow.string())]"
+            f"columns {[field.name for field in fields]} hold only nulls or empty lists, as far as could be seen, so "
+            f"their types are unknown; give them, for instance {fields_code(fields)}"
         )
 
 
-def untyped(schema: pa.Schema) -> list[str]:
-    """Names of the columns of the null type, which says nothing: all the values seen were None."""
-    return [field.name for field in schema if pa.types.is_null(field.type)]
+def _is_open(dtype: pa.DataType) -> bool:
+    """Whether a null type is in ``dtype``, which says nothing about the values."""
+    if pa.types.is_dictionary(dtype):
+        return _is_open(dtype.value_type)
+    return bool(pa.types.is_null(dtype)) or any(_is_open(child.type) for child in child_fields(dtype))
 
 
 def with_fields(schema: pa.Schema, fields: Iterable[pa.Field]) -> pa.Schema:
@@ -89,7 +94,7 @@ def with_fields(schema: pa.Schema, fields: Iterable[pa.Field]) -> pa.Schema:
 def bare_type(dtype: pa.DataType) -> pa.DataType:
     """``dtype`` as it is stored, without the names of extension types, nested ones included."""
     stored = storage_type(dtype)
-    return _with_children(stored, [pa.field(child.name, bare_type(child.type)) for child in _children(stored)])
+    return with_children(stored, [pa.field(child.name, bare_type(child.type)) for child in child_fields(stored)])
 
 
 def _portable(field: pa.Field) -> pa.Field:
@@ -101,21 +106,26 @@ def _portable(field: pa.Field) -> pa.Field:
         kind = tensor_kind(field)
         assert isinstance(kind, VariableShape)
         return variable_shape_field(field, kind.value, kind.ndim)
-    return field.with_type(_with_children(field.type, [_portable(child) for child in _children(field.type)]))
+    return field.with_type(with_children(field.type, [_portable(child) for child in child_fields(field.type)]))
 
 
-def _children(dtype: pa.DataType) -> list[pa.Field]:
-    if isinstance(dtype, pa.BaseExtensionType):
-        return []
-    return [dtype.field(index) for index in range(dtype.num_fields)]
+def _with_blobs(table: pa.Table, field: pa.Field) -> pa.Table:
+    index = table.column_names.index(field.name)
+    chunks = [_blobs(chunk, field) for chunk in table.column(index).chunks]
+    return table.set_column(index, field, pa.chunked_array(chunks, field.type))
 
 
-def _with_children(dtype: pa.DataType, children: list[pa.Field]) -> pa.DataType:
-    """A nested type with other fields in it. Types without a form of their own here stay as they are."""
-    if pa.types.is_fixed_size_list(dtype):
-        return pa.list_(children[0], dtype.list_size)
-    if pa.types.is_list(dtype):
-        return pa.list_(children[0])
-    if pa.types.is_large_list(dtype):
-        return pa.large_list(children[0])
-    return pa.struct(children) if pa.types.is_struct(dtype) else dtype
+def _blobs(array: pa.Array, field: pa.Field) -> pa.Array:
+    """``array`` as Lance's logical blob type: a struct of the bytes, and of a location where they lie elsewhere."""
+    if array.type == field.type:
+        return array
+    storage = array.storage if isinstance(array, pa.ExtensionArray) else array
+    children = list(field.type.storage_type)
+    if pa.types.is_struct(storage.type):
+        fitted = conform(pa.table({field.name: storage}), pa.schema([pa.field(field.name, field.type.storage_type)]))
+        return pa.ExtensionArray.from_storage(field.type, fitted.column(0).combine_chunks())
+    fitted = conform(pa.table({field.name: storage}), pa.schema([pa.field(field.name, pa.large_binary())]))
+    data = fitted.column(0).combine_chunks()
+    elsewhere = [pa.nulls(len(data), child.type) for child in children[1:]]
+    struct = pa.StructArray.from_arrays([data, *elsewhere], fields=children, mask=data.is_null())
+    return pa.ExtensionArray.from_storage(field.type, struct)

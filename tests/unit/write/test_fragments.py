@@ -181,7 +181,7 @@ def test_an_error_of_the_rows_arrives_as_itself(uri, tmp_path):
     good, bad = pa.table({"x": [1, 2]}), pa.table({"x": [3.0, 4.5]})
 
     with pytest.raises(SchemaMismatchError, match=r"'x': 4\.5"):
-        write_tables(uri, [good, bad])
+        write_tables(uri, [good, bad], schema=good.schema)
 
     assert leftovers(tmp_path) == []
 

@@ -1,0 +1,39 @@
+"""Blocks of Ray Data, which are Arrow tables or DataFrames, as Arrow tables."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+from ray.data.block import BlockAccessor
+
+from ray_lance.errors import SchemaMismatchError
+
+__all__ = ["as_arrow"]
+
+
+def as_arrow(block: Any) -> pa.Table:
+    """The rows of ``block`` as an Arrow table: itself where it is one.
+
+    Columns of a DataFrame that hold no value keep the type that their dtype tells. Those of Python objects have the
+    null type then.
+
+    Raises:
+        SchemaMismatchError: A column of a DataFrame holds objects that are no values of one Arrow type.
+    """
+    try:
+        table: pa.Table = BlockAccessor.for_block(block).to_arrow()
+    except pa.ArrowException as error:
+        raise SchemaMismatchError(
+            f"rows of a DataFrame cannot be stored: {error}; give each column values of one type"
+        ) from None
+    return _typed(table, block) if isinstance(block, pd.DataFrame) else table
+
+
+def _typed(table: pa.Table, frame: pd.DataFrame) -> pa.Table:
+    for index, (field, dtype) in enumerate(zip(table.schema, frame.dtypes, strict=False)):  # an index may follow
+        if pa.types.is_null(field.type) and not pd.api.types.is_object_dtype(dtype):
+            dtype = pa.Schema.from_pandas(frame.iloc[:0, [index]], preserve_index=False).types[0]
+            table = table.set_column(index, field.with_type(dtype), pa.nulls(len(table), dtype))
+    return table

@@ -1,0 +1,91 @@
+"""Batches -> one data file in a local folder: the only place where Lance is given rows to write."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import lance
+import pyarrow as pa
+from lance.fragment import write_fragments
+
+from ray_lance.errors import CommitError
+from ray_lance.tensors.memory import storage
+
+__all__ = ["WatchedBatches", "write_data_file"]
+
+# Lance keeps rows per file in 32 bits, and a larger number wraps around.
+_MAX_ROWS = 2**31
+_MAX_BYTES = 2**60
+
+
+class WatchedBatches:
+    """Iterates over batches, in a layout that Lance takes, and keeps the error that ended it."""
+
+    def __init__(self, batches: Iterator[pa.RecordBatch]) -> None:
+        self._batches = batches
+        self.error: BaseException | None = None
+
+    def __iter__(self) -> Iterator[pa.RecordBatch]:
+        try:
+            for batch in self._batches:
+                yield pa.RecordBatch.from_arrays([_whole(column) for column in batch.columns], schema=batch.schema)
+        except BaseException as error:  # an interrupt too, or it would be taken for a fault and the write for retried
+            self.error = error
+            raise
+
+
+def write_data_file(
+    batches: Iterator[pa.RecordBatch], schema: pa.Schema, **target: Any
+) -> lance.LanceOperation.BaseOperation:
+    """Write ``batches`` as one data file.
+
+    Args:
+        batches: The rows.
+        schema: Their schema.
+        target: Further arguments of ``lance.fragment.write_fragments``: where to, and how.
+
+    Returns:
+        The operation that would make a dataset of the file; it has one fragment.
+
+    Raises:
+        CommitError: Lance made another number of fragments.
+    """
+    source = WatchedBatches(batches)
+    reader = pa.RecordBatchReader.from_batches(schema, source)
+    try:
+        operation = write_fragments(
+            reader, max_rows_per_file=_MAX_ROWS, max_bytes_per_file=_MAX_BYTES, return_transaction=True, **target
+        ).operation
+    except Exception as error:
+        # Lance reports an error of its source as text inside an error of its own.
+        raise source.error or error from None
+    if len(operation.fragments) != 1:
+        raise CommitError(f"Lance made {len(operation.fragments)} fragments where one was expected")
+    return operation
+
+
+def _whole(array: pa.Array) -> pa.Array:
+    """The same values where Lance takes them.
+
+    It panics on structs in structs that are slices, and on numbers of 16 bytes at addresses that 16 does not divide,
+    where blocks of Ray have them.
+    """
+    return pa.concat_arrays([array]) if _is_awkward(array, in_struct=False) else array
+
+
+def _is_awkward(array: pa.Array, *, in_struct: bool) -> bool:
+    array = storage(array)
+    in_struct = in_struct or pa.types.is_struct(array.type)
+    if in_struct and array.offset:
+        return True
+    if pa.types.is_decimal(array.type):
+        return any(buffer is not None and buffer.address % 16 for buffer in array.buffers())
+    return any(_is_awkward(child, in_struct=in_struct) for child in _children(array))
+
+
+def _children(array: pa.Array) -> list[pa.Array]:
+    if pa.types.is_struct(array.type):
+        return [array.field(index) for index in range(array.type.num_fields)]
+    is_list = pa.types.is_list(array.type) or pa.types.is_large_list(array.type) or pa.types.is_map(array.type)
+    return [array.values] if is_list or pa.types.is_fixed_size_list(array.type) else []
