@@ -6,6 +6,7 @@ import logging
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import lance
 import pyarrow as pa
@@ -15,7 +16,7 @@ from lance.schema import LanceSchema
 from ray_lance.errors import DatasetExistsError, DatasetNotFoundError, InvalidArgumentError, UnknownColumnError
 from ray_lance.handles import missing_branch
 from ray_lance.lazy import lance_namespace
-from ray_lance.masking import mask_uri, remember
+from ray_lance.masking import cause, mask_uri, remember, without_secrets
 from ray_lance.table import TableRef
 from ray_lance.tensors.blocks import storable_schema
 from ray_lance.tensors.kinds import RAY_TYPES, extension_name
@@ -203,17 +204,26 @@ def _new_table(table: TableRef, options: WriteOptions) -> WriteJob:
         uri = str(table.uri)
         return WriteJob(table, uri, dict(table.storage_options), options, schema, standing=standing_folder(uri))
     namespace = table.namespace_arguments()
-    client, table_id = namespace["namespace_client"], namespace["table_id"]
-    declared = False
-    try:
-        answer = client.describe_table(lance_namespace.DescribeTableRequest(id=table_id))
-    except lance_namespace.errors.TableNotFoundError:
-        answer = client.declare_table(lance_namespace.DeclareTableRequest(id=table_id))
-        declared = True
+    answer, declared = _place_in(namespace["namespace_client"], namespace["table_id"])
     storage_options = {**table.storage_options, **(answer.storage_options or {})}
     managed = answer.managed_versioning is True
     uri = str(answer.location)
     return WriteJob(table, uri, storage_options, options, schema, declared, managed, standing_folder(uri))
+
+
+def _place_in(client: Any, table_id: list[str]) -> tuple[Any, bool]:
+    """Where a namespace has a new table, and whether that had to be declared."""
+    errors = lance_namespace.errors
+    try:
+        return client.describe_table(lance_namespace.DescribeTableRequest(id=table_id)), False
+    except (errors.TableNotFoundError, errors.NamespaceNotFoundError):
+        # A fresh namespace says the latter of a nested table, which can be declared there all the same.
+        try:
+            return client.declare_table(lance_namespace.DeclareTableRequest(id=table_id)), True
+        except errors.NamespaceNotFoundError as error:
+            raise DatasetNotFoundError(
+                f"table_id={table_id}: {cause(error)}; create the namespace {table_id[:-1]} first"
+            ) from without_secrets(error)
 
 
 def _full_schema(options: WriteOptions) -> pa.Schema | None:

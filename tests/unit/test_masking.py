@@ -10,7 +10,7 @@ import lance
 import pytest
 
 from ray_lance import Permutation, RayLanceError, TableRef
-from ray_lance.errors import InvalidArgumentError, StorageError
+from ray_lance.errors import InvalidArgumentError, StorageError, UnknownColumnError
 from ray_lance.masking import cause, mask, mask_uri, remember, without_secrets
 from ray_lance.retry import RetryPolicy
 from ray_lance.write.job import begin
@@ -69,6 +69,8 @@ def test_an_error_keeps_its_type_and_loses_its_secrets():
     shown = without_secrets(OSError(f"LanceError(IO): {SECRET} is wrong"))
 
     assert (type(shown), str(shown)) == (OSError, "LanceError(IO): *** is wrong")
+    unknown = without_secrets(UnknownColumnError("columns", SECRET, ["a"]))
+    assert (type(unknown), str(unknown)[:36]) == (UnknownColumnError, "columns: there is no column '***'. T")
     assert without_secrets(plain := ValueError("wrong")) is plain
     assert cause(OSError(f"{SECRET} is wrong, /home/x/lance.rs:12:3")) == "*** is wrong"
 

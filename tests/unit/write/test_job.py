@@ -5,7 +5,13 @@ import pyarrow as pa
 import pytest
 
 from ray_lance.blobs import blob
-from ray_lance.errors import DatasetExistsError, InvalidArgumentError, SchemaMismatchError, UnknownColumnError
+from ray_lance.errors import (
+    DatasetExistsError,
+    DatasetNotFoundError,
+    InvalidArgumentError,
+    SchemaMismatchError,
+    UnknownColumnError,
+)
 from ray_lance.table import TableRef
 from ray_lance.write.column_job import ColumnJob
 from ray_lance.write.column_record import ColumnRecord, Recipe
@@ -16,11 +22,16 @@ from tests.orphans import orphans
 from tests.writes import QUICK, Cue, FaultySend, write_tables
 
 
-@pytest.fixture
-def namespaced(tmp_path) -> TableRef:
+def table_of(tmp_path, *table_id: str) -> TableRef:
+    """A table of a directory namespace that is not there yet."""
     return TableRef(
-        None, table_id=("t",), namespace_impl="dir", namespace_properties={"root": str(tmp_path / "namespace")}
+        None, table_id=table_id, namespace_impl="dir", namespace_properties={"root": str(tmp_path / "namespace")}
     )
+
+
+@pytest.fixture(params=[("t",), ("db", "t"), ("a", "b", "t")], ids="/".join)
+def namespaced(tmp_path, request) -> TableRef:
+    return table_of(tmp_path, *request.param)
 
 
 def test_a_table_of_a_namespace_is_created_appended_and_overwritten(namespaced):
@@ -48,6 +59,23 @@ def test_a_failed_create_takes_the_declaration_back(namespaced, tmp_path):
     assert [path.name for path in (tmp_path / "namespace").iterdir()] == ["__manifest"]
     write_tables(namespaced, [sample_table(3)])
     assert namespaced.open().count_rows() == 3
+
+
+def test_nested_tables_of_one_name_are_told_apart(tmp_path):
+    tables = [table_of(tmp_path, *table_id) for table_id in [("t",), ("db", "t"), ("other", "t"), ("db", "s")]]
+
+    for rows, table in enumerate(tables, start=1):
+        write_tables(table, [sample_table(rows)])
+
+    assert [table.open().count_rows() for table in tables] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("mode", ["append", "merge"])
+def test_a_nested_table_that_is_not_there_is_not_found(tmp_path, mode):
+    options = WriteOptions(mode=mode, on=("id",) if mode == "merge" else ())
+
+    with pytest.raises(DatasetNotFoundError, match=r"table \['db', 't'\] of the 'dir' namespace"):
+        begin(table_of(tmp_path, "db", "t"), options)
 
 
 def test_a_version_to_write_on_is_refused(uri):
