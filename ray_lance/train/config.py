@@ -76,6 +76,10 @@ class LanceDataConfig(DataConfig):
     ) -> None:
         # With nothing to split Ray adds no coordinator, and no worker waits for the others.
         super().__init__(datasets_to_split=[], execution_options=execution_options)
+        if not isinstance(execution_options, ExecutionOptions | Mapping | None):
+            raise InvalidArgumentError(
+                f"execution_options={execution_options!r} must be ray.data.ExecutionOptions, or a dict of them by name"
+            )
         self._default = DatasetOptions(global_batch_size, batch_size, lanes, tail)
         if not isinstance(datasets, Mapping | None):
             raise InvalidArgumentError(f"datasets={datasets!r} must map names of datasets to DatasetOptions")

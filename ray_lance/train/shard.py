@@ -250,13 +250,15 @@ class LanceShard(DataIterator):
         drop_last: bool = False,
         local_shuffle_buffer_size: int | None = None,
         local_shuffle_seed: int | None = None,
+        prefetch_batches: int = 1,
         **options: Any,
     ) -> Iterable[Any]:
         # Every way that Ray has to iterate in batches comes through here.
+        options["prefetch_batches"] = as_integer("prefetch_batches", prefetch_batches, 0)
         if batch_size not in (None, self.batch_size):
             raise InvalidArgumentError(
-                f"batch_size={batch_size}: this rank's batches have {self.batch_size} rows, which is {self._layout}. "
-                f"Leave it out or pass {self.batch_size}; to change it, change LanceDataConfig"
+                f"batch_size={batch_size!r}: this rank's batches have {self.batch_size} rows, which is "
+                f"{self._layout}. Leave it out or pass {self.batch_size}; to change it, change LanceDataConfig"
             )
         if drop_last and self._layout.tail == "uneven":
             raise InvalidArgumentError(

@@ -360,6 +360,10 @@ class TestShard:
         ("arguments", "message"),
         [
             ({"batch_size": 17}, "batch_size=17: this rank's batches have 16 rows"),
+            ({"batch_size": 0}, "batch_size=0: this rank's batches have 16 rows"),
+            ({"batch_size": "16"}, "batch_size='16': this rank's batches have 16 rows"),
+            ({"prefetch_batches": -1}, "prefetch_batches=-1 must be at least 0"),
+            ({"prefetch_batches": "2"}, "prefetch_batches='2' must be an integer"),
             ({"local_shuffle_buffer_size": 100}, "local_shuffle_buffer_size=100.*the order is the permutation's"),
             ({"local_shuffle_seed": 1}, "the order is the permutation's"),
         ],

@@ -98,3 +98,9 @@ def test_what_is_no_map_of_ranks_is_refused_at_once(data_parallel):
 def test_layouts_of_one_data_parallel_rank_are_equal():
     config = LanceDataConfig(global_batch_size=8, data_parallel=lambda rank, world_size: rank % 2)
     assert config._layouts("train", 4) == [ShardLayout(8, 2, rank % 2) for rank in range(4)]
+
+
+@pytest.mark.parametrize("options", ["fast", 1, ["fast"]])
+def test_execution_options_that_are_none_are_refused_at_once(options):
+    with pytest.raises(InvalidArgumentError, match=r"execution_options=.* must be ray\.data\.ExecutionOptions"):
+        LanceDataConfig(global_batch_size=8, execution_options=options)
