@@ -7,10 +7,14 @@ whatever state they were in, and neither old nor new handles can be relied on th
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
 from ray_lance.errors import InvalidArgumentError
 
-__all__ = ["check_begun_here", "check_process", "use_lance"]
+__all__ = ["check_begun_here", "check_process", "is_refused", "not_forked", "use_lance"]
+
+T = TypeVar("T")
 
 
 class _Process:
@@ -44,8 +48,13 @@ def check_process() -> None:
     Raises:
         InvalidArgumentError: This is such a process.
     """
-    if _process.is_refused:
+    if is_refused():
         raise _refusal()
+
+
+def is_refused() -> bool:
+    """Whether this process was forked from one that had used Lance."""
+    return _process.is_refused
 
 
 def check_begun_here(pid: int) -> None:
@@ -59,6 +68,19 @@ def check_begun_here(pid: int) -> None:
     """
     if pid != os.getpid():
         raise _refusal()
+
+
+def not_forked(items: Iterable[T]) -> Iterator[T]:
+    """The items, as long as they are asked for in the process that asked for the first one.
+
+    Raises:
+        InvalidArgumentError: While iterating, as :func:`check_process` and :func:`check_begun_here`.
+    """
+    check_process()
+    pid = os.getpid()
+    for item in items:
+        yield item
+        check_begun_here(pid)
 
 
 def _refusal() -> InvalidArgumentError:

@@ -19,6 +19,7 @@ from ray_lance.errors import (
     StorageError,
     panics_as_errors,
 )
+from ray_lance.forks import use_lance
 from ray_lance.io_uring import most_files, uring_uri
 from ray_lance.masking import cause, mask_uri, remember, without_secrets
 from ray_lance.places import absolute, place_of, roots_above, says_not_found
@@ -46,6 +47,7 @@ class HandleCache:
 
     def get(self, ref: TableRef, *, for_takes: bool = False) -> lance.LanceDataset:
         """The dataset that ``ref`` refers to; ``for_takes``: through io_uring if it has few files."""
+        use_lance()
         if not is_fixed(ref.version):
             return open_table(ref)  # the latest version changes under a cache, and so do tags
         key = f"takes:{ref.cache_key}" if for_takes else ref.cache_key
@@ -90,6 +92,7 @@ def open_table(ref: TableRef) -> lance.LanceDataset:
         DatasetNotFoundError: There is no such dataset, branch, version or tag.
         InvalidArgumentError: Lance refuses the uri or an option.
     """
+    use_lance()
     share_arenas()  # before Lance starts its threads
     try:
         with panics_as_errors(f"opening {ref.shown_place}"):

@@ -17,6 +17,7 @@ import pyarrow as pa
 from ray_lance import stored
 from ray_lance.arguments import as_count, as_integer
 from ray_lance.errors import InvalidArgumentError
+from ray_lance.forks import not_forked
 from ray_lance.formats import Format, check_format, convert
 from ray_lance.order import (
     DenseRows,
@@ -296,7 +297,7 @@ class Permutation:
         scan = build_scan([self.table], columns, None, [], {})
         ranges = plan_positions(self._order, TaskSizing(row_bytes(scan), MAX_TASK_BYTES))
         tables = read_ahead(lambda task: self._take(self._order.rows(task.start, task.stop), scan), ranges, threads)
-        return (convert(table, format) for table in batches_of(tables, batch_size))
+        return (convert(table, format) for table in not_forked(batches_of(tables, batch_size)))
 
     def quality(self, batch_size: int = 1024, labels: int = 10) -> ShuffleQuality:
         """How good the shuffle is, measured on a sample of its batches without reading data."""

@@ -20,6 +20,7 @@ from ray_lance.errors import (
     StorageError,
     panics_as_errors,
 )
+from ray_lance.forks import use_lance
 from ray_lance.masking import cause, without_secrets
 from ray_lance.order import DenseRows, ExplicitRows, RowPermutation, Shuffle, ShuffledRows, SlicedRows
 from ray_lance.order.permutation import ORDER_VERSION
@@ -73,6 +74,7 @@ def write_saved(place: TableRef, order: RowPermutation, details: Details) -> Non
     text = json.dumps({**saved, "digest": digest_of(saved)})
     schema = pa.schema([pa.field(_ROW_ID, pa.uint64())], metadata={_KEY: text})
     table = pa.table([pa.array(rows.astype(np.uint64, copy=False))], schema=schema)
+    use_lance()
     try:
         lance.write_dataset(table, place.uri, mode="create", storage_options=dict(place.storage_options) or None)
     except (OSError, ValueError) as error:

@@ -13,6 +13,7 @@ from typing import Any
 import lance
 
 from ray_lance.errors import InvalidArgumentError
+from ray_lance.forks import use_lance
 from ray_lance.handles import handles, open_table
 from ray_lance.io_uring import is_available
 from ray_lance.lazy import lance_namespace
@@ -96,6 +97,7 @@ class TableRef:
             InvalidArgumentError: ``source`` is of another type, or ``version`` contradicts it.
         """
         if isinstance(source, lance.LanceDataset):
+            use_lance()  # they have, before us
             source = _ref_of_open_dataset(source)
         if isinstance(source, cls):
             return source._with(version, storage_options, dataset_options)

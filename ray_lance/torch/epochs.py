@@ -1,35 +1,47 @@
-"""Which epoch an iteration reads, agreed on between a training process and the workers of its DataLoader."""
+"""Which epoch an iteration reads, agreed on between a training process and the workers of its DataLoaders."""
 
 from __future__ import annotations
 
-import multiprocessing.context
 import time
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import torch
 
 from ray_lance.errors import InvalidArgumentError
 from ray_lance.torch.ranks import Worker
+from ray_lance.torch.shared import SharedNumbers
 
-__all__ = ["EpochCounter", "is_spawning"]
+__all__ = ["Claim", "EpochCounter"]
 
-_PASSES = 64
-_NEXT, _PENDING, _FIRST_SLOT, _SLOT = 0, 1, 2, 3
+_NEXT, _PENDING, _BEGUN, _GOES_ON, _REPORTED, _SLOTS = range(6)
+_SLOT, _NUM_SLOTS = 3, 256
+_NONE = -1
+_LARGEST = 2**62
 _PATIENCE_S = 300.0
 
 
-def is_spawning() -> bool:
-    """Whether this process is pickling something for a child process that it starts."""
-    return multiprocessing.context.get_spawning_popen() is not None
+class Claim(NamedTuple):
+    """What an iteration reads.
+
+    Attributes:
+        epoch: The epoch.
+        goes_on: Whether it goes on from a loaded state, rather than from the first row.
+    """
+
+    epoch: int
+    goes_on: bool = False
 
 
 class EpochCounter:
-    """Counts the iterations of a dataset, in one process or in all workers of its DataLoader together.
+    """Counts the iterations of a dataset, in one process or in all workers of its DataLoaders together.
 
-    Torch gives each worker its own copy of the dataset, kept for the next iteration (persistent workers) or made anew.
-    A tensor is the one thing that keeps its memory shared on the way, so the next epoch stands in one. Worker 0 takes
-    it and writes down which one it took; the others read that. The same way they agree on whether the iteration goes on
-    from a state that the training process has loaded, which happens once.
+    The next epoch stands in shared memory. Torch keeps the workers' copies of a dataset for the next iteration
+    (persistent workers) or makes them anew. Worker 0 takes the epoch and writes down which one it took; the others read
+    that. The same way they agree on whether the iteration goes on from a state that the training process has loaded,
+    which happens once. A loader that announces its passes has the epoch taken in the training process: so several
+    loaders get theirs in the order in which they are iterated, whichever of their workers are first.
 
     Args:
         epoch: The first one.
@@ -37,69 +49,121 @@ class EpochCounter:
     """
 
     def __init__(self, epoch: int, step: int = 1) -> None:
-        self._cells = torch.zeros(_FIRST_SLOT + _SLOT * _PASSES, dtype=torch.int64)
-        self._cells[_NEXT] = epoch
+        cells = torch.zeros(_SLOTS + _SLOT * _NUM_SLOTS, dtype=torch.int64)
+        cells[_NEXT], cells[_BEGUN] = epoch, _NONE
+        self._shared = SharedNumbers(cells, inherited=_SLOTS)
         self._step = step
-        self._tickets = 0
         self._passes = 0
+        self._groups, self._announced_group = 0, 0
 
     def set_next(self, epoch: int, *, is_loaded: bool = False) -> None:
-        """Let the next iteration read ``epoch``, in workers that run already too; from a loaded state or from 0."""
-        self._cells[_NEXT] = epoch
-        self._cells[_PENDING] = is_loaded
+        """Let the next iteration read ``epoch``, in workers that run already too; from a loaded state or from 0.
+
+        Raises:
+            InvalidArgumentError: No number of epochs is that large.
+        """
+        if epoch > _LARGEST:
+            raise InvalidArgumentError(f"epoch={epoch} must be at most {_LARGEST}")
+        cells = self._shared.values
+        cells[_NEXT], cells[_PENDING], cells[_BEGUN] = epoch, is_loaded, _NONE
 
     @property
     def next(self) -> int:
         """What the next iteration reads."""
-        return int(self._cells[_NEXT])
+        return int(self._shared.values[_NEXT])
 
-    def claim(self, worker: Worker, *, has_state: bool) -> tuple[int, bool]:
-        """The epoch of the iteration that begins now, the same one for all workers.
+    @property
+    def begun(self) -> Claim | None:
+        """What the iteration reads that began last; None where the next epoch has been set since."""
+        epoch, goes_on = self._shared.values[_BEGUN : _GOES_ON + 1].tolist()
+        return None if epoch == _NONE else Claim(epoch, bool(goes_on))
+
+    def after(self, epoch: int) -> int:
+        """The epoch that follows."""
+        return epoch + self._step
+
+    def claim(self, worker: Worker, *, has_state: bool) -> Claim:
+        """What the iteration reads that begins now, the same for all workers.
 
         Args:
             worker: Who asks.
             has_state: Whether this copy of the dataset holds a loaded state.
 
-        Returns:
-            The epoch, and whether to go on from the loaded state.
-
         Raises:
             InvalidArgumentError: A state was loaded, but not in this copy.
         """
         self._passes += 1
-        # Workers are started one after another: their tickets less their numbers name the iteration they are for.
-        key = (self._tickets - worker.number) * 2**32 + self._passes
-        slot = _FIRST_SLOT + _SLOT * (self._passes % _PASSES)
-        if worker.number:
-            return self._wait(slot, key)
-        epoch, is_pending = self.next, bool(self._cells[_PENDING])
-        if is_pending and not has_state:
+        # Workers are started one after another: their copies' numbers less their own name the group that they are of.
+        group = self._announced_group or self._shared.copy_number - worker.number
+        if worker.number == 0 and not self._announced_group:
+            self._write(group, self._passes, self._take())
+        claim = self._read(group, self._passes)
+        if claim.goes_on and not has_state:
             raise InvalidArgumentError(
                 "load_state_dict was called after the workers of the DataLoader had started, which it does not reach: "
                 "load the state first and make the loader then"
             )
-        self.set_next(epoch + self._step)
-        self._cells[slot + 1], self._cells[slot + 2] = epoch, is_pending
-        self._cells[slot] = key
-        return epoch, is_pending
+        return claim
+
+    def new_group(self) -> int:
+        """What names the workers that a loader is about to start."""
+        self._groups += 1
+        return -self._groups
+
+    @contextmanager
+    def announced(self, group: int, number: int) -> Iterator[None]:
+        """Take the epoch for a group's workers, and let those that are started in this context know their group.
+
+        Args:
+            group: What :meth:`new_group` returned.
+            number: Number of their pass, from 1; each is announced.
+        """
+        self._write(group, number, self._take())
+        self._announced_group = group
+        try:
+            yield
+        finally:
+            self._announced_group = 0
 
     def follow(self, worker: Worker, epoch: int) -> None:
         """Count an iteration of ``epoch`` for which every worker has loaded a state of its own."""
         self._passes += 1
         if worker.number == 0:
-            self.set_next(epoch + self._step)
+            self.set_next(self.after(epoch))
 
-    def _wait(self, slot: int, key: int) -> tuple[int, bool]:
+    def is_first_report(self, world_size: int) -> bool:
+        """Whether it is the first time that this is asked, here or in a worker, for so many ranks."""
+        cells = self._shared.values
+        is_first = int(cells[_REPORTED]) != world_size
+        cells[_REPORTED] = world_size
+        return is_first
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_passes": 0}
+
+    def _take(self) -> Claim:
+        cells = self._shared.values
+        claim = Claim(self.next, bool(cells[_PENDING]))
+        self.set_next(self.after(claim.epoch))
+        cells[_GOES_ON], cells[_BEGUN] = claim.goes_on, claim.epoch
+        return claim
+
+    def _write(self, group: int, number: int, claim: Claim) -> None:
+        cells, key, slot = self._shared.values, *_place(group, number)
+        cells[slot + 1], cells[slot + 2] = claim
+        cells[slot] = key  # last, for it says that the others are there
+
+    def _read(self, group: int, number: int) -> Claim:
+        cells, key, slot = self._shared.values, *_place(group, number)
         deadline = time.monotonic() + _PATIENCE_S
-        while int(self._cells[slot]) != key:
+        while int(cells[slot]) != key:
             if time.monotonic() > deadline:
                 raise RuntimeError(f"worker 0 of the DataLoader has not begun its epoch within {_PATIENCE_S:.0f} s")
             time.sleep(0.001)
-        return int(self._cells[slot + 1]), bool(self._cells[slot + 2])
+        return Claim(int(cells[slot + 1]), bool(cells[slot + 2]))
 
-    def __getstate__(self) -> dict[str, Any]:
-        if is_spawning():
-            self._tickets += 1
-            return {**self.__dict__, "_passes": 0}
-        # A copy for another place counts on its own.
-        return {**self.__dict__, "_cells": self._cells.clone(), "_tickets": 0, "_passes": 0}
+
+def _place(group: int, number: int) -> tuple[int, int]:
+    """The name of a group's pass, and where in shared memory its claim is written."""
+    key = hash((group, number))
+    return key, _SLOTS + _SLOT * (key % _NUM_SLOTS)

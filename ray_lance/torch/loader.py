@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 from typing import Any
 
-from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
+import lance
+import pyarrow as pa
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from ray_lance.errors import InvalidArgumentError
-from ray_lance.torch.mapped import Rows
+from ray_lance.masking import mask_uri
+from ray_lance.permutation import Permutation
+from ray_lance.table import TableRef
+from ray_lance.torch.collation import Rows, collate
+from ray_lance.torch.iterable import LanceIterableDataset
+from ray_lance.torch.main_module import check_main_module
 from ray_lance.torch.transport import packed
 
 __all__ = ["make_loader"]
@@ -36,13 +45,17 @@ def make_loader(
         **options: Further arguments of the loader, such as ``sampler`` or ``pin_memory``.
 
     Raises:
-        InvalidArgumentError: Forked workers, or an argument that the dataset has decided.
+        InvalidArgumentError: ``dataset`` is none, workers would be forked or could not start, or an argument is one
+            that the dataset has decided.
     """
-    if _start_method(multiprocessing_context) == "fork":
+    _check_dataset(dataset)
+    if (num_workers or multiprocessing_context) and _start_method(multiprocessing_context) == "fork":
         raise InvalidArgumentError(
             f"multiprocessing_context={multiprocessing_context!r}: Lance's threads do not survive a fork, and workers "
             "would hang; use 'spawn' or 'forkserver'"
         )
+    if num_workers:
+        check_main_module(num_workers)
     if isinstance(dataset, IterableDataset):
         for name, value in (("batch_size", batch_size), ("shuffle", shuffle or None)):
             if value is not None:
@@ -58,23 +71,52 @@ def make_loader(
     if num_workers:
         arguments |= {"multiprocessing_context": multiprocessing_context, "persistent_workers": True}
     arguments |= {"num_workers": num_workers, "collate_fn": _whole_batch, **options}
-    loader: DataLoader[Any] = _loader_class(stateful)(dataset, **arguments)
+    is_announcing = num_workers > 0 and isinstance(dataset, LanceIterableDataset)
+    loader: DataLoader[Any] = _loader_class(stateful, announcing=is_announcing)(dataset, **arguments)
     return loader
+
+
+class _AnnouncingLoader(DataLoader[Any]):
+    """Has the dataset take the epoch of each pass when the loader is asked for it, before workers do."""
+
+    _group: int | None = None
+    _passes = 0
+
+    def __iter__(self) -> Any:
+        epochs = self.dataset.epochs  # type: ignore[attr-defined]
+        if self._group is None or not self.persistent_workers:
+            self._group, self._passes = epochs.new_group(), 0
+        self._passes += 1
+        with epochs.announced(self._group, self._passes):
+            return super().__iter__()
+
+
+def _check_dataset(dataset: Any) -> None:
+    is_other = isinstance(dataset, (str, bytes, os.PathLike, TableRef, Permutation, lance.LanceDataset, pa.Table))
+    if isinstance(dataset, Dataset) or (hasattr(dataset, "__getitem__") and not is_other):
+        return
+    shown = mask_uri(dataset) if isinstance(dataset, str) else dataset
+    raise InvalidArgumentError(
+        f"dataset={shown!r} must be a dataset: make_loader(LanceMapDataset(source), batch_size=...), or "
+        "make_loader(LanceIterableDataset(source, batch_size=...))"
+    )
 
 
 def _whole_batch(data: Any) -> Any:
     if isinstance(data, Rows):
         return packed(data.batch)
-    return default_collate(data) if isinstance(data, list) else packed(data)
+    return collate(data) if isinstance(data, list) else packed(data)
 
 
 def _start_method(context: Any) -> str | None:
-    return context if isinstance(context, str) or context is None else context.get_start_method()
+    if context is None:
+        return multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]
+    return context if isinstance(context, str) else context.get_start_method()
 
 
-def _loader_class(stateful: bool) -> Any:
+def _loader_class(stateful: bool, *, announcing: bool) -> Any:
     if not stateful:
-        return DataLoader
+        return _AnnouncingLoader if announcing else DataLoader
     try:
         from torchdata.stateful_dataloader import StatefulDataLoader
     except ImportError as error:

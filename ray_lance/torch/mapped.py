@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 from torch.utils.data import Dataset
-from torch.utils.data._utils.collate import collate, default_collate_fn_map
 
+from ray_lance.arguments import as_integer
 from ray_lance.decode import Decode
+from ray_lance.errors import InvalidArgumentError
 from ray_lance.formats import Format
 from ray_lance.order.rows import RowArray
 from ray_lance.permutation import Permutation
@@ -20,42 +22,11 @@ from ray_lance.tensors import FillValue, Ragged
 from ray_lance.torch.batches import BatchOptions, RowReader, open_source
 from ray_lance.torch.budget import CacheBytes, cache_limit, check_cache_bytes
 from ray_lance.torch.cache import RowCache
+from ray_lance.torch.collation import Row, Rows
 from ray_lance.torch.ranks import current_worker
 from ray_lance.versions import Version
 
-__all__ = ["LanceMapDataset", "Row", "Rows"]
-
-
-class Row(dict[str, Any]):
-    """One row of a batch, by column. A class of its own, so that torch's default collate hands it to ``_collate``."""
-
-
-class Rows(Sequence[Any]):
-    """The rows of one take: a sequence of rows, as a collate function expects it, that still is the whole batch.
-
-    Torch's ``default_collate`` returns :attr:`batch` as it is, without taking it apart and stacking it again.
-    """
-
-    def __init__(self, batch: Any, count: int, row: Callable[[Any, int], Any]) -> None:
-        self._batch, self._count, self._row = batch, count, row
-
-    @property
-    def batch(self) -> Any:
-        """All rows, in the dataset's format."""
-        return self._batch
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return [self[number] for number in range(*index.indices(self._count))]
-        if not -self._count <= index < self._count:
-            raise IndexError(f"row {index} is out of range for {self._count} rows")
-        return self._row(self._batch, index % self._count)
-
-    def __iter__(self) -> Iterator[Any]:
-        return (self[number] for number in range(self._count))
+__all__ = ["LanceMapDataset"]
 
 
 class LanceMapDataset(Dataset[Any]):
@@ -122,22 +93,30 @@ class LanceMapDataset(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.permutation)
 
-    def __getitem__(self, index: int) -> Any:
+    def __getitem__(self, index: int | slice) -> Any:
         """One row: for formats of columns a dict of the row's values, for frames a frame of one row.
+
+        Args:
+            index: Its index, or a slice of them: then the rows are read at once, and what is returned is a sequence of
+                them whose ``batch`` has all of them in the dataset's format.
 
         Raises:
             IndexError: ``index`` is not in ``[-len, len)``.
+            InvalidArgumentError: It is no integer.
         """
-        return self.__getitems__([index])[0]
+        if isinstance(index, slice):
+            return self.__getitems__(range(*index.indices(len(self))))
+        return self.__getitems__([as_integer("index", index)])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> Sequence[Any]:
         """The rows at ``indices``, in that order, by one batched take; negative and repeated indices are allowed.
 
         Raises:
             IndexError: An index is not in ``[-len, len)``.
+            InvalidArgumentError: An index is no integer.
         """
         current_worker()  # refuses a forked one
-        rows = self.permutation.order.take(np.asarray(indices, dtype=np.int64))
+        rows = self.permutation.order.take(_as_integers(indices))
         batch = self._reader.finish(self._take(rows))
         if isinstance(batch, list) and len(batch) == len(rows):  # formats of rows
             return batch
@@ -158,10 +137,19 @@ class LanceMapDataset(Dataset[Any]):
         return {name: value for name, value in self.__dict__.items() if name != "_cache"}
 
 
+def _as_integers(indices: Sequence[int]) -> npt.NDArray[np.int64]:
+    numbers = np.asarray(indices)
+    if numbers.size and numbers.dtype.kind not in "iu":
+        raise InvalidArgumentError(
+            f"indices are of type {numbers.dtype}, and must be integers: of a mask take mask.nonzero()"
+        )
+    return numbers.astype(np.int64, copy=False)
+
+
 def _row(batch: Any, index: int) -> Any:
     """Row ``index`` of a batch: of each column, of each part of a tuple, of a frame."""
     if isinstance(batch, Mapping):
-        return Row({name: values[index] for name, values in batch.items()})
+        return Row({name: values[index] for name, values in batch.items()}, batch)
     if isinstance(batch, tuple):
         return tuple(_row(values, index) for values in batch)
     if isinstance(batch, pa.Table):
@@ -173,10 +161,3 @@ def _row(batch: Any, index: int) -> Any:
 
 def _matrix_row(batch: Any, index: int) -> Any:
     return batch[:, index] if hasattr(batch, "ndim") and batch.ndim == 2 else _row(batch, index)
-
-
-def _collate(rows: Any, *, collate_fn_map: Any = None) -> Any:
-    return rows.batch if isinstance(rows, Rows) else collate([dict(row) for row in rows], collate_fn_map=collate_fn_map)
-
-
-default_collate_fn_map[Row] = _collate

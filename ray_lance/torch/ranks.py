@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch.distributed
 from torch.utils.data import get_worker_info
 
 from ray_lance.arguments import as_integer
 from ray_lance.errors import InvalidArgumentError
+from ray_lance.forks import check_process, is_refused
+from ray_lance.parallel import DataParallel, data_parallel_ranks
+from ray_lance.torch.shared import is_spawning
 
-__all__ = ["Placement", "Worker", "current_worker", "find_placement", "given_placement"]
+__all__ = ["Placement", "Placing", "Worker", "current_worker", "find_placement", "given_placement", "mesh_placement"]
 
 
 class Placement(NamedTuple):
@@ -60,31 +63,99 @@ def find_placement() -> Placement | None:
     return None if world_size is None or rank is None else Placement(int(rank), int(world_size))
 
 
+def mesh_placement(mesh: Any, dims: str | int | Sequence[str | int] | None) -> Placement:
+    """This rank's place along some dimensions of a ``torch.distributed.DeviceMesh``.
+
+    Args:
+        mesh: The mesh, of which this process is a rank.
+        dims: Names or numbers of the dimensions whose ranks read different rows, the outermost one first; None where
+            the mesh has only one.
+
+    Raises:
+        InvalidArgumentError: There are no such dimensions, or this process is no rank of the mesh.
+    """
+    if not callable(getattr(mesh, "get_coordinate", None)):
+        raise InvalidArgumentError(f"device_mesh={mesh!r} must be a torch.distributed.DeviceMesh")
+    coordinate = mesh.get_coordinate()
+    if coordinate is None:
+        raise InvalidArgumentError(f"device_mesh={mesh!r}: this process is no rank of the mesh")
+    rank, size = 0, 1
+    for dim in _dims_of(mesh, dims):
+        rank, size = rank * mesh.size(dim) + coordinate[dim], size * mesh.size(dim)
+    return Placement(rank, size)
+
+
+def _dims_of(mesh: Any, dims: str | int | Sequence[str | int] | None) -> list[int]:
+    if dims is None and mesh.ndim == 1:
+        return [0]
+    names = list(mesh.mesh_dim_names or ())
+    by_name: dict[Any, int] = {number: number for number in range(mesh.ndim)}
+    by_name |= {name: number for number, name in enumerate(names)}
+    wanted = [dims] if isinstance(dims, (str, int)) or dims is None else list(dims)
+    numbers = [by_name[dim] for dim in wanted if dim in by_name]
+    if not numbers or len(set(numbers)) < len(wanted):
+        raise InvalidArgumentError(
+            f"dp_dim={dims!r} must name the dimensions of device_mesh along which ranks read different rows, such as "
+            f"'dp' or ('replicate', 'shard'): it has {names or mesh.ndim}"
+        )
+    return numbers
+
+
+class Placing:
+    """Finds which rank a dataset reads for, where it reads.
+
+    Args:
+        given: The rank, if the caller has named it.
+        data_parallel: Which ranks are one to the data.
+
+    Raises:
+        InvalidArgumentError: ``data_parallel`` is no grouping of the ranks.
+    """
+
+    def __init__(self, given: Placement | None, data_parallel: DataParallel | None) -> None:
+        self._data_parallel = data_parallel
+        self._given = None if given is None else self._among_groups(given)
+        self._of_trainer: Placement | None = None
+
+    @property
+    def is_given(self) -> bool:
+        """Whether the caller has named the rank, so that it is the same in every process."""
+        return self._given is not None
+
+    def find(self) -> Placement | None:
+        """This process among those that read different rows; None where it is not known to be among others."""
+        if self._given is not None:
+            return self._given
+        if self._of_trainer is not None and get_worker_info() is not None:
+            return self._of_trainer
+        found = find_placement()
+        return None if found is None else self._among_groups(found)
+
+    def _among_groups(self, placement: Placement) -> Placement:
+        if self._data_parallel is None:
+            return placement
+        ranks = data_parallel_ranks(self._data_parallel, placement.world_size)
+        return Placement(ranks[placement.rank], max(ranks) + 1)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Workers of a loader are in no process group of their own; spawned ranks are, and look for it themselves.
+        return {**self.__dict__, "_of_trainer": self.find() if is_spawning() else None}
+
+
 def current_worker() -> Worker:
     """The DataLoader worker that this process is.
 
     Raises:
-        InvalidArgumentError: The worker was forked, and Lance does not survive a fork.
+        InvalidArgumentError: The process was forked, and Lance does not survive a fork.
     """
     info = get_worker_info()
     if info is None:
+        check_process()
         return Worker()
-    if _fork.happened:
+    if is_refused():
         raise InvalidArgumentError(
             "multiprocessing_context='fork': Lance's threads do not survive a fork, and the worker would hang. Use "
-            "ray_lance.torch.make_loader, or DataLoader(..., multiprocessing_context='spawn')"
+            "ray_lance.torch.make_loader, DataLoader(..., multiprocessing_context='spawn') or "
+            'torch.multiprocessing.set_start_method("spawn")'
         )
     return Worker(info.id, info.num_workers)
-
-
-class _Fork:
-    """Whether this process is a fork of one that had this module loaded."""
-
-    happened = False
-
-    def mark(self) -> None:
-        self.happened = True
-
-
-_fork = _Fork()
-os.register_at_fork(after_in_child=_fork.mark)

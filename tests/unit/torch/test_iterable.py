@@ -155,20 +155,17 @@ class TestLaws:
     shuffle=st.sampled_from([None, 1]),
 )
 def test_ranks_make_equal_steps(table, below, world_size, batch_size, tail, shuffle):
-    ranks = [
-        LanceIterableDataset(
-            table,
-            batch_size=batch_size,
-            filter=f"id < {below}",
-            shuffle=shuffle,
-            rank=rank,
-            world_size=world_size,
-            tail=tail,
-            columns=["id"],
-            prefetch=0,
-        )
-        for rank in range(world_size)
-    ]
+    options = {"filter": f"id < {below}", "shuffle": shuffle, "tail": tail, "columns": ["id"], "prefetch": 0}
+
+    def rank_of(rank: int) -> LanceIterableDataset:
+        return LanceIterableDataset(table, batch_size=batch_size, rank=rank, world_size=world_size, **options)
+
+    count = lance.dataset(table).count_rows(options["filter"])
+    if tail == "drop" and 0 < count < batch_size * world_size:
+        with pytest.raises(ray_lance.InvalidArgumentError, match="no step"):
+            rank_of(0)
+        return
+    ranks = [rank_of(rank) for rank in range(world_size)]
     run = Run([[batch["id"].numpy() for batch in rank] for rank in ranks])
     check_equal_steps(run)
     assert {len(rank) for rank in ranks} == {len(run.batches[0])}
