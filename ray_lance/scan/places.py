@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from ray_lance.order.rows import RowArray
 from ray_lance.scan.cells import Cells, array_of_cells, cells_of
+from ray_lance.scan.overflow import reordered
 
 __all__ = ["sorted_rows", "to_places"]
 
@@ -98,10 +99,10 @@ class _MovedRows:
         rows = cache(self._inverse)
         return pa.Table.from_arrays([column.moved(rows) for column in self._columns], schema=self._schema)
 
-    def _inverse(self) -> pa.Array:
+    def _inverse(self) -> Places:
         rows = np.empty_like(self._places)
         rows[self._places] = np.arange(len(self._places))
-        return pa.array(rows)
+        return rows
 
 
 class _MovedColumn:
@@ -126,10 +127,10 @@ class _MovedColumn:
                 self._copy(cells, start)
             start += len(chunk)
 
-    def moved(self, rows: Callable[[], pa.Array]) -> pa.ChunkedArray:
+    def moved(self, rows: Callable[[], Places]) -> pa.ChunkedArray:
         """All values at their places; ``rows`` gives what to take for that from values in the order they came in."""
         if self._kept:
-            return pa.chunked_array(self._kept).take(rows())
+            return pa.chunked_array(reordered(self._kept, rows()), self._type)
         return pa.chunked_array([] if self._buffer is None else [self._copied()], self._type)
 
     def _copy(self, cells: Cells, start: int) -> None:

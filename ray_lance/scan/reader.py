@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import pyarrow as pa
 
 from ray_lance.retry import RetryPolicy
 from ray_lance.scan.delivery import delivered, with_fragment_id
+from ray_lance.scan.overflow import in_smaller_batches
 from ray_lance.scan.plan import FragmentRange
 from ray_lance.scan.scan import Scan
 from ray_lance.tensors import Fill
@@ -56,33 +57,39 @@ class ReadPlan:
         """
         what = f"reading rows {task.start} to {task.stop} of {self.scan.tables[task.table]}"
         is_empty = True
-        for batch in resume_batches(lambda skip: self._open(task, limit, skip), self.retry, what):
+        for batch in resume_batches(lambda skip: self._batches(task, limit, skip), self.retry, what):
             is_empty = False
             yield from self._deliver(batch)
         if is_empty:
             yield self.schema.empty_table()
 
-    def _open(self, task: FragmentRange, limit: int | None, skip: int) -> Iterator[pa.RecordBatch]:
+    def _batches(self, task: FragmentRange, limit: int | None, skip: int) -> Iterator[pa.RecordBatch]:
         if task.num_rows == 0:
             return iter(())
         if self.scan.is_whole:
             return _skip_rows(self._whole_batches(task), skip)
+        # What Lance reads ahead are encoded images, which decoding multiplies.
+        at_once = self.scan.is_divisible or bool(self.scan.decoders)
+        rows = self._batch_rows(MAX_BATCH_BYTES if at_once else STREAM_BATCH_BYTES, task)
+        return in_smaller_batches(lambda done, rows: self._open(task, limit, skip + done, rows), rows)
+
+    def _open(self, task: FragmentRange, limit: int | None, skip: int, rows: int) -> Iterator[pa.RecordBatch]:
         remaining = None if limit is None else limit - skip
         if self.scan.is_divisible:
             left = task.num_rows - skip
             remaining = left if remaining is None else min(left, remaining)
-            batch_bytes, start = MAX_BATCH_BYTES, task.start + skip
+            start = task.start + skip
         else:
-            # What Lance reads ahead are encoded images, which decoding multiplies.
-            batch_bytes, start = MAX_BATCH_BYTES if self.scan.decoders else STREAM_BATCH_BYTES, skip
+            start = skip
         if remaining is not None and remaining <= 0:
             return iter(())
-        options: dict[str, object] = {"batch_size": self._batch_rows(batch_bytes, task), "offset": start or None}
+        options: dict[str, Any] = {"offset": start or None}
         if not self.scan.is_divisible:
             options.update(io_buffer_size=STREAM_BUFFER_BYTES, batch_readahead=STREAM_READAHEAD)
         if remaining is not None:
             options["limit"] = remaining
         options.update(self.scan.options)
+        options["batch_size"] = min(rows, options.get("batch_size", rows))
         return iter(self.scan.scanner(task.table, task.fragment_ids, **options).to_reader())
 
     def _whole_batches(self, task: FragmentRange) -> Iterator[pa.RecordBatch]:

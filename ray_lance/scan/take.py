@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,7 @@ from ray_lance.paths import sql_path
 from ray_lance.scan.blobs import with_blobs
 from ray_lance.scan.delivery import with_fragment_id
 from ray_lance.scan.layout import layout_of
+from ray_lance.scan.overflow import in_smaller_batches, is_overflow
 from ray_lance.scan.places import sorted_rows, to_places
 from ray_lance.scan.row_sets import number_of_runs, row_set
 from ray_lance.scan.scan import FRAGMENT_ID, ROW_ADDRESS, Scan
@@ -77,8 +78,11 @@ def _is_run(rows: RowArray) -> bool:
 
 
 def _scan_run(scan: Scan, start: int, count: int) -> Iterator[pa.Table]:
-    scanner = scan.of_table(0).scanner(0, offset=start, limit=count, batch_size=_RUN_BATCH_ROWS)
-    for batch in scanner.to_batches():
+    def read(done: int, batch_rows: int) -> Iterator[pa.RecordBatch]:
+        scanner = scan.of_table(0).scanner(0, offset=start + done, limit=count - done, batch_size=batch_rows)
+        return iter(scanner.to_batches())
+
+    for batch in in_smaller_batches(read, _RUN_BATCH_ROWS):
         yield pa.Table.from_batches([batch])
 
 
@@ -124,9 +128,12 @@ def _is_worth_scanning(scan: Scan, rows: RowArray, fragments: int) -> bool:
 
 
 def _scan_set(scan: Scan, addresses: npt.NDArray[np.uint64]) -> Iterator[pa.Table]:
-    batches = {"batch_size": _RUN_BATCH_ROWS, "batch_size_bytes": _PIECE_BYTES}
-    scanner = scan.of_table(0).scanner_of_rows(row_set(addresses), **batches, **_READAHEAD)
-    for batch in scanner.to_batches():
+    def read(done: int, batch_rows: int) -> Iterator[pa.RecordBatch]:
+        batches = {"batch_size": batch_rows, "batch_size_bytes": _PIECE_BYTES}
+        scanner = scan.of_table(0).scanner_of_rows(row_set(addresses[done:]), **batches, **_READAHEAD)
+        return iter(scanner.to_batches())
+
+    for batch in in_smaller_batches(read, _RUN_BATCH_ROWS):
         yield pa.Table.from_batches([batch])
 
 
@@ -138,13 +145,27 @@ def _take(scan: Scan, rows: RowArray, are_offsets: bool) -> Iterator[pa.Table]:
     """
     table, blobs = scan.tables[0], scan.blob_columns()
     columns, dataset = _take_columns(scan, blobs), table.open_for_takes()
-    take = dataset.take if are_offsets else dataset._take_rows
+
+    def take(piece: list[int]) -> pa.Table:
+        taken = (dataset.take if are_offsets else dataset._take_rows)(piece, columns)
+        return with_blobs(taken, table, blobs, {"indices" if are_offsets else "ids": piece})
+
     numbers = rows.tolist()  # a quarter of a take's time would go into looking at an array's elements one by one
-    start, count = 0, len(rows) if table.is_remote else _FIRST_PIECE_ROWS
+    yield from _pieces(take, numbers, len(numbers) if table.is_remote else _FIRST_PIECE_ROWS)
+
+
+def _pieces(take: Callable[[list[int]], pa.Table], numbers: list[int], first: int) -> Iterator[pa.Table]:
+    """Takes of pieces of ``numbers``, one at least: the first of so many rows, the others of so many bytes."""
+    start, count = 0, first
     while True:
         piece = numbers[start : start + count]
-        taken = take(piece, columns)
-        taken = with_blobs(taken, table, blobs, {"indices" if are_offsets else "ids": piece})
+        try:
+            taken = take(piece)
+        except (OSError, pa.ArrowException) as error:
+            if len(piece) < 2 or not is_overflow(error):
+                raise
+            count = len(piece) // 2
+            continue
         yield taken
         start += len(piece)
         if start >= len(numbers):
