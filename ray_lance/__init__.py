@@ -76,11 +76,17 @@ _HOMES = {
 }
 
 
+# Of this package, imported when they are first used, and not by "import *".
+_SUBPACKAGES = ("torch", "train")
+
+
 def __getattr__(name: str) -> Any:
+    if name in _SUBPACKAGES:
+        return importlib.import_module(f"ray_lance.{name}")
     if name not in __all__:
         raise AttributeError(f"module 'ray_lance' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES.get(name, "ray_lance.errors")), name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted((*__all__, *_SUBPACKAGES))

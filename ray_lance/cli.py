@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
+from ray_lance import __version__
 from ray_lance.errors import InvalidArgumentError, RayLanceError, TensorConversionError
 from ray_lance.masking import mask, remember
 
@@ -131,7 +132,8 @@ def _bench_text(
         [
             f"{table!r}",
             f"{rows:,} rows of {row_bytes:,.0f} bytes ({columns}), batches of {options.batch_size:,} as "
-            f"{options.format}, prefetch {options.prefetch}, read in one process",
+            f"{options.format}{', nulls as 0' if measurements[0].is_filled else ''}, prefetch {options.prefetch}, "
+            "read in one process",
             "",
             *cells,
             "",
@@ -167,6 +169,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def _parser() -> _Parser:
     parser = _Parser(prog=_PROGRAM, description="Looks at a Lance dataset as ray_lance would read it.")
+    parser.add_argument("--version", action="version", version=f"ray_lance {__version__}")
     commands = parser.add_subparsers(dest="name", metavar="{explain,bench}", required=True)
     explain = _command(commands, "explain", _explain, "say what a read would do, in how many tasks, and why")
     explain.add_argument("--shuffle", metavar="SEED", type=_integer, help="explain the read of a shuffle")

@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeAlias
 
 from ray_lance.ahead import await_reads
 from ray_lance.arguments import as_integer
-from ray_lance.errors import InvalidArgumentError
+from ray_lance.errors import InvalidArgumentError, TensorConversionError
 from ray_lance.formats import Format
 from ray_lance.order import Shuffle, ShuffleQuality
 from ray_lance.permutation import Permutation
@@ -95,6 +95,7 @@ class Measurement:
         is_auto: Whether this is the shuffle that ``"auto"`` chooses.
         speed: How fast rows came.
         quality: How well they were mixed; None where they came in order.
+        is_filled: Whether nulls were read as 0, because the columns hold some that tensors cannot.
     """
 
     name: str
@@ -102,6 +103,7 @@ class Measurement:
     is_auto: bool
     speed: Speed
     quality: ShuffleQuality | None
+    is_filled: bool = False
 
 
 def measure(
@@ -128,8 +130,19 @@ def measure(
     """
     if len(permutation) == 0:
         raise InvalidArgumentError("there is no row to read: choose a dataset, a version or a filter that has rows")
+    try:
+        return _measured(permutation, options, None, report, clock)
+    except TensorConversionError:
+        if options.format != "torch":
+            raise
+        return _measured(permutation, options, 0, report, clock)
+
+
+def _measured(
+    permutation: Permutation, options: MeasureOptions, fill: int | None, report: Report, clock: Callable[[], float]
+) -> list[Measurement]:
     ways = [permutation, *_shuffles(permutation, options)]
-    passes = [_Passes(way, options) for way in ways]
+    passes = [_Passes(way, options, fill) for way in ways]
     passes[0].run(0.0, clock, lambda _: None)  # opens files, loads libraries: what only the first one would pay
     auto = permutation.shuffle(options.seed).order.mixing
     measurements: list[Measurement] = []
@@ -137,7 +150,8 @@ def measure(
         name, mixing = _name(way), way.order.mixing
         speed = reading.run(options.seconds / len(ways), clock, partial(report, len(ways), number, name))
         quality = None if mixing is None else way.quality(options.batch_size)
-        measurements.append(Measurement(name, mixing, mixing is not None and mixing == auto, speed, quality))
+        is_auto = mixing is not None and mixing == auto
+        measurements.append(Measurement(name, mixing, is_auto, speed, quality, fill is not None))
     return measurements
 
 
@@ -165,7 +179,7 @@ def _name(way: Permutation) -> str:
 class _Passes:
     """Passes over the rows of a permutation, one after another, for a time."""
 
-    def __init__(self, way: Permutation, options: MeasureOptions) -> None:
+    def __init__(self, way: Permutation, options: MeasureOptions, fill: int | None) -> None:
         self._rows = len(way)
         self._batch_size = min(options.batch_size, self._rows)
         self._dataset = LanceIterableDataset(
@@ -173,6 +187,7 @@ class _Passes:
             batch_size=self._batch_size,
             columns=options.columns,
             format=options.format,
+            fill=fill,
             prefetch=options.prefetch,
             rank=0,
             world_size=1,

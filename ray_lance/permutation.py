@@ -19,6 +19,8 @@ from ray_lance.arguments import as_count, as_integer
 from ray_lance.errors import InvalidArgumentError
 from ray_lance.forks import not_forked
 from ray_lance.formats import Format, check_format, convert
+from ray_lance.head import Head
+from ray_lance.notebook import facts_as_html
 from ray_lance.order import (
     DenseRows,
     ExplicitRows,
@@ -281,6 +283,23 @@ class Permutation:
         scan = build_scan([self.table], columns, None, [], {})
         return convert(self._take(self._order.take(wanted), scan), format)
 
+    def head(self, rows: int = 5, columns: Columns = None) -> Head:
+        """The first rows, to be looked at: their types, shapes and the beginnings of their values.
+
+        Args:
+            rows: How many.
+            columns: As for :meth:`fetch`. What lies in blobs is not read.
+
+        Returns:
+            What prints as a table, also in notebooks.
+        """
+        wanted = readable_names(self.table.open().schema) if columns is None else columns
+        scan = build_scan([self.table], wanted, None, [], {})
+        blobs = tuple(scan.blob_columns())
+        scan = scan.select([name for name in scan.names if name not in blobs])
+        found = self._take(self._order.rows(0, min(as_integer("rows", rows, 0), len(self))), scan)
+        return Head(found, blobs, len(self))
+
     def iter_batches(
         self, batch_size: int, columns: Columns = None, format: Format = "torch", *, threads: int = 2
     ) -> Iterator[Any]:
@@ -322,15 +341,25 @@ class Permutation:
         return hash(self.fingerprint)
 
     def __repr__(self) -> str:
-        order = self._order
-        parts = [repr(self._table), f"rows={len(self):,}"]
-        if self._filter is not None:
-            parts.append(f"filter={self._filter!r}")
-        if order.mixing is not None:
-            parts.append(f"seed={order.mixing.seed}, clump={order.mixing.clump}, window={order.mixing.window}")
-        if self._fixed_epoch:
-            parts.append(f"epoch={order.epoch_number}")
-        return f"Permutation({', '.join(parts)})"
+        shown = {name: value for name, value in self._facts().items() if value is not None and name != "table"}
+        parts = [f"{name}={value:,}" if name == "rows" else f"{name}={value!r}" for name, value in shown.items()]
+        return f"Permutation({', '.join([repr(self._table), *parts])})"
+
+    def _repr_html_(self) -> str:
+        return facts_as_html("Permutation", self._facts())
+
+    def _facts(self) -> dict[str, Any]:
+        """What a person wants to know; None for what does not apply."""
+        order, mixing = self._order, self._order.mixing
+        return {
+            "table": repr(self._table),
+            "rows": len(self),
+            "filter": self._filter,
+            "seed": mixing and mixing.seed,
+            "clump": mixing and mixing.clump,
+            "window": mixing and mixing.window,
+            "epoch": order.epoch_number if self._fixed_epoch else None,
+        }
 
     def __getstate__(self) -> dict[str, Any]:
         # The manifest grows with the number of fragments; the version alone finds it again.

@@ -18,6 +18,7 @@ from ray_lance.handles import handles, open_table
 from ray_lance.io_uring import is_available
 from ray_lance.lazy import lance_namespace
 from ray_lance.masking import mask_uri, remember
+from ray_lance.notebook import facts_as_html
 from ray_lance.places import absolute, check_uri, place_of
 from ray_lance.versions import MAIN, Version, as_version, branch_of
 
@@ -204,12 +205,20 @@ class TableRef:
         return hash(self.cache_key)
 
     def __repr__(self) -> str:
-        shown = {"version": self.version, "table_id": self.table_id, "namespace_impl": self.namespace_impl}
-        parts = [repr(self._shown_uri())] + [f"{name}={value!r}" for name, value in shown.items() if value is not None]
-        for name in ("storage_options", "namespace_properties"):
-            if options := getattr(self, name):
-                parts.append(f"{name}={dict.fromkeys(sorted(options), '***')}")
+        facts = self._facts()
+        uri = facts.pop("uri")
+        parts = [repr(uri), *(f"{name}={value!r}" for name, value in facts.items() if value is not None)]
         return f"TableRef({', '.join(parts)})"
+
+    def _repr_html_(self) -> str:
+        return facts_as_html("TableRef", self._facts())
+
+    def _facts(self) -> dict[str, Any]:
+        """What a person wants to know, without credentials; None for what was not given."""
+        shown = {"uri": self._shown_uri(), "version": self.version, "table_id": self.table_id}
+        options = {name: getattr(self, name) for name in ("storage_options", "namespace_properties")}
+        masked = {name: dict.fromkeys(sorted(given), "***") if given else None for name, given in options.items()}
+        return {**shown, "namespace_impl": self.namespace_impl, **masked}
 
     @property
     def shown_place(self) -> str:

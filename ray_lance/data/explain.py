@@ -28,9 +28,11 @@ class Explanation:
         row_bytes: Mean bytes of a delivered row.
         tasks: Number of read tasks.
         largest_task_rows: Rows of the largest task.
-        order: How the rows are ordered, with the measured quality of a shuffle.
+        order: How the rows are ordered.
         sizing: Why there are that many tasks.
         quality: How well a shuffle mixes; None where there is none.
+        clump: Neighbouring rows that a shuffle places together; None where there is none.
+        window: Positions within which it mixes single rows.
     """
 
     tables: tuple[str, ...]
@@ -43,6 +45,8 @@ class Explanation:
     order: str
     sizing: str
     quality: ShuffleQuality | None = None
+    clump: int | None = None
+    window: int | None = None
 
     def __str__(self) -> str:
         scanned = "rows" if self.filter is None else "rows scanned"
@@ -52,12 +56,27 @@ class Explanation:
             f"filter    {self.filter or '(none)'}" + (" (in Lance)" if self.filter else ""),
             f"{scanned:<9} {self.rows:,}",
             f"order     {self.order}",
+            *self._mixing(),
             f"bytes     about {_in_units(self.rows * self.row_bytes)}, {_in_units(self.row_bytes)} a row",
             f"tasks     {self.tasks:,}, the largest of {self.largest_task_rows:,} rows"
             f" or {_in_units(self.largest_task_rows * self.row_bytes)}",
             f"because   {self.sizing}",
         ]
         return "\n".join(lines)
+
+    def _mixing(self) -> list[str]:
+        """What clump and window mean, and how well they mix."""
+        if self.quality is None or self.clump is None or self.window is None:
+            return []
+        placed = "1 row: each is placed by itself" if self.clump == 1 else f"{self.clump:,} neighbouring rows, which"
+        clump = placed if self.clump == 1 else f"{placed} are read, and placed, together"
+        within = f"{self.window:,} positions, within which single rows are mixed once more"
+        return [
+            f"clump     {clump}",
+            f"window    {within if self.window > 1 else '1 position: clumps of 1 row need no more mixing'}",
+            f"mixing    labels of batches are {self.quality.sorted_label_ratio:.2f}x as uneven as a true shuffle's, if "
+            f"rows lie sorted by label; neighbours come {self.quality.neighbour_distance_ratio:.2f}x as far apart",
+        ]
 
 
 def explain_dataset(dataset: Dataset) -> list[Explanation]:
@@ -100,7 +119,13 @@ def explain_planned(planned: PlannedRead) -> Explanation:
         order=_describe_order(planned.plan, quality),
         sizing=why,
         quality=quality,
+        **_sizes(planned.plan),
     )
+
+
+def _sizes(plan: ReadPlan | PermutationPlan) -> dict[str, int]:
+    mixing = None if isinstance(plan, ReadPlan) else plan.order.mixing
+    return {} if mixing is None else {"clump": mixing.clump, "window": mixing.window}
 
 
 def _quality(plan: ReadPlan | PermutationPlan) -> ShuffleQuality | None:
@@ -117,11 +142,7 @@ def _describe_order(plan: ReadPlan | PermutationPlan, quality: ShuffleQuality | 
         return "permutation, not shuffled"
     if quality is None:
         return f"shuffled with seed {mixing.seed}: there are no rows"
-    return (
-        f"shuffled with seed {mixing.seed}: clumps of {mixing.clump:,}, windows of {mixing.window:,}; against a true "
-        f"shuffle, label histograms of sorted data are {quality.sorted_label_ratio:.2f}x as far from uniform, and "
-        f"neighbours come {quality.neighbour_distance_ratio:.2f}x as far apart"
-    )
+    return f"shuffled with seed {mixing.seed}: clumps of {mixing.clump:,}, windows of {mixing.window:,}"
 
 
 def _lance_sources(dataset: Dataset) -> list[LanceDatasource]:

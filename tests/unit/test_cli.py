@@ -11,9 +11,12 @@ import lance
 import pyarrow as pa
 import pytest
 
+import ray_lance
 from ray_lance.cli import main
+from ray_lance.data.explain import Explanation
 from ray_lance.errors import InvalidArgumentError
 from ray_lance.measure import MeasureOptions, measure
+from ray_lance.order import DenseRows, RowPermutation, measure_quality
 from ray_lance.permutation import Permutation
 from tests.datasets import sample_table, write_fragments
 from tests.s3 import SECRET as S3_SECRET
@@ -60,6 +63,23 @@ def test_explain_measures_a_shuffle_of_the_rows_that_a_filter_chooses(uri, capsy
     assert (code, found["rows"]) == (0, 100)
     assert found["order"].startswith("rows where label = 3, shuffled with seed 7")
     assert found["quality"]["clumps_per_window"] >= 1
+
+
+def test_explain_says_what_clump_and_window_mean(uri, capsys):
+    _, out, _ = run(capsys, "explain", uri, "--shuffle", "7")
+
+    lines = dict(line.split(maxsplit=1) for line in out.splitlines())
+    assert lines["clump"] == "1 row: each is placed by itself"
+    assert lines["window"].startswith("1 position: ")
+    assert "as uneven as a true shuffle's" in lines["mixing"]
+    shuffled = Explanation((), (), None, 9, 8.0, 1, 9, "shuffled", "", measure_quality_of(4, 1024), 4, 1024)
+    text = str(shuffled)
+    assert "clump     4 neighbouring rows, which are read, and placed, together" in text
+    assert "window    1,024 positions, within which single rows are mixed once more" in text
+
+
+def measure_quality_of(clump: int, window: int):
+    return measure_quality(RowPermutation(DenseRows(9000)).shuffle(1, clump, window))
 
 
 def test_explain_plans_for_the_cluster_that_is_named(tmp_path, capsys):
@@ -197,11 +217,32 @@ def test_an_error_is_one_line_that_names_the_argument(name, uri, capsys):
     assert SECRET not in err
 
 
-def test_what_is_no_tensor_is_said_with_the_way_out(tmp_path, capsys):
-    place = str(tmp_path / "nulls.lance")
-    lance.write_dataset(pa.table({"a": pa.array([1, None])}), place)
+def test_the_version_of_the_library(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"ray_lance {ray_lance.__version__}\n"
 
-    code, _, err = run(capsys, "bench", place, "--seconds", "0.01")
+
+def test_null_integers_are_measured_as_zeros(tmp_path, capsys):
+    place = str(tmp_path / "nulls.lance")
+    lance.write_dataset(pa.table({"a": pa.array([1, 2, None]), "ok": pa.array([True, None, False])}), place)
+
+    code, out, _ = run(capsys, "bench", place, "--seconds", "0.01", "--batch-size", "2")
+    _, text, _ = run(capsys, "bench", place, "--seconds", "0.01", "--json")
+    _, other, _ = run(capsys, "bench", place, "--seconds", "0.01", "--format", "arrow")
+
+    assert code == 0
+    assert "as torch, nulls as 0, prefetch" in out
+    assert all(each["is_filled"] for each in json.loads(text)["measurements"])
+    assert "nulls as 0" not in other
+
+
+def test_what_is_no_tensor_is_said_with_the_way_out(tmp_path, capsys):
+    place = str(tmp_path / "texts.lance")
+    lance.write_dataset(pa.table({"a": pa.array(["x", "y"])}), place)
+
+    code, _, err = run(capsys, "bench", place, "--seconds", "0.01", "--format", "torch_row")
     ok, _, _ = run(capsys, "bench", place, "--seconds", "0.01", "--format", "arrow")
 
     assert code == 2

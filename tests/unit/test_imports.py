@@ -45,6 +45,22 @@ def test_the_public_names_are_these():
     assert all(getattr(ray_lance, name).__doc__ for name in ray_lance.__all__)
 
 
+def test_dir_shows_the_public_names_alone():
+    assert dir(ray_lance) == sorted([*ray_lance.__all__, "torch", "train"])
+
+
+def test_the_packages_for_training_need_no_import_of_their_own():
+    code = (
+        "import sys, ray_lance; assert not {'ray', 'torch'} & set(sys.modules)\n"
+        "ray_lance.torch.LanceIterableDataset; assert 'ray' not in sys.modules\n"
+        "ray_lance.train.LanceDataConfig\n"
+        "try: ray_lance.tarin\n"
+        "except AttributeError as error: print(error)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout == "module 'ray_lance' has no attribute 'tarin'\n"
+
+
 def test_no_module_takes_the_place_of_a_public_name():
     names = {name: getattr(ray_lance, name) for name in ray_lance.__all__}
 
