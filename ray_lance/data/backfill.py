@@ -9,28 +9,30 @@ references and row counts only, and commits the finished fragments in groups.
 from __future__ import annotations
 
 import logging
-import sys
 import time
 from dataclasses import dataclass, field
 
 import lance
 import pyarrow as pa
 import ray
+from ray.data import DataContext
 
 from ray_lance.arguments import as_count
 from ray_lance.data.blocks import iterate_blocks
+from ray_lance.data.cluster import check_resources
 from ray_lance.data.column_writer import ColumnWriter, RowFailure
 from ray_lance.data.compute import Compute, count_rows
-from ray_lance.data.faults import own_error
+from ray_lance.data.faults import own_error, said_once
 from ray_lance.data.gather import Gatherer
 from ray_lance.data.window import Window
 from ray_lance.errors import CommitError, InvalidArgumentError
 from ray_lance.masking import cause
+from ray_lance.progress import Progress, shown_progress
 from ray_lance.retry import RetryPolicy
 from ray_lance.table import TableRef
 from ray_lance.write.column_commit import claim, drop_blank, finish, remove_leftovers, renewed
 from ray_lance.write.column_job import ColumnJob
-from ray_lance.write.column_plan import Plan, plan
+from ray_lance.write.column_plan import Pass, Plan, plan
 from ray_lance.write.column_record import ColumnRecord, check_columns, recorded_columns
 from ray_lance.write.commit import Send
 from ray_lance.write.field_ids import as_stored
@@ -132,22 +134,11 @@ def backfill(
     exists = set(schema.names) <= set(target.table.open().schema.names)
     todo = _count(target.table, plan(target.table.open(), record))
     if exists and not todo.passes and not record.owner and not record.replaces:
-        version = target.table.number
-        return _summary(target, version, ColumnWriter(None, 0, send), todo.done, started)
-    job = claim(target, record, schema, send)
-    window = Window(options.fragments_per_commit) if options.fragments_per_commit else None
-    writer = ColumnWriter(window, 0 if compute.is_class else 1, send)
-    try:
-        done = _run_rounds(job, compute, options, writer, window)
-        version = finish(job, send)
-    except BaseException as error:
-        _wind_up(job, writer, error, added=not set(schema.names) & set(target.table.open().schema.names))
-        own = own_error(error)
-        if own is None or own is error:
-            raise
-        raise own from error
-    remove_leftovers(job, _names(writer))
-    return _summary(target, version, writer, done, started)
+        return _summary(target, target.table.number, ColumnWriter(None, 0, send), todo.done, started)
+    work = _Work(target, record, schema, compute, options, send)
+    with shown_progress("add_columns", bars=DataContext.get_current().enable_progress_bars) as progress:
+        version = work.run(progress)
+    return _summary(target, version, work.writer, work.done, started)
 
 
 def _prepare(target: WriteJob, compute: Compute, options: BackfillOptions) -> tuple[pa.Schema, ColumnRecord]:
@@ -155,6 +146,7 @@ def _prepare(target: WriteJob, compute: Compute, options: BackfillOptions) -> tu
     dataset = target.table.open()
     compute.check_against(dataset.schema)
     scan = compute.scan(target.table, options.where)  # checks the condition and the decoders
+    check_resources(compute.ray_arguments)
     recipe = compute.recipe(options.where, scan.decoders)
     given = options.schema and portable(as_stored(lance_schema(options.schema), target.file_version))
     schema = given or recorded_columns(dataset.schema, recipe)
@@ -169,57 +161,124 @@ def _prepare(target: WriteJob, compute: Compute, options: BackfillOptions) -> tu
     return schema, check_columns(dataset.schema, schema, recipe, overwrite=options.overwrite)
 
 
-def _run_rounds(
-    job: ColumnJob, compute: Compute, options: BackfillOptions, writer: ColumnWriter, window: Window | None
-) -> int:
-    """Compute until every fragment has its values; returns how many had them before."""
-    done = 0
-    for number in range(_MOST_ROUNDS):
-        todo = _count(job.target.table, plan(job.target.table.open(), job.record))
-        done = done if number else todo.done
-        writer.begin(job)
-        progress = _Progress(sum(len(each.fragments) for each in todo.passes), done)
-        for each in todo.passes:
-            if window is not None:
-                window.begin_pass(len(each.fragments))
-            rows = compute.dataset(job.target.table, each, job.schema, exact=options.schema is None, window=window)
-            gatherer: Gatherer[ray.ObjectRef] = Gatherer(each.fragments)
-            with iterate_blocks(rows, _PAUSE_S) as pieces:
-                for piece in pieces:
-                    writer.submit([] if piece is None else gatherer.add(piece))
-                    progress.show(writer)
-            gatherer.finish()
-        writer.finish()
-        progress.end(writer)
-        if not writer.lost:
-            return done
-        logger.info("%d fragments were rewritten by others and are computed again", len(writer.lost))
-        writer.lost = []
-        job = renewed(job)
-    raise CommitError(
-        f"uri={job.target.shown_uri!r}: others kept rewriting fragments during {_MOST_ROUNDS} rounds; "
-        "what is finished is committed, and calling again computes the rest"
-    )
+class _Work:
+    """One call's work on the columns.
+
+    The columns are claimed, and those that are missing added, when the first of their values are there: a call that
+    fails before leaves the table as it was.
+
+    Args:
+        target: The dataset.
+        record: The computation.
+        schema: The columns.
+        compute: What is called on which columns.
+        options: Which values are computed.
+        send: Makes new versions.
+
+    Attributes:
+        writer: What writes the values.
+        done: Fragments that had their values before.
+    """
+
+    def __init__(
+        self,
+        target: WriteJob,
+        record: ColumnRecord,
+        schema: pa.Schema,
+        compute: Compute,
+        options: BackfillOptions,
+        send: Send,
+    ) -> None:
+        self._target, self._record, self._schema = target, record, schema
+        self._compute, self._options, self._send = compute, options, send
+        self._window = Window(options.fragments_per_commit) if options.fragments_per_commit else None
+        self._job: ColumnJob | None = None
+        self.writer = ColumnWriter(self._window, 0 if compute.is_class else 1, send)
+        self.done = 0
+
+    def run(self, progress: Progress) -> int:
+        """Compute until every fragment has its values; returns the version that holds them."""
+        try:
+            with said_once():
+                self._compute_rounds(progress)
+            version = finish(self._claimed(), self._send)
+        except BaseException as error:
+            self._wind_up(error)
+            own = own_error(error)
+            if own is None or own is error:
+                raise
+            raise own from error
+        remove_leftovers(self._claimed(), _names(self.writer))
+        return version
+
+    def _compute_rounds(self, progress: Progress) -> None:
+        computed = 0
+        for number in range(_MOST_ROUNDS):
+            table = self._target.table if self._job is None else self._job.target.table
+            todo = _count(table, plan(table.open(), self._record))
+            self.done = self.done if number else todo.done
+            progress.expect(computed + todo.rows)
+            for each in todo.passes:
+                computed = self._compute_pass(table, each, computed, progress)
+            self.writer.finish()
+            if not self.writer.lost:
+                return
+            logger.info("%d fragments were rewritten by others and are computed again", len(self.writer.lost))
+            self.writer.lost = []
+            self._begin(renewed(self._claimed()))
+        raise CommitError(
+            f"uri={self._target.shown_uri!r}: others kept rewriting fragments during {_MOST_ROUNDS} rounds; "
+            "what is finished is committed, and calling again computes the rest"
+        )
+
+    def _compute_pass(self, table: TableRef, todo: Pass, computed: int, progress: Progress) -> int:
+        """Compute the rows of one pass; returns ``computed`` with them."""
+        if self._window is not None:
+            self._window.begin_pass(len(todo.fragments))
+        schema = self._schema if self._job is None else self._job.schema
+        rows = self._compute.dataset(table, todo, schema, exact=self._options.schema is None, window=self._window)
+        gatherer: Gatherer[ray.ObjectRef] = Gatherer(todo.fragments)
+        with iterate_blocks(rows, _PAUSE_S) as pieces:
+            for piece in pieces:
+                if piece is not None:
+                    self._claimed()
+                    computed += piece.stop - piece.start
+                self.writer.submit([] if piece is None else gatherer.add(piece))
+                progress.show(computed, self.writer.rows_failed)
+        gatherer.finish()
+        return computed
+
+    def _claimed(self) -> ColumnJob:
+        if self._job is None:
+            return self._begin(claim(self._target, self._record, self._schema, self._send))
+        return self._job
+
+    def _begin(self, job: ColumnJob) -> ColumnJob:
+        self._job = job
+        self.writer.begin(job)
+        return job
+
+    def _wind_up(self, error: BaseException) -> None:
+        """After a failure: commit what is finished, remove the other files, and columns that got no value at all."""
+        if self._job is None:
+            return
+        added = not set(self._schema.names) & set(self._target.table.open().schema.names)
+        try:
+            if isinstance(error, Exception):
+                self.writer.salvage()
+            else:
+                self.writer.abandon()
+            if added and not self.writer.committed:
+                drop_blank(self._job)
+        except Exception as second:
+            logger.warning("after %s: %s", type(error).__name__, cause(second))
+        remove_leftovers(self._job, _names(self.writer))
 
 
 def _count(table: TableRef, todo: Plan) -> Plan:
     counted = [count_rows(table, each) for each in todo.passes]
     before, after = (sum(len(each.fragments) for each in passes) for passes in (todo.passes, counted))
     return Plan(tuple(each for each in counted if each.fragments), todo.done + before - after)
-
-
-def _wind_up(job: ColumnJob, writer: ColumnWriter, error: BaseException, *, added: bool) -> None:
-    """After a failure: commit what is finished, remove the other files, and columns that got no value at all."""
-    try:
-        if isinstance(error, Exception):
-            writer.salvage()
-        else:
-            writer.abandon()
-        if added and not writer.committed:
-            drop_blank(job)
-    except Exception as second:
-        logger.warning("after %s: %s", type(error).__name__, cause(second))
-    remove_leftovers(job, _names(writer))
 
 
 def _names(writer: ColumnWriter) -> list[str]:
@@ -239,34 +298,3 @@ def _summary(target: WriteJob, version: int, writer: ColumnWriter, done: int, st
         bytes=sum(written.num_bytes for written in writer.committed),
         seconds=time.perf_counter() - started,
     )
-
-
-class _Progress:
-    """A line on the terminal, where there is one, and in the log at the end."""
-
-    def __init__(self, fragments: int, done: int) -> None:
-        self._left = fragments
-        self._done = done
-        self._started = self._shown = time.monotonic()
-
-    def show(self, writer: ColumnWriter) -> None:
-        """Show how far the work is, at most twice a second."""
-        if sys.stderr.isatty() and time.monotonic() - self._shown > 0.5:
-            self._shown = time.monotonic()
-            sys.stderr.write(f"\r{self._text(writer)}".ljust(100))
-
-    def end(self, writer: ColumnWriter) -> None:
-        """Show the end."""
-        if sys.stderr.isatty():
-            sys.stderr.write("\r" + " " * 100 + "\r")
-        logger.info("%s", self._text(writer))
-
-    def _text(self, writer: ColumnWriter) -> str:
-        rows = sum(written.work.rows for written in writer.committed)
-        speed = rows / max(1e-3, time.monotonic() - self._started)
-        failed = sum(len(failure.row_addresses) for failure in writer.failures)
-        done = len(writer.committed)
-        return (
-            f"add_columns: {done + self._done} fragments done, {max(0, self._left - done)} left, {speed:,.0f} rows/s, "
-            f"{failed} rows failed"
-        )

@@ -13,6 +13,7 @@ from lance.blob import BlobType
 from ray.data.block import BlockAccessor
 
 from ray_lance.data.attempts import refuse_another_attempt
+from ray_lance.data.faults import faults_of_data
 from ray_lance.errors import InvalidArgumentError, RayLanceError, SchemaMismatchError, TensorConversionError
 from ray_lance.scan.scan import ROW_ADDRESS
 from ray_lance.tensors import from_tensors, storable, to_tensors
@@ -98,10 +99,15 @@ class ClassOnBatches:
         is known how often.
         """
         for batch in rebatched([rows], self._batch_size):
-            refuse_another_attempt(_place(batch))
-            if self._function is None:
-                self._function = self._construct()
-            yield call_on_batch(batch, self._function, self._call)
+            with faults_of_data():
+                columns = self._computed(batch)
+            yield columns
+
+    def _computed(self, batch: pa.Table) -> pa.Table:
+        refuse_another_attempt(_place(batch))
+        if self._function is None:
+            self._function = self._construct()
+        return call_on_batch(batch, self._function, self._call)
 
 
 def constructed(function: Callable[..., Any], arguments: Sequence[Any], keywords: Mapping[str, Any]) -> Any:

@@ -12,6 +12,7 @@ import ray
 from ray.data import Dataset
 
 from ray_lance.data.gather import Piece
+from ray_lance.native_output import ACTOR_RESTARTS, without_lines
 
 __all__ = ["iterate_blocks"]
 
@@ -62,7 +63,9 @@ def _received(
 def _run(dataset: Dataset, waiting: queue.Queue[Any], stopped: threading.Event) -> None:
     end: BaseException | None = None
     try:
-        for bundle in dataset.iter_internal_ref_bundles():
+        with without_lines(ACTOR_RESTARTS):
+            bundles = dataset.iter_internal_ref_bundles()  # starts the actors
+        for bundle in bundles:
             for entry, part in zip(bundle.blocks, bundle.slices, strict=True):
                 start, stop = (0, entry.metadata.num_rows) if part is None else (part.start_offset, part.end_offset)
                 if not _put(Piece(entry.ref, start, stop), waiting, stopped):

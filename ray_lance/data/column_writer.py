@@ -13,6 +13,7 @@ import pyarrow as pa
 import ray
 
 from ray_lance.data.batches import FAILURE, named
+from ray_lance.data.cluster import cluster_cpus
 from ray_lance.data.gather import Gathered, Piece
 from ray_lance.data.window import Window
 from ray_lance.scan.scan import ROW_ADDRESS
@@ -71,12 +72,18 @@ class ColumnWriter:
         self._write = ray.remote(_write_fragments).options(num_cpus=num_cpus, max_retries=3)
         self._send = send
         self._tasks: list[ray.ObjectRef] = []
-        self._most_tasks = max(2, int(ray.cluster_resources().get("CPU", 2)))
+        self._most_tasks = max(2, cluster_cpus())
         self._finished: list[_Outcome] = []
         self._last_commit = time.monotonic()
         self.committed: list[WrittenColumn] = []
         self.failures: list[RowFailure] = []
         self.lost: list[FragmentWork] = []
+
+    @property
+    def rows_failed(self) -> int:
+        """Rows without a value, in the fragments that have been written."""
+        waiting = (failure for outcome in self._finished for failure in outcome.failures)
+        return sum(len(failure.row_addresses) for failure in (*self.failures, *waiting))
 
     def begin(self, job: ColumnJob) -> None:
         """Take fragments of ``job`` from now on."""

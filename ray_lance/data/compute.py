@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import inspect
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -12,8 +11,7 @@ from typing import Any
 import pyarrow as pa
 import ray
 from ray import cloudpickle
-from ray.data import DataContext, Dataset
-from ray.data.datasource import Datasource, ReadTask
+from ray.data import Dataset
 
 from ray_lance.arguments import as_concurrency, as_count
 from ray_lance.data.batches import (
@@ -23,11 +21,14 @@ from ray_lance.data.batches import (
     call_on_batch,
     constructed,
     first_schema,
-    rebatched,
 )
+from ray_lance.data.cluster import cluster_cpus
+from ray_lance.data.computing import Admission, ComputingDatasource
 from ray_lance.data.execution import begun_as_admitted, executed_promptly, with_unshaped_blocks
 from ray_lance.data.fragments import FragmentDatasource
 from ray_lance.data.identity import parts_of
+from ray_lance.data.quiet import silenced
+from ray_lance.data.remote import actor_pool, flat, for_read
 from ray_lance.data.window import Window
 from ray_lance.decode import Decode, ImageDecode
 from ray_lance.errors import InvalidArgumentError, UnknownColumnError
@@ -42,15 +43,11 @@ from ray_lance.write.column_record import Recipe
 
 __all__ = ["Compute", "count_rows"]
 
-# What a task has computed is handed on when there is this much of it, or this long after the last time: so that
-# slow functions lose little when they are killed.
-_BLOCK_BYTES = 32 * 2**20
-_BLOCK_SECONDS = 2.0
 # Actors hand on what they have computed at the end of a task.
 _MOST_BATCHES_PER_TASK = 64
 _TASKS_PER_WORKER = 4
 _READS_BESIDE_ACTORS = 2
-_READ_ARGUMENTS = {"enable_task_events": True}  # as it is by default
+_READ_ARGUMENTS = {"max_calls": 0}  # as many as there are, which is the default
 
 
 @dataclass(frozen=True)
@@ -152,7 +149,7 @@ class Compute:
 
     def first_schema(self, table: TableRef, where: str | None) -> pa.Schema:
         """The columns that the function makes of the first batch, in a task with the resources of the others."""
-        task = ray.remote(_first_schema).options(**self._ray_arguments())
+        task = ray.remote(_first_schema).options(**flat(self.ray_arguments))
         schema: pa.Schema = ray.get(task.remote(table, where, self))
         return schema
 
@@ -175,43 +172,44 @@ class Compute:
         computed = self._in_actors(source, call, whole_batches) if self.is_class else self._in_tasks(source, call)
         # Only in order do counts of rows tell which rows a block holds.
         computed.context.execution_options.preserve_order = True
-        computed.context.enable_progress_bars = False
         computed.context.checkpoint_config = None  # the columns themselves tell what is done
         if window is not None:
-            computed = begun_as_admitted(computed, _Admission(window, source, todo).admits)
-        return executed_promptly(computed)
+            computed = begun_as_admitted(computed, Admission(window, source, todo).admits)
+        return silenced(executed_promptly(computed))
 
     def _in_actors(self, source: FragmentDatasource, call: BatchCall, whole_batches: bool) -> Dataset:
         """``whole_batches``: whether an actor may wait for the rows of another read, to make its batch full."""
         made_of = (self.function, call, self.batch_size, self.constructor_arguments, self.constructor_keywords)
-        return ray.data.read_datasource(source, override_num_blocks=1, **self._beside_actors()).map_batches(
+        tasks = len(source.planned().tasks)
+        rows = ray.data.read_datasource(source, override_num_blocks=1, **self._beside_actors(tasks))
+        return rows.map_batches(
             ClassOnBatches,
             fn_constructor_args=made_of,
             batch_size=self.batch_size if whole_batches else None,
             batch_format="pyarrow",
             zero_copy_batch=True,
-            concurrency=self.concurrency,
-            **self._ray_arguments(),
+            compute=actor_pool(self.concurrency, max(1, tasks)),
+            **flat(self.ray_arguments),
         )
 
-    def _beside_actors(self) -> dict[str, Any]:
+    def _beside_actors(self, tasks: int) -> dict[str, Any]:
         """How to read: where the actors take every CPU without reserving one, or the first read would wait for ever.
 
         With arguments that the actors do not have, or Ray would let them read themselves and keep them from computing.
         """
         each = self.ray_arguments.get("num_cpus")
         taken = self._workers() * (1.0 if each is None else float(each))
-        if taken + 1 <= ray.cluster_resources().get("CPU", 0):
-            return {"ray_remote_args": _READ_ARGUMENTS}
-        return {"ray_remote_args": {**_READ_ARGUMENTS, "num_cpus": 0}, "concurrency": _READS_BESIDE_ACTORS}
+        if taken + 1 <= cluster_cpus():
+            return _READ_ARGUMENTS
+        return {**_READ_ARGUMENTS, "num_cpus": 0, "concurrency": max(1, min(tasks, _READS_BESIDE_ACTORS))}
 
     def _in_tasks(self, source: FragmentDatasource, call: BatchCall) -> Dataset:
         compute = partial(call_on_batch, function=self.function, call=call)
         computed = ray.data.read_datasource(
-            _ComputingDatasource(source, compute, self.batch_size),
+            ComputingDatasource(source, compute, self.batch_size),
             override_num_blocks=1,
-            concurrency=self.concurrency,
-            ray_remote_args=self._ray_arguments(),
+            concurrency=min(self._workers(), max(1, len(source.planned().tasks))) if self.concurrency else None,
+            **for_read(flat(self.ray_arguments)),
         )
         return with_unshaped_blocks(computed)  # the tasks size their blocks by time, too
 
@@ -243,15 +241,12 @@ class Compute:
             return self.concurrency
         if self.concurrency is not None:
             return max(self.concurrency)
-        return int(ray.cluster_resources().get("CPU", 1))
+        return cluster_cpus()
 
     def _call(self) -> BatchCall:
         return BatchCall(
             self.batch_format, null_on_error=self.null_on_error, arguments=self.arguments, keywords=self.keywords
         )
-
-    def _ray_arguments(self) -> dict[str, Any]:
-        return {name: value for name, value in self.ray_arguments.items() if value is not None}
 
     def _check_picklable(self) -> None:
         given = (self.arguments, self.keywords, self.constructor_arguments, self.constructor_keywords)
@@ -265,79 +260,12 @@ class Compute:
                 ) from error
 
 
-class _Admission:
-    """Which read tasks may be begun, by their number.
-
-    Args:
-        window: How many fragments may be begun.
-        source: The tasks.
-        todo: The fragments, in the order in which the tasks read them.
-    """
-
-    def __init__(self, window: Window, source: FragmentDatasource, todo: Pass) -> None:
-        place = {work.fragment_id: number for number, work in enumerate(todo.fragments, 1)}
-        self._reach = [place[fragment_id] for fragment_id in source.last_fragments()]
-        self._window = window
-
-    def admits(self, task: int) -> bool:
-        """Whether task ``task`` may be begun, all before it having been."""
-        return task >= len(self._reach) or self._window.admits(self._reach[task])
-
-
-class _ComputingDatasource(Datasource):
-    """Reads rows and computes their columns in the same task, so that the inputs never enter the object store.
-
-    Ray fuses no read with a ``map_batches`` that has a batch size.
-    """
-
-    def __init__(self, source: FragmentDatasource, compute: Callable[[pa.Table], pa.Table], batch_size: int) -> None:
-        super().__init__()
-        self._source = source
-        self._compute = compute
-        self._batch_size = batch_size
-
-    def get_name(self) -> str:
-        """Name of the operator."""
-        return "LanceAndCompute"
-
-    def estimate_inmemory_data_size(self) -> int | None:
-        """Unknown: it depends on what is computed."""
-        return None
-
-    def get_read_tasks(
-        self, parallelism: int, per_task_row_limit: int | None = None, data_context: DataContext | None = None
-    ) -> list[ReadTask]:
-        """The read tasks, which deliver what is computed."""
-        compute = ray.put(self._compute)
-        return [
-            ReadTask(partial(_computed_blocks, task.read_fn, compute, self._batch_size), task.metadata)
-            for task in self._source.get_read_tasks(parallelism, per_task_row_limit, data_context)
-        ]
-
-
-def _computed_blocks(
-    read: Callable[[], Iterable[pa.Table]], shared: ray.ObjectRef, batch_size: int
-) -> Iterator[pa.Table]:
-    """What is computed, in blocks of bounded bytes that take bounded time."""
-    compute = ray.get(shared)
-    waiting: list[pa.Table] = []
-    size, started = 0, time.monotonic()
-    for rows in rebatched(read(), batch_size):
-        waiting.append(compute(rows))
-        size += waiting[-1].nbytes
-        if size >= _BLOCK_BYTES or time.monotonic() - started >= _BLOCK_SECONDS:
-            yield pa.concat_tables(waiting)
-            waiting, size, started = [], 0, time.monotonic()
-    if waiting:
-        yield pa.concat_tables(waiting)
-
-
 def count_rows(table: TableRef, todo: Pass) -> Pass:
     """``todo`` with the number of rows that pass its filter, without fragments of none; counted in tasks."""
     if todo.filter is None:
         return todo
     ids = [work.fragment_id for work in todo.fragments]
-    parts = max(1, min(len(ids), 2 * int(ray.cluster_resources().get("CPU", 1))))
+    parts = max(1, min(len(ids), 2 * cluster_cpus()))
     count = ray.remote(_count_rows)
     shared = ray.put(table)
     counts: dict[int, int] = {}

@@ -17,14 +17,18 @@ from ray.data.datasource.datasink import Datasink, WriteResult
 from ray_lance.allocator import keep_freed_memory
 from ray_lance.data.arrow_blocks import as_arrow
 from ray_lance.data.checkpoints import refuse_job_checkpoints
+from ray_lance.data.cluster import check_resources
 from ray_lance.data.execution import clean_up_after_writes, executed_promptly, running_context
 from ray_lance.data.faults import own_error, said_once
+from ray_lance.data.quiet import silenced
 from ray_lance.data.rewriting import TaskResult, in_one_schema
+from ray_lance.data.watching import watched_write
 from ray_lance.errors import (
     CommitError,
     DatasetExistsError,
     InvalidArgumentError,
 )
+from ray_lance.progress import shown_progress
 from ray_lance.table import TableRef
 from ray_lance.tensors.blocks import storable
 from ray_lance.write.cleanup import give_up, remove_uncommitted
@@ -234,6 +238,7 @@ def write(
         CommitError: Nothing was committed.
     """
     refuse_job_checkpoints(ds.context, options.mode)
+    check_resources(ray_remote_args or {})
     if options.mode == "merge":
         # Imported here: a merge is made of the parts of this module.
         from ray_lance.data.merge import merge
@@ -252,12 +257,8 @@ def run(
     job = sink.start()
     if job.exists and job.options.mode == "ignore":
         return _nothing_done(job)
-    remote_args = dict(ray_remote_args or {})
     try:
-        # A copy, since the caller's Ray dataset keeps the context that it has.
-        own = executed_promptly(Dataset.copy(ds, _deep_copy=True))
-        with said_once():
-            own.write_datasink(sink, ray_remote_args=remote_args, concurrency=concurrency)
+        _execute(ds, sink, dict(ray_remote_args or {}), concurrency)
     except Exception as error:
         sink.abort()
         cause = own_error(error)
@@ -272,6 +273,16 @@ def run(
     if sink.summary is None:
         raise CommitError(f"uri={job.shown_uri!r}: Ray ended the write without completing it")
     return sink.summary
+
+
+def _execute(ds: Dataset, sink: LanceDatasink, ray_remote_args: dict[str, Any], concurrency: int | None) -> None:
+    # A copy, since the caller's Ray dataset keeps the context that it has.
+    own = executed_promptly(Dataset.copy(ds, _deep_copy=True))
+    with shown_progress("write_lance", bars=ds.context.enable_progress_bars) as progress:
+        with said_once(), watched_write(silenced(own), progress):
+            own.write_datasink(sink, ray_remote_args=ray_remote_args, concurrency=concurrency)
+        if sink.summary is not None:
+            progress.show(sink.summary.rows)
 
 
 def _nothing_done(job: WriteJob) -> WriteSummary:

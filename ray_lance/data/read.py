@@ -11,11 +11,13 @@ import ray
 from ray.data import Dataset
 
 from ray_lance.arguments import as_count
+from ray_lance.data.cluster import check_resources
 from ray_lance.data.dataset import ReadDataset
 from ray_lance.data.datasource import LanceDatasource
 from ray_lance.data.execution import executed_promptly
 from ray_lance.data.fragments import FragmentDatasource
 from ray_lance.data.permuted import PermutationDatasource
+from ray_lance.data.remote import flat, for_read
 from ray_lance.decode import Decode
 from ray_lance.errors import InvalidArgumentError
 from ray_lance.masking import mask_uri
@@ -208,10 +210,11 @@ def read_permutation(permutation: Permutation, options: ReadOptions, ray_argumen
 
 
 def _read_datasource(datasource: LanceDatasource, ray_arguments: Mapping[str, Any]) -> Dataset:
-    passed = {name: value for name, value in ray_arguments.items() if value is not None}
+    arguments = flat(ray_arguments)
     # The datasource sizes its tasks itself. A larger number here would make Ray cut each task's output into as many
     # blocks as are missing, which costs more than the read and keeps Ray from fusing it with the next operator.
-    dataset = ray.data.read_datasource(datasource, override_num_blocks=1, **passed)
+    dataset = ray.data.read_datasource(datasource, override_num_blocks=1, **for_read(arguments))
+    check_resources(arguments)
     return executed_promptly(ReadDataset.of(dataset))
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import lance
@@ -19,6 +20,7 @@ from lance.commit import CommitConflictError
 
 from ray_lance.errors import CommitError, panics_as_errors
 from ray_lance.masking import cause, without_secrets
+from ray_lance.native_output import UNSTABLE_REPLACEMENT, without_lines
 from ray_lance.retry import is_transient
 from ray_lance.write.cleanup import remove_unreferred
 from ray_lance.write.column_files import WrittenColumn
@@ -67,15 +69,22 @@ def claim(
         CommitError: Another writer added a column of that name in the meantime, or the faults outlasted every retry.
     """
     record = record.claimed(target.version_before or 0)
-    _add_missing(target, record, columns)
+    job = ColumnJob(target, record, columns)
+    added = _add_missing(target, record, columns)
 
     def note(dataset: lance.LanceDataset) -> lance.LanceOperation.BaseOperation | None:
         return None if _record(dataset, record) == record else _note(dataset, record)
 
-    _commit(target, record.owner, note, send)
-    if record.unfinished:
-        _commit(target, record.owner, _fence, send)
-    return renewed(ColumnJob(target, record, columns))
+    try:
+        _commit(target, record.owner, note, send)
+        if record.unfinished:
+            _commit(target, record.owner, _fence, send)
+        return renewed(job)
+    except BaseException:
+        if added == columns.names:
+            with suppress(Exception):
+                drop_blank(renewed(job))
+        raise
 
 
 def renewed(job: ColumnJob) -> ColumnJob:
@@ -170,7 +179,8 @@ def remove_leftovers(job: ColumnJob, committed: Collection[str]) -> None:
         logger.warning("files of job %s at %s may be left behind: %s", record.owner, job.target.shown_uri, cause(error))
 
 
-def _add_missing(target: WriteJob, record: ColumnRecord, columns: pa.Schema) -> None:
+def _add_missing(target: WriteJob, record: ColumnRecord, columns: pa.Schema) -> list[str]:
+    """Add those of the columns that the dataset lacks, without values; returns which."""
     missing = [name for name in columns.names if name not in target.table.open().schema.names]
     fields = [columns.field(name) for name in missing]
     noted = [each.with_metadata({**(each.metadata or {}), RECORD_KEY: record.to_json()}) for each in fields]
@@ -179,7 +189,7 @@ def _add_missing(target: WriteJob, record: ColumnRecord, columns: pa.Schema) -> 
         dataset = target.table.latest().open()
         present = [name for name in missing if name in dataset.schema.names]
         if present and record_of(dataset.schema, present[0]) == record:
-            return
+            return missing
         if present:
             raise CommitError(f"another writer added the column {present[0]!r} in the meantime: run the call again")
         try:
@@ -187,6 +197,7 @@ def _add_missing(target: WriteJob, record: ColumnRecord, columns: pa.Schema) -> 
         except Exception as error:
             attempt += 1
             _policy(target).pause(attempt, f"adding columns to {target.shown_uri}", error)
+    return missing
 
 
 def _record(dataset: lance.LanceDataset, record: ColumnRecord) -> ColumnRecord | None:
@@ -238,7 +249,7 @@ def _commit(target: WriteJob, owner: str, build: _Build, send: Send) -> int:
             transaction_properties={JOB_PROPERTY: job.job_id},
         )
         try:
-            with panics_as_errors("committing"):
+            with panics_as_errors("committing"), without_lines(UNSTABLE_REPLACEMENT):
                 dataset = send(
                     job.uri,
                     transaction,

@@ -78,6 +78,11 @@ class Plan:
     passes: tuple[Pass, ...]
     done: int
 
+    @property
+    def rows(self) -> int:
+        """Rows to compute."""
+        return sum(work.rows for each in self.passes for work in each.fragments)
+
 
 def plan(dataset: lance.LanceDataset, record: ColumnRecord) -> Plan:
     """What is to be computed on ``dataset``. Rows are counted before any filter.

@@ -1,0 +1,93 @@
+"""The datasource that computes what it reads, and when its tasks may begin."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+
+import pyarrow as pa
+import ray
+from ray.data import DataContext
+from ray.data.datasource import Datasource, ReadTask
+
+from ray_lance.data.batches import rebatched
+from ray_lance.data.faults import faults_of_data
+from ray_lance.data.fragments import FragmentDatasource
+from ray_lance.data.window import Window
+from ray_lance.write.column_plan import Pass
+
+__all__ = ["Admission", "ComputingDatasource"]
+
+# What a task has computed is handed on when there is this much of it, or this long after the last time: so that
+# slow functions lose little when they are killed.
+_BLOCK_BYTES = 32 * 2**20
+_BLOCK_SECONDS = 2.0
+
+
+class Admission:
+    """Which read tasks may be begun, by their number.
+
+    Args:
+        window: How many fragments may be begun.
+        source: The tasks.
+        todo: The fragments, in the order in which the tasks read them.
+    """
+
+    def __init__(self, window: Window, source: FragmentDatasource, todo: Pass) -> None:
+        place = {work.fragment_id: number for number, work in enumerate(todo.fragments, 1)}
+        self._reach = [place[fragment_id] for fragment_id in source.last_fragments()]
+        self._window = window
+
+    def admits(self, task: int) -> bool:
+        """Whether task ``task`` may be begun, all before it having been."""
+        return task >= len(self._reach) or self._window.admits(self._reach[task])
+
+
+class ComputingDatasource(Datasource):
+    """Reads rows and computes their columns in the same task, so that the inputs never enter the object store.
+
+    Ray fuses no read with a ``map_batches`` that has a batch size.
+    """
+
+    def __init__(self, source: FragmentDatasource, compute: Callable[[pa.Table], pa.Table], batch_size: int) -> None:
+        super().__init__()
+        self._source = source
+        self._compute = compute
+        self._batch_size = batch_size
+
+    def get_name(self) -> str:
+        """Name of the operator."""
+        return "LanceAndCompute"
+
+    def estimate_inmemory_data_size(self) -> int | None:
+        """Unknown: it depends on what is computed."""
+        return None
+
+    def get_read_tasks(
+        self, parallelism: int, per_task_row_limit: int | None = None, data_context: DataContext | None = None
+    ) -> list[ReadTask]:
+        """The read tasks, which deliver what is computed."""
+        compute = ray.put(self._compute)
+        return [
+            ReadTask(partial(_computed_blocks, task.read_fn, compute, self._batch_size), task.metadata)
+            for task in self._source.get_read_tasks(parallelism, per_task_row_limit, data_context)
+        ]
+
+
+def _computed_blocks(
+    read: Callable[[], Iterable[pa.Table]], shared: ray.ObjectRef, batch_size: int
+) -> Iterator[pa.Table]:
+    """What is computed, in blocks of bounded bytes that take bounded time."""
+    compute = ray.get(shared)
+    waiting: list[pa.Table] = []
+    size, started = 0, time.monotonic()
+    for rows in rebatched(read(), batch_size):
+        with faults_of_data():
+            waiting.append(compute(rows))
+        size += waiting[-1].nbytes
+        if size >= _BLOCK_BYTES or time.monotonic() - started >= _BLOCK_SECONDS:
+            yield pa.concat_tables(waiting)
+            waiting, size, started = [], 0, time.monotonic()
+    if waiting:
+        yield pa.concat_tables(waiting)
