@@ -44,7 +44,11 @@ def check_same(table: str | TableRef, ours: lance.LanceDataset, theirs: lance.La
     _check_rows("Lance's scan of what this library wrote", ours.to_table(), wanted)
     assert ours.has_stable_row_ids == theirs.has_stable_row_ids
     for question, ask in _questions().items():
-        assert ask(ours) == ask(theirs), question
+        try:
+            answer = ask(theirs)
+        except Exception:  # Lance cannot tell
+            continue
+        assert ask(ours) == answer, question
     for name, rows in _read(table, way).items():
         _check_rows(name, rows, wanted)
     for where in FILTERS[:6]:
