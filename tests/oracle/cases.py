@@ -75,9 +75,7 @@ class Rows:
             "text": pa.array([None if rng.random() < 0.1 else f"{rng.choice(WORDS)} sat" for _ in range(rows)]),
             "cat": pa.array([rng.choice(WORDS) for _ in range(rows)]).dictionary_encode(),
             "tags": make_array(pa.list_(pa.string()), rows, rng, nulls=False),
-            "vec": pa.array(
-                [[rng.randrange(9) for _ in range(8)] for _ in range(rows)], pa.list_(pa.float32(), 8)
-            ),
+            "vec": pa.array([[rng.randrange(9) for _ in range(8)] for _ in range(rows)], pa.list_(pa.float32(), 8)),
         }
         for position, dtype in enumerate(extra):
             columns[f"x{position}"] = make_array(dtype, rows, rng, nulls=True)

@@ -183,16 +183,14 @@ def _for_lance(blocks: Sequence[pa.Table]) -> pa.Table:
 
 
 def _cast(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    columns = []
-    for column, target in zip(table.columns, schema, strict=True):
-        values = column.take(pa.array(range(len(column))))
-        if values.type == target.type:
-            columns.append(values)
-        elif isinstance(target.type, pa.BaseExtensionType):
-            columns.append(values)
-        else:
-            columns.append(pa.chunked_array([pa.array(values.to_pylist(), target.type)]))
+    columns = [_cast_column(column, target.type) for column, target in zip(table.columns, schema, strict=True)]
     return pa.table(columns, schema)
+
+
+def _cast_column(column: pa.ChunkedArray, dtype: pa.DataType) -> pa.ChunkedArray:
+    if column.type == dtype:
+        return column.take(pa.array(range(len(column))))
+    return pa.chunked_array([pa.array(column.to_pylist(), dtype)])
 
 
 def _is_kept(given: pa.Table, written: pa.Table) -> bool:
