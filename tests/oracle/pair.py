@@ -70,7 +70,8 @@ class _Pair:
         try:
             self._apply_theirs(step)
         except BaseException as error:
-            assert self._open(self.theirs).version == before, f"Lance failed half-way: {_refused(error)}"
+            refused = _refused(error)
+            assert self._open(self.theirs).version == before, f"Lance failed half-way: {refused}"
             return False
         self._apply_ours(step)
         if isinstance(step, cases.StartBranch) and self.branch is None:
@@ -128,7 +129,7 @@ class _Pair:
             case cases.Merge(rows):
                 self.way.merge(reference, self._blocks(rows), step)
             case cases.AddColumn(name):
-                self.way.add_column(reference, self._open(self.ours), name)
+                self.way.add_column(reference, name)
             case _:
                 self._apply_by_lance(step, self._open(self.ours))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import decimal
 import random
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -108,25 +109,31 @@ def as_lance_takes_it(dtype: pa.DataType) -> pa.DataType:
 
 
 def _leaf(dtype: pa.DataType, rng: random.Random) -> Any:
-    if pa.types.is_dictionary(dtype):
-        return rng.choice(WORDS)
-    if pa.types.is_boolean(dtype):
-        return rng.random() < 0.5
-    if pa.types.is_integer(dtype):
-        bounds = np.iinfo(dtype.to_pandas_dtype())
-        return rng.choice((0, 1, bounds.min, bounds.max, rng.randint(bounds.min, bounds.max)))
-    if pa.types.is_floating(dtype):
-        return np.array(rng.choice((0.0, -1.5, 2.25, float("inf"), float("nan"))), dtype.to_pandas_dtype()).item()
-    if pa.types.is_fixed_size_binary(dtype):
-        return rng.randbytes(dtype.byte_width)
-    if pa.types.is_binary(dtype) or pa.types.is_large_binary(dtype) or pa.types.is_binary_view(dtype):
-        return rng.randbytes(rng.randrange(5))
-    if pa.types.is_date(dtype):
-        return (_EPOCH + datetime.timedelta(days=rng.randrange(1000))).date()
-    if pa.types.is_timestamp(dtype):
-        return _EPOCH + datetime.timedelta(microseconds=rng.randrange(10**12))
-    if pa.types.is_duration(dtype):
-        return datetime.timedelta(milliseconds=rng.randrange(10**6))
-    if pa.types.is_decimal(dtype):
-        return decimal.Decimal(rng.randrange(-(10**6), 10**6)).scaleb(-3)
-    return rng.choice(WORDS)
+    return next(make(dtype, rng) for is_type, make in _LEAF_VALUES if is_type(dtype))
+
+
+def _is_bytes(dtype: pa.DataType) -> bool:
+    return pa.types.is_binary(dtype) or pa.types.is_large_binary(dtype) or pa.types.is_binary_view(dtype)
+
+
+def _integer(dtype: pa.DataType, rng: random.Random) -> int:
+    bounds = np.iinfo(dtype.to_pandas_dtype())
+    return rng.choice((0, 1, bounds.min, bounds.max, rng.randint(bounds.min, bounds.max)))
+
+
+def _float(dtype: pa.DataType, rng: random.Random) -> float:
+    return np.array(rng.choice((0.0, -1.5, 2.25, float("inf"), float("nan"))), dtype.to_pandas_dtype()).item()
+
+
+_LEAF_VALUES: tuple[tuple[Callable[[pa.DataType], bool], Callable[[pa.DataType, random.Random], Any]], ...] = (
+    (pa.types.is_boolean, lambda _, rng: rng.random() < 0.5),
+    (pa.types.is_integer, _integer),
+    (pa.types.is_floating, _float),
+    (pa.types.is_fixed_size_binary, lambda dtype, rng: rng.randbytes(dtype.byte_width)),
+    (_is_bytes, lambda _, rng: rng.randbytes(rng.randrange(5))),
+    (pa.types.is_date, lambda _, rng: (_EPOCH + datetime.timedelta(days=rng.randrange(1000))).date()),
+    (pa.types.is_timestamp, lambda _, rng: _EPOCH + datetime.timedelta(microseconds=rng.randrange(10**12))),
+    (pa.types.is_duration, lambda _, rng: datetime.timedelta(milliseconds=rng.randrange(10**6))),
+    (pa.types.is_decimal, lambda _, rng: decimal.Decimal(rng.randrange(-(10**6), 10**6)).scaleb(-3)),
+    (lambda _: True, lambda _, rng: rng.choice(WORDS)),  # strings, and dictionaries of them
+)

@@ -6,7 +6,6 @@ import pickle
 from collections.abc import Sequence
 from typing import Protocol
 
-import lance
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
@@ -20,6 +19,12 @@ from ray_lance.scan.pushdown import build_scan
 from ray_lance.table import TableRef
 from ray_lance.tensors.blocks import storable
 from ray_lance.torch import LanceIterableDataset
+from ray_lance.write.column_commit import claim, commit_group, finish
+from ray_lance.write.column_files import ROW_ADDRESS, WrittenColumn, write_column_file
+from ray_lance.write.column_job import ColumnJob
+from ray_lance.write.column_plan import FragmentWork, plan
+from ray_lance.write.column_record import Recipe, check_columns
+from ray_lance.write.job import begin
 from ray_lance.write.merge import BUCKET
 from ray_lance.write.options import WriteOptions
 from tests.oracle.cases import Merge
@@ -38,7 +43,7 @@ class Way(Protocol):
     def merge(self, table: str | TableRef, blocks: Sequence[pa.Table], step: Merge) -> None:
         """Upsert by ``id``."""
 
-    def add_column(self, table: str | TableRef, dataset: lance.LanceDataset, name: str) -> None:
+    def add_column(self, table: str | TableRef, name: str) -> None:
         """Add the column ``name``, twice the ``id``."""
 
     def read(self, table: str | TableRef, where: str | None) -> pa.Table:
@@ -64,8 +69,15 @@ class InProcess:
         ]
         _run(sink, [[merging._match(bucket, job=job)] for bucket in buckets if bucket.num_rows])
 
-    def add_column(self, table: str | TableRef, dataset: lance.LanceDataset, name: str) -> None:
-        dataset.add_columns({name: "id * 2"})
+    def add_column(self, table: str | TableRef, name: str) -> None:
+        columns = pa.schema([(name, pa.int64())])
+        target = begin(TableRef.of(table), WriteOptions(mode="append"))
+        dataset = target.table.open()
+        recipe = Recipe(("id",), None, name, ())
+        job = claim(target, check_columns(dataset.schema, columns, recipe, overwrite=False), columns)
+        works = [work for each in plan(dataset, job.record).passes for work in each.fragments]
+        commit_group(job, [_column_file(job, work) for work in works])
+        finish(job)
 
     def read(self, table: str | TableRef, where: str | None) -> pa.Table:
         scan = build_scan([TableRef.of(table).pin()], None, where, [], {})
@@ -91,7 +103,7 @@ class ThroughRay:
             delete_missing=step.delete_missing,
         )
 
-    def add_column(self, table: str | TableRef, dataset: lance.LanceDataset, name: str) -> None:
+    def add_column(self, table: str | TableRef, name: str) -> None:
         add_columns(
             table, _twice, input_columns="id", fn_kwargs={"name": name}, schema=pa.schema([pa.field(name, pa.int64())])
         )
@@ -115,6 +127,15 @@ def read_in_order(table: str | TableRef) -> pa.Table:
 
 def dataset_schema(table: str | TableRef) -> pa.Schema:
     return TableRef.of(table).open().schema
+
+
+def _column_file(job: ColumnJob, work: FragmentWork) -> WrittenColumn:
+    """Twice the ids of one fragment, as a column file."""
+    dataset = job.target.table.open()
+    fragments = [dataset.get_fragment(work.fragment_id)]
+    rows = dataset.scanner(columns=["id"], fragments=fragments, with_row_address=True).to_table()
+    values = pa.table({ROW_ADDRESS: rows[ROW_ADDRESS], job.schema.names[0]: pc.multiply(rows["id"], 2)})
+    return write_column_file(job, work, lambda: [values])
 
 
 def _twice(batch: dict[str, object], name: str) -> dict[str, object]:
