@@ -30,7 +30,7 @@ def check(case: Case) -> None:
             reject()
 
 
-@settings(ORACLE, max_examples=20)
+@settings(ORACLE, max_examples=12)
 @given(cases())
 def test_a_few_histories_end_as_in_lance(case: Case):
     check(case)
