@@ -9,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, reject, settings
 
 from tests.oracle.cases import Case, cases
-from tests.oracle.pair import Refused, carry_out
-from tests.oracle.ways import ThroughRay
+from tests.oracle.pair import carry_out
+from tests.oracle.ways import Refused, ThroughRay
 
 # Fewer than in process, where each takes a tenth of the time.
 ORACLE = settings(

@@ -13,20 +13,16 @@ from ray_lance.table import TableRef
 from tests.oracle import cases
 from tests.oracle.compare import check_same
 from tests.oracle.values import as_lance_takes_it
-from tests.oracle.ways import Way
+from tests.oracle.ways import Refused, Way
 
-__all__ = ["Refused", "carry_out"]
-
-
-class Refused(Exception):
-    """Lance in process does not do it either."""
+__all__ = ["carry_out"]
 
 
 def carry_out(case: cases.Case, folder: Path, way: Way) -> None:
     """Carry out ``case`` below ``folder``, and compare after each step.
 
     Raises:
-        Refused: Lance cannot write the first rows.
+        Refused: The first rows cannot be written by Lance, or sent by Ray.
         AssertionError: The two differ.
     """
     pair = _Pair(case, str(folder / "ours"), str(folder / "theirs"), way)

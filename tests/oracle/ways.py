@@ -29,9 +29,13 @@ from ray_lance.write.merge import BUCKET
 from ray_lance.write.options import WriteOptions
 from tests.oracle.cases import Merge
 
-__all__ = ["InProcess", "ThroughRay", "Way", "read_in_order", "read_shuffled"]
+__all__ = ["InProcess", "Refused", "ThroughRay", "Way", "read_in_order", "read_shuffled"]
 
 _BUCKETS = 2
+
+
+class Refused(Exception):
+    """The case cannot be tried: Lance, or Ray, does not take its rows."""
 
 
 class Way(Protocol):
@@ -90,11 +94,11 @@ class ThroughRay:
     """The public functions."""
 
     def write(self, table: str | TableRef, blocks: Sequence[pa.Table], mode: str, **options: object) -> None:
-        write_lance(ray.data.from_arrow(list(blocks)), table, mode=mode, **options)
+        write_lance(_ray_dataset(blocks), table, mode=mode, **options)
 
     def merge(self, table: str | TableRef, blocks: Sequence[pa.Table], step: Merge) -> None:
         write_lance(
-            ray.data.from_arrow(list(blocks)),
+            _ray_dataset(blocks),
             table,
             mode="merge",
             on="id",
@@ -136,6 +140,13 @@ def _column_file(job: ColumnJob, work: FragmentWork) -> WrittenColumn:
     rows = dataset.scanner(columns=["id"], fragments=fragments, with_row_address=True).to_table()
     values = pa.table({ROW_ADDRESS: rows[ROW_ADDRESS], job.schema.names[0]: pc.multiply(rows["id"], 2)})
     return write_column_file(job, work, lambda: [values])
+
+
+def _ray_dataset(blocks: Sequence[pa.Table]) -> ray.data.Dataset:
+    try:
+        return ray.data.from_arrow(list(blocks))
+    except ValueError as error:  # Ray cannot send views
+        raise Refused(str(error)) from error
 
 
 def _twice(batch: dict[str, object], name: str) -> dict[str, object]:

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, reject, settings
 
 from tests.oracle.cases import Case, cases
-from tests.oracle.pair import Refused, carry_out
-from tests.oracle.ways import InProcess
+from tests.oracle.pair import carry_out
+from tests.oracle.ways import InProcess, Refused
 
 # Every run makes the same tables: a difference is a change of the code, not of luck.
 ORACLE = settings(
