@@ -207,8 +207,11 @@ def read_lance(
         decode: Columns of encoded images to read as uint8 tensors, such as ``{"image": ImageDecode(size=(224, 224))}``
             or ``{"image": "image"}``; ``"auto"`` takes those that HuggingFace ``datasets`` has marked. Default: none,
             images stay as they are stored. See :class:`~ray_lance.ImageDecode` for sizes and for damaged images.
-        fill: What replaces nulls in integer and boolean vectors and tensors, which cannot hold them: one value, or one
-            by column. Without it reading such a null is an error. Float vectors hold nulls as NaN.
+        fill: What replaces nulls: one value, or one by column (``"a.b"`` for a struct's field). One value is for all
+            numbers, times and booleans, alone and in vectors, tensors and lists; strings, bytes and categories of them
+            are filled where they are named. A null list becomes an empty one. ``filter`` sees what is stored, and
+            ``Dataset.filter`` what is filled. Without it nulls stay nulls; in integer and boolean vectors and tensors,
+            which cannot hold them, they are an error, and float vectors hold them as NaN.
         table_id: Identifier of the table in a namespace, instead of ``uri``.
         namespace_impl: Implementation of the namespace, such as ``"dir"`` or ``"rest"``.
         namespace_properties: Properties of the connection to the namespace.

@@ -20,7 +20,7 @@ from ray_lance.arguments import as_count, as_integer
 from ray_lance.errors import InvalidArgumentError, TensorConversionError, UnknownColumnError
 from ray_lance.lazy import torch
 from ray_lance.paths import find_name, parse_path
-from ray_lance.tensors import FillValue, Ragged, Tensors, named_fill, to_tensors
+from ray_lance.tensors import CategoryOption, FillValue, Ragged, Tensors, named_fill, to_tensors
 from ray_lance.tensors.kinds import variable_shape_field
 from ray_lance.tensors.objects import to_objects
 from ray_lance.tensors.ragged import make_shaped
@@ -214,6 +214,7 @@ def to_image_tensors(
     *,
     ragged: Ragged = "nested",
     fill: FillValue | Mapping[str, FillValue] | None = None,
+    categories: CategoryOption = "values",
 ) -> Tensors:
     """:func:`ray_lance.tensors.to_tensors` for what :func:`decode_table` returned.
 
@@ -229,7 +230,7 @@ def to_image_tensors(
     fills = {**fill, **dict.fromkeys(unfilled, 0)} if isinstance(fill, Mapping) else fill
     if unfilled and fill is None:
         fills = dict.fromkeys(unfilled, 0)
-    batch = to_tensors(table, ragged=ragged, fill=fills)
+    batch = to_tensors(table, ragged=ragged, fill=fills, categories=categories)
     for name, decoder in decoders.items():
         images = batch[name]
         if name in unfilled:

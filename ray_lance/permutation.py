@@ -36,6 +36,7 @@ from ray_lance.order import (
 from ray_lance.order.rows import RowArray, digest_of
 from ray_lance.order.split import Fractions
 from ray_lance.retry import RetryPolicy
+from ray_lance.scan.categories import categories_of
 from ray_lance.scan.plan import MAX_TASK_BYTES, TaskSizing
 from ray_lance.scan.positions import plan_positions
 from ray_lance.scan.pushdown import Columns, build_scan
@@ -45,6 +46,7 @@ from ray_lance.scan.size import row_bytes
 from ray_lance.scan.stream import batches_of, read_ahead
 from ray_lance.scan.take import take_rows
 from ray_lance.table import TableRef
+from ray_lance.tensors import Categories
 from ray_lance.tensors.objects import to_objects
 from ray_lance.versions import Version
 
@@ -160,6 +162,15 @@ class Permutation:
             self._table = self._table.pin()
             _check_identity(self._table, self._identity)
         return self._table
+
+    @property
+    def categories(self) -> Categories:
+        """The categories of the table's dictionary-encoded columns, by column (``"a.b"`` for a struct's field).
+
+        Of the whole version, whichever rows the order holds: each fragment's in their order, those of earlier fragments
+        first. Found when first asked for, by a scan of these columns.
+        """
+        return categories_of(build_scan([self.table], None, None, [], {}))
 
     @property
     def order(self) -> RowPermutation:

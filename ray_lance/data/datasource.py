@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
@@ -23,11 +23,9 @@ from ray_lance.scan.scan import Scan
 from ray_lance.scan.size import row_bytes
 from ray_lance.scan.steps import StepRange
 from ray_lance.tensors import named_fill
+from ray_lance.tensors.kinds import ROW_COUNT_COLUMN
 
-__all__ = ["LanceDatasource", "PlannedRead"]
-
-# Ray's own name for the column that carries the number of rows of a table without columns.
-_ROW_COUNT_COLUMN = "__bsp_stub"
+__all__ = ["LanceDatasource", "PlannedRead", "without_stub"]
 
 
 @dataclass(frozen=True)
@@ -128,11 +126,28 @@ class LanceDatasource(Datasource):
         """What was given as ``fill``, without the columns that a projection has left out."""
         return named_fill(self._fill, self._scan.stored_schema(), is_part=True)
 
+    def _delivers_stored(self, names: Sequence[str]) -> bool:
+        """Whether each of the columns is delivered as it is stored: not decoded, computed or filled."""
+        fill = self._fill_of_columns()
+        if isinstance(fill, Mapping):
+            is_filled = any(entry == name or entry.startswith(f"{name}.") for entry in fill for name in names)
+        else:
+            is_filled = fill is not None
+        return not is_filled and self._scan.delivers_stored(names)
+
     def _with_scan(self, scan: Scan) -> LanceDatasource:
         clone = copy.copy(self)
         clone._scan = scan
         clone._planned = None
         return clone
+
+
+def without_stub(rows: Any) -> Any:
+    """A block or batch without the column that carries the number of rows where there is no other."""
+    names = rows.column_names if isinstance(rows, pa.Table) else list(getattr(rows, "columns", []))
+    if names != [ROW_COUNT_COLUMN]:
+        return rows
+    return rows.select([]) if isinstance(rows, pa.Table) else rows.drop(columns=[ROW_COUNT_COLUMN])
 
 
 def _read_blocks(
@@ -142,7 +157,7 @@ def _read_blocks(
     with faults_of_data():
         for table in _fetch_plan(shared).read(task, limit):
             if not table.schema.names:
-                table = table.append_column(_ROW_COUNT_COLUMN, pa.nulls(table.num_rows))
+                table = table.append_column(ROW_COUNT_COLUMN, pa.nulls(table.num_rows))
             yield table
 
 

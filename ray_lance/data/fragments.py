@@ -87,7 +87,7 @@ class FragmentDatasource(LanceDatasource):
     def apply_predicate(self, predicate_expr: Expr) -> LanceDatasource:
         """A datasource that filters in Lance; this one itself where Lance cannot, which leaves the filter to Ray."""
         names = _checked_columns(predicate_expr, self._scan.schema())
-        if self._scan.is_whole or isinstance(self._scan.filter, str) or not self._scan.delivers_stored(names):
+        if self._scan.is_whole or isinstance(self._scan.filter, str) or not self._delivers_stored(names):
             return self
         try:
             expression = predicate_expr.to_pyarrow()

@@ -8,63 +8,114 @@ batch is done where it is used. Cutting and converting are Ray's own functions, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
 import torch
 from ray.data._internal.arrow_ops.transform_pyarrow import try_combine_chunked_columns
 from ray.data._internal.batcher import Batcher
-from ray.data._internal.block_batching.interfaces import FinalizedBatch
+from ray.data._internal.block_batching.interfaces import FinalizedBatch, FinalizedData
 from ray.data._internal.block_batching.iter_batches import BatchIterator
 from ray.data._internal.block_batching.util import blocks_to_batches
 from ray.data._internal.iterator.iterator_impl import DataIteratorImpl
 from ray.data._internal.utils.torch_utils import DefaultFinalizeFn
 from ray.data.block import Block, BlockAccessor
-from ray.data.collate_fn import DefaultCollateFn
 
-from ray_lance.data.collate import TensorCollate
+from ray_lance.data.collate import DefaultTensors, TensorCollate, as_dict, moved
+from ray_lance.data.datasource import without_stub
+from ray_lance.data.plan import categories_read
+from ray_lance.tensors import Categories
+from ray_lance.tensors.categories import with_values
 
-__all__ = ["BlockwiseIterator"]
+__all__ = ["BlockwiseIterator", "own_collation"]
 
 _CPU = torch.device("cpu")
+_ARRAYS = ("default", "numpy")
 
 
 class BlockwiseIterator(DataIteratorImpl):
     """Ray's iterator over a Ray dataset; cuts batches of CPU tensors in the thread that asks for them.
 
-    Batches that are more work go through Ray's threads as ever: those that go to another device or through pinned
+    Batches that are more work go through Ray's threads as before: those that go to another device or through pinned
     memory, are converted or padded, are shuffled locally or are made by a ``collate_fn`` of the caller's.
     """
+
+    def iter_torch_batches(
+        self, *, dtypes: Any = None, collate_fn: Any = None, pin_memory: bool = False, **options: Any
+    ) -> Iterable[Any]:
+        """Batches of tensors, and lists where no tensor exists; see ``ray.data.DataIterator.iter_torch_batches``.
+
+        Args:
+            dtypes: One dtype for all tensors, or one by column name. Not together with ``collate_fn``.
+            collate_fn: Makes a batch; of any kind that Ray accepts. Default: all types become what
+                :func:`ray_lance.tensors.to_tensors` makes of them.
+            pin_memory: Whether tensors go through page-locked memory, which needs CUDA.
+            **options: Ray's other arguments.
+        """
+        categories = partial(categories_read, self._base_dataset)
+        own = own_collation(collate_fn, dtypes, pin_memory, categories)
+        return super().iter_torch_batches(**own, **options)  # type: ignore[no-any-return]
 
     def _create_batch_iterator(
         self, ref_bundles_iter: Iterator[Any], prefetch_bytes_callback: Any = None, **kwargs: Any
     ) -> BatchIterator:
         # Every way that Ray has to iterate in batches comes through here.
         kwargs["prefetch_bytes_callback"] = prefetch_bytes_callback
-        collate = _short_collation(kwargs["collate_fn"], kwargs["finalize_fn"])
-        if collate is None or kwargs["batch_size"] is None or kwargs["shuffle_buffer_min_size"] is not None:
+        collate, finalize = kwargs["collate_fn"], kwargs["finalize_fn"]
+        if not isinstance(collate, TensorCollate):
             return _Batches(ref_bundles_iter, **kwargs)
-        return _BatchesOfBlocks(ref_bundles_iter, **{**kwargs, "collate_fn": collate})
+        own = _OwnTensors(collate, finalize)
+        kwargs["collate_fn"], kwargs["finalize_fn"] = own.collate, own.finalize
+        if not own.is_short or kwargs["batch_size"] is None or kwargs["shuffle_buffer_min_size"] is not None:
+            return _Batches(ref_bundles_iter, **kwargs)
+        return _BatchesOfBlocks(ref_bundles_iter, **kwargs)
 
 
-def _short_collation(collate: Any, finalize: Any) -> Callable[[Any], Any] | None:
-    """What collates a batch in little time, because the tensors share its memory; None for anything else."""
-    if not isinstance(finalize, DefaultFinalizeFn) or finalize._device != _CPU:
-        return None
-    if type(collate) is DefaultCollateFn and collate.dtypes is None:
-        # Its threads, one per column, cost five times what they do.
-        default: Callable[[Any], Any] = DefaultCollateFn(combine_chunks=collate.combine_chunks, num_workers=0)
-        return default
-    if isinstance(collate, TensorCollate) and type(collate).__call__ is TensorCollate.__call__ and collate.is_short:
-        return collate
-    return None
+def own_collation(
+    collate_fn: Any, dtypes: Any, pin_memory: bool, categories: Callable[[], Categories]
+) -> dict[str, Any]:
+    """What is to be passed on for these arguments of ``iter_torch_batches``: by default, a collation of our own.
+
+    Args:
+        collate_fn: None for the default.
+        dtypes: One dtype for all tensors, or one by column name.
+        pin_memory: Whether tensors go through page-locked memory.
+        categories: Finds the categories of the dataset.
+    """
+    if collate_fn is None:
+        collate_fn, dtypes = DefaultTensors(dtypes=dtypes), None
+    if isinstance(collate_fn, TensorCollate):
+        collate_fn = collate_fn.knowing(categories)
+        if pin_memory:
+            collate_fn, pin_memory = replace(collate_fn, pin_memory=True), False
+    return {"collate_fn": collate_fn, "dtypes": dtypes, "pin_memory": pin_memory}
+
+
+class _OwnTensors:
+    """Makes and places batches without Ray's finalization, which would join lists of tensors."""
+
+    def __init__(self, collate: TensorCollate, finalize: Any) -> None:
+        is_changed = type(collate).__call__ is not TensorCollate.__call__
+        # A collation that moves tensors by itself has decided where they stay.
+        self._device = finalize._device if isinstance(finalize, DefaultFinalizeFn) and collate.device is None else None
+        self.collate: Callable[[pa.Table], Any] = collate if is_changed else collate.tensors
+        self.is_short = collate.is_short and not is_changed and self._device in (None, _CPU)
+
+    def finalize(self, batch: Any) -> FinalizedData:
+        """The batch where it is wanted."""
+        batch = as_dict(batch)
+        return FinalizedData(batch if self._device in (None, _CPU) else moved(batch, self._device))
 
 
 class _Batches(BatchIterator):
-    """Ray's batch iterator, whose prefetching ends with it: Ray leaves a thread behind for each that is left early."""
+    """Ray's batch iterator, whose prefetching ends with it: Ray leaves a thread behind for each that is left early.
+
+    And whose batches have no columns where the rows have none, and no other values than the rows.
+    """
 
     def __iter__(self) -> Generator[Any, None, None]:
         try:
@@ -72,21 +123,24 @@ class _Batches(BatchIterator):
         finally:
             self._prefetcher.stop()
 
+    def _format_batches(self, batches: Iterator[Any]) -> Iterator[Any]:
+        return super()._format_batches(  # type: ignore[no-any-return]
+            replace(batch, data=self._prepared(batch.data)) for batch in batches
+        )
+
+    def _prepared(self, rows: Block) -> Block:
+        rows = without_stub(rows)
+        return with_values(rows) if self._batch_format in _ARRAYS and isinstance(rows, pa.Table) else rows
+
 
 class _BatchesOfBlocks(_Batches):
     """Ray's batch iterator with blocks in the place of batches, which are cut here."""
 
     def __init__(
-        self,
-        ref_bundles: Iterator[Any],
-        *,
-        collate_fn: Callable[[Any], Any],
-        finalize_fn: Callable[[Any], Any],
-        drop_last: bool,
-        **options: Any,
+        self, ref_bundles: Iterator[Any], *, collate_fn: Callable[[Any], Any], drop_last: bool, **options: Any
     ) -> None:
         super().__init__(ref_bundles, **options)
-        self._collate, self._finalize, self._drops_last = collate_fn, finalize_fn, drop_last
+        self._collate, self._drops_last = collate_fn, drop_last
 
     def __iter__(self) -> Generator[Any, None, None]:
         assert self._batch_size is not None
@@ -98,9 +152,7 @@ class _BatchesOfBlocks(_Batches):
 
     def _tensors(self, rows: BlockAccessor) -> Any:
         with torch.inference_mode(False):  # as in Ray's threads, whatever the thread that asks has set
-            batch = self._collate(rows.to_batch_format("pyarrow"))
-            # Ray's function takes longer to find that nothing is left to do than the tensors took to make.
-            return batch if _is_final(batch) else self._finalize(batch).data
+            return self._collate(without_stub(rows.to_batch_format("pyarrow")))
 
     def _blocks_to_batches(self, blocks: Iterator[Any]) -> Iterator[Any]:
         whole: Iterator[Any] = blocks_to_batches(blocks, stats=self._stats)
@@ -119,13 +171,6 @@ class _BatchesOfBlocks(_Batches):
     def _count(self, batches: int) -> None:
         if self._stats is not None:
             self._stats.iter_batches_total += batches
-
-
-def _is_final(batch: Any) -> bool:
-    """Whether all that a batch holds are tensors on the CPU."""
-    return isinstance(batch, dict) and all(
-        type(value) is torch.Tensor and value.device == _CPU for value in batch.values()
-    )
 
 
 def _cut(blocks: Iterator[Block], size: int) -> Generator[BlockAccessor, None, None]:

@@ -27,6 +27,7 @@ from ray_lance.scan.reader import Fill
 from ray_lance.scan.scan import FRAGMENT_ID, ROW_ADDRESS, ROW_ID
 from ray_lance.table import TableRef
 from ray_lance.tensors import named_fill
+from ray_lance.tensors.filling import check_values
 from ray_lance.versions import Version
 
 __all__ = ["Namespace", "ReadOptions", "read", "read_permutation", "table_refs", "write_target"]
@@ -168,7 +169,8 @@ def read(refs: Sequence[TableRef], options: ReadOptions, ray_arguments: Mapping[
     scan = build_scan(refs, options.columns, options.filter, options.meta_columns, options.scanner_options)
     scan = scan.decoding(options.decode)
     if options.fill is not None:
-        named_fill(options.fill, scan.stored_schema())  # refuses unknown columns
+        schema = scan.stored_schema()
+        check_values(named_fill(options.fill, schema), schema)
     datasource = FragmentDatasource(
         scan, fragment_ids=options.fragment_ids, num_tasks=options.num_blocks, fill=options.fill
     )
@@ -197,7 +199,8 @@ def read_permutation(permutation: Permutation, options: ReadOptions, ray_argumen
             )
     scan = build_scan([permutation.table], options.columns, None, options.meta_columns, {}).decoding(options.decode)
     if options.fill is not None:
-        named_fill(options.fill, scan.stored_schema())  # refuses unknown columns
+        schema = scan.stored_schema()
+        check_values(named_fill(options.fill, schema), schema)
     datasource = PermutationDatasource(
         scan,
         permutation.order,

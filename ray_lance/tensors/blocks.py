@@ -7,7 +7,7 @@ delivered in the type that Ray converts rightly, with nulls made explicit first.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,11 +16,13 @@ import pyarrow as pa
 from ray_lance.errors import SchemaMismatchError, TensorConversionError
 from ray_lance.tensors.casts import conform
 from ray_lance.tensors.dense import NOT_GIVEN, Column, FillValue, Options, filled, null_error
+from ray_lance.tensors.filling import without_nulls
 from ray_lance.tensors.fixed import assemble, fixed_type, mark_rows, marked_rows, take_apart
 from ray_lance.tensors.kinds import (
     EXTENSION_KEYS,
     RAY_FIXED,
     RAY_VARIABLE,
+    ROW_COUNT_COLUMN,
     FixedShape,
     VariableShape,
     extension_name,
@@ -73,8 +75,8 @@ def deliver(
     Args:
         table: Columns as Lance returns them, with Ray's types registered or not.
         schema: :func:`delivered_schema` of the dataset's (projected) schema. A column that ``table`` lacks is null.
-        fill: What replaces nulls in tensors of one shape and in tensors of varying shape; a null row of the latter
-            becomes an empty tensor.
+        fill: What replaces nulls; a null row of numbers of varying length or shape becomes an empty one. As for
+            :func:`ray_lance.tensors.to_tensors`, except that what has no type for the value is refused.
         nullable: Columns of tensors of varying shape whose null rows stay null without a ``fill``. Ray's rows and
             Arrow batches tell them from tensors; its numpy batches hold an empty tensor for each.
 
@@ -84,7 +86,7 @@ def deliver(
     Raises:
         TensorConversionError: Nulls that Ray would silently turn into numbers and that have no ``fill``: null
             elements of integer and bool tensors, null rows of n-dimensional bool tensors and of variable-shape tensors
-            that are not ``nullable``.
+            that are not ``nullable``. Or a ``fill`` that the column's type cannot hold.
         SchemaMismatchError: A column that cannot be cast to ``schema`` without loss.
     """
     options = Options("list", named_fill(fill, schema), frozenset(nullable))
@@ -103,8 +105,10 @@ def storable_schema(schema: pa.Schema) -> pa.Schema:
 
     Raises:
         SchemaMismatchError: A column of pickled objects, of Ray's string tensors, or of Ray's tensors inside another
-            type.
+            type; or no column at all.
     """
+    if schema.names == [ROW_COUNT_COLUMN]:
+        raise SchemaMismatchError("the rows to write have no columns: a dataset needs one at least")
     return pa.schema([_storable_field(field) for field in schema], metadata=schema.metadata)
 
 
@@ -182,12 +186,15 @@ def _absent(length: int, target: pa.Field) -> pa.ChunkedArray:
 
 def _delivered_column(field: pa.Field, column: pa.ChunkedArray, target: pa.Field, options: Options) -> pa.ChunkedArray:
     source, wanted = tensor_kind(field), tensor_kind(target)
+    convert: Callable[[Column, pa.Field], pa.Array]
     if isinstance(source, FixedShape) and isinstance(wanted, FixedShape) and source.value.type == wanted.value.type:
         convert = _delivered_fixed
     elif isinstance(source, VariableShape):
         convert = _delivered_variable
     elif field.type == target.type:
-        return column
+        if options.fill is None:
+            return column
+        convert = _delivered_filled
     else:
         one = pa.Table.from_arrays([column], schema=pa.schema([field]))
         fitting = conform(one, storable_schema(pa.schema([target])))
@@ -196,14 +203,18 @@ def _delivered_column(field: pa.Field, column: pa.ChunkedArray, target: pa.Field
     return pa.chunked_array(chunks, type=target.type)
 
 
+def _delivered_filled(column: Column, target: pa.Field) -> pa.Array:  # noqa: ARG001
+    return without_nulls(column)
+
+
 def _delivered_fixed(column: Column, target: pa.Field) -> pa.Array:
     kind = tensor_kind(target)
     assert isinstance(kind, FixedShape)
     leaves = take_apart(column.array, kind.size, column.name)
     values, rows = leaves.values, leaves.rows
     keeps_nulls = pa.types.is_fixed_size_list(target.type)  # Ray converts these through Python's None
-    if (leaves.elements is not None or rows is not None) and not keeps_nulls:
-        given = column.options.fill_for(column.name) is not NOT_GIVEN
+    given = column.options.fill_for(column.name) is not NOT_GIVEN
+    if (leaves.elements is not None or rows is not None) and (given or not keeps_nulls):
         ray_type = extension_name(target) in RAY_FIXED
         if given or (ray_type and rows is not None):
             values = flat_array(filled(column, flat_view(values), leaves.nulls(kind.size)))
@@ -228,7 +239,8 @@ def _delivered_variable(column: Column, target: pa.Field) -> pa.Array:
     data, shapes = data_and_shapes(column.array)
     rows = Rows.of_lists(data)
     if not isinstance(tensor_kind(target), VariableShape):
-        return make_lists(target.type.value_field, data.flatten(), rows.offsets, rows.nulls)
+        lists = make_lists(target.type.value_field, data.flatten(), rows.offsets, rows.nulls)
+        return without_nulls(Column(column.name, target, lists, column.options))
     nulls = rows.nulls if column.options.fill_for(column.name) is NOT_GIVEN else None
     if nulls is not None and column.name not in column.options.nullable:
         raise null_error(column, "which Ray cannot tell from tensors")

@@ -109,6 +109,12 @@ class CategoryUnion:
                 for name, values in _dictionaries(field.name, field, chunk):
                     self._add(name, values)
 
+    def add_schema(self, schema: pa.Schema) -> None:
+        """Take up the columns that are dictionary-encoded, which may have no categories."""
+        for field in schema:
+            for name, values in _dictionaries(field.name, field, None):
+                self._add(name, values)
+
     def categories(self) -> Categories:
         """What was taken up, as all the categories that there are."""
         return Categories(self._found, is_complete=True)
@@ -205,19 +211,19 @@ def _places(column: Column, values: pa.Array, known: Categories) -> pa.Array:
     return pc.index_in(values, known.array(column.name, values.type))
 
 
-def _dictionaries(name: str, field: pa.Field, array: pa.Array) -> Iterator[tuple[str, pa.Array]]:
-    """The dictionaries in a column, by the entry of a batch that they become codes in."""
-    dtype = array.type
+def _dictionaries(name: str, field: pa.Field, array: pa.Array | None) -> Iterator[tuple[str, pa.Array]]:
+    """The dictionaries in a column, by the entry of a batch that they become codes in; empty ones of no array."""
+    dtype = field.type
     if pa.types.is_dictionary(dtype):
         refuse_pickled(field.with_name(name), TensorConversionError)
-        yield name, array.dictionary
+        yield name, pa.array([], dtype.value_type) if array is None else array.dictionary
     elif pa.types.is_list(dtype) or pa.types.is_large_list(dtype):
         if not pa.types.is_struct(dtype.value_type):  # structs in lists become objects
-            yield from _dictionaries(name, dtype.value_field, array.values)
+            yield from _dictionaries(name, dtype.value_field, None if array is None else array.values)
     elif pa.types.is_struct(dtype) and tensor_kind(field) is None:
         for index in range(dtype.num_fields):
             child = dtype.field(index)
-            yield from _dictionaries(f"{name}.{child.name}", child, array.field(index))
+            yield from _dictionaries(f"{name}.{child.name}", child, None if array is None else array.field(index))
 
 
 def _distinct(name: str, values: Sequence[Any] | pa.Array) -> pa.Array:

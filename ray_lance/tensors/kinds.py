@@ -20,6 +20,7 @@ __all__ = [
     "BFLOAT16",
     "EXTENSION_KEYS",
     "RAY_TYPES",
+    "ROW_COUNT_COLUMN",
     "VARIABLE_SHAPE",
     "FixedShape",
     "VariableShape",
@@ -42,6 +43,7 @@ RAY_FIXED = frozenset({"ray.data.arrow_tensor", "ray.data.arrow_tensor_v2"})
 RAY_VARIABLE = "ray.data.arrow_variable_shaped_tensor"
 RAY_PICKLED = "ray.data.arrow_pickled_object"
 RAY_TYPES = RAY_FIXED | {RAY_VARIABLE, RAY_PICKLED}
+ROW_COUNT_COLUMN = "__bsp_stub"  # carries the number of rows in Ray's blocks without columns
 LANCE_IMAGE = "lance.arrow.fixed_shape_image_tensor"
 
 _NAME, _PARAMETERS = b"ARROW:extension:name", b"ARROW:extension:metadata"

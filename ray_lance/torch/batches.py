@@ -18,13 +18,16 @@ from ray_lance.formats import Format, check_format, convert
 from ray_lance.order.rows import RowArray
 from ray_lance.permutation import Permutation
 from ray_lance.retry import RetryPolicy
+from ray_lance.scan.categories import categories_of
 from ray_lance.scan.cells import cells_of
 from ray_lance.scan.pushdown import Columns, build_scan
 from ray_lance.scan.scan import ROW_ADDRESS, Scan
 from ray_lance.scan.size import row_bytes
 from ray_lance.scan.take import take_in_pieces, take_rows
-from ray_lance.tensors import FillValue, Ragged, named_fill, to_tensors
+from ray_lance.tensors import Categories, CategoryOption, FillValue, Ragged, named_fill, to_tensors
+from ray_lance.tensors.categories import as_categories
 from ray_lance.tensors.kinds import refuse_pickled
+from ray_lance.tensors.to_torch import named_entries
 from ray_lance.versions import Version
 
 __all__ = ["BatchOptions", "ReadRows", "RowReader", "open_source"]
@@ -42,6 +45,7 @@ class BatchOptions:
         decode: How encoded columns are decoded; ``"auto"`` decodes the image features of HuggingFace ``datasets``.
         fill: What replaces nulls in tensors.
         ragged: What ragged columns become.
+        categories: What dictionary-encoded columns become.
         transform: Called with each batch in its format; what it returns is delivered.
     """
 
@@ -51,15 +55,18 @@ class BatchOptions:
     fill: FillValue | Mapping[str, FillValue] | None = None
     ragged: Ragged = "nested"
     transform: Callable[[Any], Any] | None = None
+    categories: CategoryOption = "values"
 
     def __post_init__(self) -> None:
         check_format(self.format)
         if self.ragged not in ("nested", "pad", "list"):
             raise InvalidArgumentError(f"ragged={self.ragged!r} must be 'nested', 'pad' or 'list'")
-        if self.format != "torch" and (self.fill is not None or self.ragged != "nested"):
+        object.__setattr__(self, "categories", as_categories(self.categories))
+        given = (self.fill is not None, self.ragged != "nested", self.categories != "values")
+        if self.format != "torch" and any(given):
             raise InvalidArgumentError(
-                f"format={self.format!r}: fill and ragged are for format='torch'; leave them out, or convert in a "
-                "transform"
+                f"format={self.format!r}: fill, ragged and categories are for format='torch'; leave them out, or "
+                "convert in a transform"
             )
         if self.transform is not None and not callable(self.transform):
             raise InvalidArgumentError(f"transform={self.transform!r} must be callable")
@@ -143,6 +150,8 @@ class RowReader:
         self._decoders = find_decoders(options.decode, schema)
         if options.fill is not None:
             named_fill(options.fill, schema)
+        if isinstance(options.categories, Categories):
+            named_entries("categories", options.categories, schema)
 
     @property
     def permutation(self) -> Permutation:
@@ -153,6 +162,11 @@ class RowReader:
     def options(self) -> BatchOptions:
         """What they become."""
         return self._options
+
+    @cached_property
+    def categories(self) -> Categories:
+        """The categories of the dictionary-encoded columns, in the whole version."""
+        return categories_of(self._plain_scan)
 
     @property
     def decodes(self) -> bool:
@@ -207,7 +221,7 @@ class RowReader:
             TensorConversionError: A column that cannot become a tensor.
         """
         options = self._options
-        is_plain = options.format == "torch" and options.fill is None and not self._decoders
+        is_plain = options.format == "torch" and options.fill is None and not self._decoders and not self._coded()
         if not is_plain or any(column.num_chunks != 1 or cells_of(column.chunk(0)) is None for column in table.columns):
             return ReadRows(table)
         if not all(map(_is_array, to_tensors(table.slice(0, 1)).values())):
@@ -233,10 +247,21 @@ class RowReader:
         if ROW_ADDRESS not in self._plain_scan.names and ROW_ADDRESS in table.column_names:
             table = table.drop_columns(ROW_ADDRESS)
         if options.format == "torch":
-            batch: Any = to_image_tensors(table, self._decoders, ragged=options.ragged, fill=options.fill)
+            batch: Any = to_image_tensors(
+                table, self._decoders, ragged=options.ragged, fill=options.fill, categories=self._categories()
+            )
         else:
             batch = convert(table, options.format)
         return self._transformed(batch)
+
+    def _categories(self) -> CategoryOption:
+        """What is asked for, with the categories of the dataset where it asks for those."""
+        return self.categories if self._options.categories == "codes" else self._options.categories
+
+    def _coded(self) -> bool:
+        """Whether some columns become codes."""
+        categories = self._categories()
+        return categories != "values" and len(categories) > 0
 
     def _transformed(self, batch: Any) -> Any:
         transform = self._options.transform
@@ -255,8 +280,10 @@ class RowReader:
         return build_scan([self._permutation.table], self._options.columns, None, [ROW_ADDRESS], {})
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = ("_permutation", "_options", "_decoders")
-        return {name: self.__dict__[name] for name in kept}
+        if self._options.categories == "codes":
+            self.categories  # noqa: B018  found once, for all processes
+        kept = ("_permutation", "_options", "_decoders", "categories")
+        return {name: self.__dict__[name] for name in kept if name in self.__dict__}
 
 
 def _is_array(values: torch.Tensor | list[Any]) -> bool:

@@ -17,7 +17,7 @@ from ray_lance.order import Tail
 from ray_lance.parallel import DataParallel
 from ray_lance.permutation import Permutation
 from ray_lance.scan.pushdown import Columns
-from ray_lance.tensors import FillValue, Ragged
+from ray_lance.tensors import Categories, CategoryOption, FillValue, Ragged
 from ray_lance.torch.batches import BatchOptions, RowReader, open_source
 from ray_lance.torch.budget import CacheBytes, cache_limit, check_cache_bytes
 from ray_lance.torch.collation import refuse_batches_of_batches
@@ -68,6 +68,9 @@ class LanceIterableDataset(IterableDataset[Any]):
             the image columns that HuggingFace ``datasets`` has marked; None none.
         fill: What replaces nulls in tensors: one value, or one by column.
         ragged: What ragged columns become: ``"nested"``, ``"pad"`` or ``"list"``.
+        categories: What dictionary-encoded columns become: ``"values"``, or ``"codes"``, which are their places in
+            :attr:`categories` and the same in every batch of this version; or lists of categories by column, in which
+            the places are to be.
         prefetch: Reads of about 32 MiB begun before they are needed, by up to 4 threads; 0 reads when asked.
         version: Version number, tag, or tuple of a branch and a version number or None; for a permutation, give it
             there.
@@ -111,6 +114,7 @@ class LanceIterableDataset(IterableDataset[Any]):
         decode: Decode = "auto",
         fill: FillValue | Mapping[str, FillValue] | None = None,
         ragged: Ragged = "nested",
+        categories: CategoryOption = "values",
         prefetch: int = 3,
         version: Version | None = None,
         storage_options: Mapping[str, str] | None = None,
@@ -118,7 +122,7 @@ class LanceIterableDataset(IterableDataset[Any]):
     ) -> None:
         check_cache_bytes(cache_bytes)
         self._cache_bytes = cache_bytes
-        options = BatchOptions(columns, format, decode, fill, ragged, transform)
+        options = BatchOptions(columns, format, decode, fill, ragged, transform, categories)
         steps = StepOptions(batch_size, lanes, tail)
         self._prefetch = as_integer("prefetch", prefetch, 0)
         placing = _placing(rank, world_size, device_mesh, dp_dim, data_parallel)
@@ -132,6 +136,11 @@ class LanceIterableDataset(IterableDataset[Any]):
     def permutation(self) -> Permutation:
         """The order, whose epoch is set anew by each iteration."""
         return self._reader.permutation
+
+    @property
+    def categories(self) -> Categories:
+        """The categories of the dictionary-encoded columns, by column: those of the whole version, found once."""
+        return self._reader.categories
 
     def __len__(self) -> int:
         """Steps of this rank in a whole epoch.

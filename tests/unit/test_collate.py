@@ -9,8 +9,9 @@ import pytest
 import torch
 from ray.data.collate_fn import ArrowBatchCollateFn, is_tensor_batch_type
 
-from ray_lance.data.collate import TensorCollate
+from ray_lance.data.collate import DefaultTensors, TensorCollate, as_dict
 from ray_lance.errors import InvalidArgumentError, TensorConversionError, UnknownColumnError
+from ray_lance.tensors import Categories
 
 BATCH = pa.table({"i": [1, 2], "f": [0.5, None], "r": [[1.0], [2.0, 3.0]], "s": ["a", None]})
 
@@ -83,3 +84,40 @@ def test_threads_may_share_it() -> None:
         results = list(pool.map(collate, batches))
     assert [int(result["x"].sum()) for result in results] == [100 * i for i in range(40)]
     assert [int(result["r"].values().sum()) for result in results] == [100 * i for i in range(40)]
+
+
+@pytest.mark.parametrize(
+    ("dtypes", "expected"),
+    [
+        (None, {"i": torch.int64, "f": torch.float64}),
+        (torch.float16, {"i": torch.float16, "f": torch.float16}),
+        ({"i": torch.int32}, {"i": torch.int32, "f": torch.float64}),
+    ],
+)
+def test_by_default_dtypes_mean_what_they_mean_to_ray(dtypes, expected) -> None:
+    batch = DefaultTensors(dtypes=dtypes)(BATCH)
+    assert {name: batch[name].dtype for name in expected} == expected
+    assert batch["s"] == ["a", None]
+
+
+def test_where_all_columns_are_lists_of_tensors_ray_sees_no_mapping() -> None:
+    batch = TensorCollate(ragged="list")(BATCH.select(["r"]))
+    assert not is_tensor_batch_type(batch)
+    assert {**batch} == dict(batch.items()) == as_dict(batch)
+    assert (list(batch), len(batch), "r" in batch, batch.get("x")) == (["r"], 1, True, None)
+    assert repr(batch) == repr(as_dict(batch)) == repr(as_dict(pickle.loads(pickle.dumps(batch))))
+    batch["n"] = 1
+    del batch["r"]
+    assert batch.pop("n") == 1
+    assert isinstance(TensorCollate(ragged="list")(BATCH), dict)
+
+
+def test_codes_need_to_be_told_the_categories() -> None:
+    batch = pa.table({"c": pa.array(["b", "a"]).dictionary_encode()})
+    with pytest.raises(InvalidArgumentError, match="categories='codes': a batch alone"):
+        TensorCollate(categories="codes")(batch)
+    with pytest.raises(InvalidArgumentError, match="categories='code' must be"):
+        TensorCollate(categories="code")
+    for known in ({"c": ["a", "b"]}, Categories({"c": ["a", "b"]}, is_complete=True)):
+        collate = pickle.loads(pickle.dumps(TensorCollate(categories=known)))
+        assert collate(batch)["c"].tolist() == [1, 0]

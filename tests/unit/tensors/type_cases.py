@@ -213,7 +213,7 @@ def other_cases() -> list[Case]:
         Case("dictionary", column("x", pa.dictionary(pa.int32(), pa.string())), st.sampled_from(["a", "b", ""]), None),
         Case(
             "dictionary of numbers",
-            column("x", pa.dictionary(pa.int16(), pa.int64())),
+            column("x", pa.dictionary(pa.int32(), pa.int64())),
             st.sampled_from([-7, 300, 2**60]),
             torch.int64,
             -1,
