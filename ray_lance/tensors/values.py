@@ -54,12 +54,21 @@ def cast_values(name: str, array: pa.Array, dtype: pa.DataType) -> pa.Array:
     try:
         cast, lost = _cast_and_check(array, dtype)
     except pa.ArrowException:
+        if pa.types.is_dictionary(dtype):
+            raise _too_many(name, dtype) from None
         lost = _first_failure(array, dtype)
     if lost is None:
         return cast
     raise SchemaMismatchError(
         f"column {name!r}: {array[lost].as_py()!r} in row {lost} cannot be held exactly by {dtype} (the column is "
         f"{array.type}): convert the column first if the loss is intended"
+    )
+
+
+def _too_many(name: str, dtype: pa.DataType) -> SchemaMismatchError:
+    return SchemaMismatchError(
+        f"column {name!r} has more categories than the indices of {dtype} can tell apart: write the dataset again, "
+        'which stores wider ones, with write_lance(read_lance(uri), uri, mode="overwrite")'
     )
 
 

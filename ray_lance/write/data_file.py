@@ -11,6 +11,7 @@ from lance.fragment import write_fragments
 
 from ray_lance.errors import CommitError
 from ray_lance.tensors.memory import storage
+from ray_lance.write.numbering import with_one_numbering
 
 __all__ = ["WatchedBatches", "write_data_file"]
 
@@ -51,7 +52,7 @@ def write_data_file(
     Raises:
         CommitError: Lance made another number of fragments.
     """
-    source = WatchedBatches(batches)
+    source = WatchedBatches(with_one_numbering(batches, schema))
     reader = pa.RecordBatchReader.from_batches(schema, source)
     try:
         operation = write_fragments(

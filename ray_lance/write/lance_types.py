@@ -9,7 +9,7 @@ import pyarrow as pa
 from ray_lance.errors import SchemaMismatchError
 from ray_lance.tensors.kinds import child_fields, with_children
 
-__all__ = ["lance_schema", "lance_type"]
+__all__ = ["has_narrow_indices", "lance_schema", "lance_type"]
 
 _INDEX_BITS = 32
 
@@ -54,6 +54,13 @@ def lance_type(dtype: pa.DataType) -> pa.DataType:
     elif pa.types.is_large_list_view(dtype):
         dtype = pa.large_list(dtype.value_field)
     return with_children(dtype, [child.with_type(lance_type(child.type)) for child in child_fields(dtype)])
+
+
+def has_narrow_indices(dtype: pa.DataType) -> bool:
+    """Whether there are categories in ``dtype`` whose indices a file may outgrow."""
+    if pa.types.is_dictionary(dtype):
+        return bool(dtype.index_type.bit_width < _INDEX_BITS)
+    return any(has_narrow_indices(child.type) for child in child_fields(dtype))
 
 
 def _field(field: pa.Field) -> pa.Field:

@@ -1,0 +1,63 @@
+"""Categories with narrow indices, which older datasets have: a file of them is written as one batch.
+
+Lance puts the categories of the batches of a file one after the other. It leaves out repeated ones, but not all of
+them, also where the batches share one dictionary. Where the indices do not reach that far, it writes a file that it
+cannot read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pyarrow as pa
+
+from ray_lance.errors import SchemaMismatchError
+from ray_lance.tensors.casts import conform
+from ray_lance.tensors.kinds import child_fields, with_children
+from ray_lance.write.lance_types import has_narrow_indices
+
+__all__ = ["with_one_numbering"]
+
+
+def with_one_numbering(batches: Iterator[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    """The rows of a file, as one batch where there are categories with narrow indices: all of them in memory then.
+
+    Args:
+        batches: The rows.
+        schema: Their schema.
+
+    Raises:
+        SchemaMismatchError: There are more categories than the indices can tell apart.
+    """
+    narrow = [field.name for field in schema if has_narrow_indices(field.type)]
+    if not narrow:
+        yield from batches
+        return
+    table = pa.Table.from_batches(batches, schema)
+    codes = _unified(_without_null_categories(table.select(narrow)))
+    columns = [(codes if name in narrow else table)[name].chunks for name in schema.names]
+    yield pa.RecordBatch.from_arrays([pa.concat_arrays(chunks) for chunks in columns], schema=schema)
+
+
+def _unified(table: pa.Table) -> pa.Table:
+    try:
+        return table.unify_dictionaries()
+    except pa.ArrowInvalid:
+        raise SchemaMismatchError(
+            f"columns {table.column_names}: one of them has more categories in a file than the indices of its type, "
+            f"{[str(field.type) for field in table.schema]}, can tell apart: write the dataset again, which stores "
+            'wider ones, with write_lance(read_lance(uri), uri, mode="overwrite")'
+        ) from None
+
+
+def _without_null_categories(table: pa.Table) -> pa.Table:
+    """Nulls as nulls of the column: Arrow unifies no dictionaries that list null as a category."""
+    plain = pa.schema([field.with_type(_decoded(field.type)) for field in table.schema])
+    parts = [conform(conform(pa.Table.from_batches([batch]), plain), table.schema) for batch in table.to_batches()]
+    return pa.concat_tables(parts)
+
+
+def _decoded(dtype: pa.DataType) -> pa.DataType:
+    if pa.types.is_dictionary(dtype):
+        return dtype.value_type
+    return with_children(dtype, [child.with_type(_decoded(child.type)) for child in child_fields(dtype)])
