@@ -12,6 +12,7 @@ import lance
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from ray.data import Dataset
 
 from ray_lance.data.datasink import LanceDatasink, RayRows, TaskResult, run
 from ray_lance.errors import SchemaMismatchError
@@ -22,6 +23,7 @@ from ray_lance.tensors.memory import storage
 from ray_lance.write.commit import Committed, MergeConflictError, Send
 from ray_lance.write.fragments import TableRows, write_files
 from ray_lance.write.job import WriteJob
+from ray_lance.write.lance_types import without_categories
 from ray_lance.write.merge import (
     ADDRESSES,
     BUCKET,
@@ -34,10 +36,9 @@ from ray_lance.write.merge import (
     with_row_ids,
 )
 from ray_lance.write.options import WriteOptions, WriteSummary
-from ray_lance.write.schema import bare_type, portable
+from ray_lance.write.schema import bare_type, fit, holds_blobs, portable
 
 if TYPE_CHECKING:
-    import ray.data
     from ray.data._internal.execution.interfaces import TaskContext
 
 __all__ = ["merge"]
@@ -48,7 +49,7 @@ _BARE = "__ray_lance_bare:"
 
 
 def merge(
-    ds: ray.data.Dataset,
+    ds: Dataset,
     table: TableRef,
     options: WriteOptions,
     ray_remote_args: dict[str, Any] | None = None,
@@ -60,7 +61,9 @@ def merge(
     After a conflict with another writer the rows are matched with the new version and written again, as often as
     ``options.retry`` allows. ``send`` makes the new version.
     """
-    ds = ds.materialize()
+    # What the user computes ends here; errors of what follows are this library's, and arrive as they are raised.
+    ds = Dataset.copy(ds.materialize(), _deep_copy=True)
+    ds.context.raise_original_map_exception = True
     policy = replace(options.retry, should_retry=lambda error: isinstance(error, MergeConflictError))
     attempt = 0
     while True:
@@ -88,7 +91,23 @@ def merge(
 
 
 def _prepare(batch: pa.Table, job: WriteJob, buckets: int) -> pa.Table:
-    return _bare(with_bucket(storable(batch), job, buckets), job.options.on)
+    return _bare(with_bucket(_alike(storable(batch), job), job, buckets), job.options.on)
+
+
+def _alike(table: pa.Table, job: WriteJob) -> pa.Table:
+    """``table`` in the types of the dataset, so that Ray can put blocks together that differ in theirs.
+
+    Categories are values on the way: those of many blocks have no common numbering.
+    """
+    schema = portable(job.schema)
+    fit(table.slice(0, 0), schema)  # says what does not fit, and which columns are too many
+    fields = [field.with_type(without_categories(field.type)) for field in schema if not holds_blobs(field)]
+    own = pa.schema([field for field in fields if field.name in table.column_names])
+    fitted = fit(table.select(own.names), own)
+    for index, name in enumerate(table.column_names):
+        if name in own.names:
+            table = table.set_column(index, own.field(name), fitted.column(name))
+    return table
 
 
 def _match(batch: pa.Table, job: WriteJob) -> pa.Table:

@@ -9,7 +9,7 @@ import pyarrow as pa
 from ray_lance.errors import SchemaMismatchError
 from ray_lance.tensors.kinds import child_fields, with_children
 
-__all__ = ["has_narrow_indices", "lance_schema", "lance_type"]
+__all__ = ["has_narrow_indices", "lance_schema", "lance_type", "without_categories"]
 
 _INDEX_BITS = 32
 
@@ -61,6 +61,13 @@ def has_narrow_indices(dtype: pa.DataType) -> bool:
     if pa.types.is_dictionary(dtype):
         return bool(dtype.index_type.bit_width < _INDEX_BITS)
     return any(has_narrow_indices(child.type) for child in child_fields(dtype))
+
+
+def without_categories(dtype: pa.DataType) -> pa.DataType:
+    """``dtype`` with the values of dictionaries in their place."""
+    if pa.types.is_dictionary(dtype):
+        return dtype.value_type
+    return with_children(dtype, [child.with_type(without_categories(child.type)) for child in child_fields(dtype)])
 
 
 def _field(field: pa.Field) -> pa.Field:

@@ -13,8 +13,7 @@ import pyarrow as pa
 
 from ray_lance.errors import SchemaMismatchError
 from ray_lance.tensors.casts import conform
-from ray_lance.tensors.kinds import child_fields, with_children
-from ray_lance.write.lance_types import has_narrow_indices
+from ray_lance.write.lance_types import has_narrow_indices, without_categories
 
 __all__ = ["with_one_numbering"]
 
@@ -52,12 +51,6 @@ def _unified(table: pa.Table) -> pa.Table:
 
 def _without_null_categories(table: pa.Table) -> pa.Table:
     """Nulls as nulls of the column: Arrow unifies no dictionaries that list null as a category."""
-    plain = pa.schema([field.with_type(_decoded(field.type)) for field in table.schema])
+    plain = pa.schema([field.with_type(without_categories(field.type)) for field in table.schema])
     parts = [conform(conform(pa.Table.from_batches([batch]), plain), table.schema) for batch in table.to_batches()]
     return pa.concat_tables(parts)
-
-
-def _decoded(dtype: pa.DataType) -> pa.DataType:
-    if pa.types.is_dictionary(dtype):
-        return dtype.value_type
-    return with_children(dtype, [child.with_type(_decoded(child.type)) for child in child_fields(dtype)])

@@ -19,7 +19,7 @@ from ray_lance.tensors.code import fields_code
 from ray_lance.tensors.kinds import child_fields, extension_name
 from ray_lance.write.fragments import WrittenFile, write_files
 from ray_lance.write.job import WriteJob
-from ray_lance.write.schema import is_blob, portable
+from ray_lance.write.schema import holds_blobs, portable
 
 __all__ = ["FileRows", "check_rewritable", "rewrite_file"]
 
@@ -118,5 +118,5 @@ def _differing(job: WriteJob, schema: pa.Schema) -> str:
 
 
 def _is_encoded(field: pa.Field) -> bool:
-    encoded = is_blob(field) or extension_name(field) in _ENCODED
+    encoded = holds_blobs(field) or extension_name(field) in _ENCODED
     return encoded or any(_is_encoded(child) for child in child_fields(field.type))

@@ -23,7 +23,7 @@ from ray_lance.tensors.kinds import (
     with_children,
 )
 
-__all__ = ["bare_type", "fit", "is_blob", "portable", "refuse_null_types", "with_fields"]
+__all__ = ["bare_type", "fit", "holds_blobs", "is_blob", "portable", "refuse_null_types", "with_fields"]
 
 
 def fit(table: pa.Table, schema: pa.Schema) -> pa.Table:
@@ -47,6 +47,11 @@ def fit(table: pa.Table, schema: pa.Schema) -> pa.Table:
 def is_blob(field: pa.Field) -> bool:
     """Whether a column holds blobs, in either of Lance's layouts."""
     return isinstance(field.type, BlobType) or (field.metadata or {}).get(b"lance-encoding:blob") == b"true"
+
+
+def holds_blobs(field: pa.Field) -> bool:
+    """Whether there are blobs in a column, at any depth."""
+    return is_blob(field) or any(holds_blobs(child) for child in child_fields(field.type))
 
 
 def portable(schema: pa.Schema) -> pa.Schema:
