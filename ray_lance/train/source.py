@@ -13,6 +13,7 @@ from ray.data import Dataset
 from ray.data._internal.logical.interfaces import LogicalPlan
 from ray.data._internal.logical.operators import MapBatches, Read
 
+from ray_lance.data.dataset import ReadDataset
 from ray_lance.data.datasource import LanceDatasource
 from ray_lance.data.permuted import PermutationDatasource, check_numbered
 from ray_lance.errors import InvalidArgumentError
@@ -67,7 +68,7 @@ def with_source(dataset: Dataset, source: PermutationDatasource) -> Dataset:
 
     context = dataset.context.copy()
     plan = LogicalPlan(dataset._logical_plan.dag._apply_transform(replaced), context)
-    return Dataset(plan, context, copy.copy(dataset._in_stats), dataset_name=dataset.name)
+    return ReadDataset(plan, context, copy.copy(dataset._in_stats), dataset_name=dataset.name)
 
 
 def read_cpus(dataset: Dataset) -> float:

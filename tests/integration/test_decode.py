@@ -252,6 +252,15 @@ class TestShards:
         in_rank_order = [int(i) for batches in run.batches for batch in batches for i in batch]
         assert executor.pictures == [missing if i in bad else i for i in in_rank_order]
 
+    def test_raise_one_short_error(self, damaged):
+        config = LanceDataConfig(global_batch_size=5)
+        dataset = read_lance(damaged, decode={"image": SIZED})
+        shard = config.configure({"train": dataset}, 1, None, None)[0]["train"]
+        with pytest.raises(TensorConversionError, match="row address") as caught:
+            list(shard.iter_torch_batches())
+        assert type(caught.value) is TensorConversionError
+        assert len(str(caught.value).splitlines()) == 1
+
     def test_give_the_batches_of_the_iterable_dataset(self, damaged):
         permutation = Permutation(damaged).shuffle(4, 2, 8)
         shards = ShardExecutor(read_lance(permutation, decode={"image": FILL}), global_batch_size=8)
