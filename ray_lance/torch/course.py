@@ -19,7 +19,7 @@ __all__ = ["Course", "Position", "StepOptions"]
 logger = logging.getLogger(__name__)
 
 _WORKER = "worker"
-_WORKER_KEYS = {"number", "size", "steps"}
+_WORKER_KEYS = ("number", "size", "steps")
 
 
 @dataclass(frozen=True)
@@ -115,12 +115,11 @@ class Course:
             CursorMismatchError: That is so.
         """
         saved = self._position.worker if self._is_loaded and self._position is not None else None
-        if saved not in (None, worker):
-            assert saved is not None
+        if saved is not None and saved != worker:
+            here = f"worker {worker.number} of {worker.size}" + ("" if worker.of_loader else ", without a DataLoader's")
             raise CursorMismatchError(
-                f"the state is of DataLoader worker {saved.number} of {saved.size}, and this is worker "
-                f"{worker.number} of {worker.size}: load it through a loader with num_workers={saved.size}, or save "
-                "state_after(steps), which any loader can continue"
+                f"the state is of DataLoader worker {saved.number} of {saved.size}, and this is {here}: load it "
+                f"through a loader with num_workers={saved.size}, or save state_after(steps), which any can continue"
             )
 
     def begin(self, worker: Worker) -> Position:
@@ -135,14 +134,14 @@ class Course:
         self._report(worker)
         return position
 
-    def returned(self, old: Position, steps: int) -> Position:
-        """The position when an iteration has returned so many steps; where the rank stands if it was the last to begin.
+    def returned(self, old: Position, *, ended: bool = False) -> Position:
+        """The position one step later, or at the end; where the rank stands if this iteration was the last to begin.
 
         Args:
             old: What the iteration was told last.
-            steps: Steps since it began.
+            ended: Whether it has come to its end.
         """
-        new = replace(old, steps=steps)
+        new = replace(old, steps=old.steps + 1) if not ended else self._ended(old)
         if self._position is old:  # else a later iteration, or a loaded state, has taken over
             self._position = new
         return new
@@ -160,7 +159,7 @@ class Course:
         if position is None or (position.worker is None and self.epochs.begun is not None):
             return self._start_of(self.epochs.next).to_json()
         worker = position.worker
-        if worker is not None and worker.size > 1:
+        if worker is not None and worker.of_loader:
             part = {"number": worker.number, "size": worker.size, "steps": position.steps}
             return {**position.cursor.to_json(), _WORKER: part}
         return self._advanced(position.cursor, position.steps).to_json()
@@ -179,13 +178,27 @@ class Course:
                 f"epoch: the state is of epoch {cursor.epoch}, and here Permutation.epoch has fixed epoch "
                 f"{permutation.order.epoch_number}: load it into a dataset of that epoch, or of no fixed one"
             )
+        self._check_rows(cursor)
         cursor = self._advanced(cursor, 0)
         self._is_loaded, self._lanes = True, cursor.lanes
         if part is None:
             self._position = Position(cursor)
             self.epochs.set_next(cursor.epoch, is_loaded=True)
         else:
-            self._position = Position(cursor, Worker(part["number"], part["size"]), part["steps"])
+            worker = Worker(part["number"], part["size"], of_loader=True)
+            self._position = Position(cursor, worker, part["steps"])
+
+    def _ended(self, position: Position) -> Position:
+        if position.worker is not None and position.worker.of_loader:
+            return position
+        return replace(position, steps=self.schedule(position.cursor).steps)  # others may have made one step more
+
+    def _check_rows(self, cursor: Cursor) -> None:
+        # Padding may have gone beyond the last row, by less than a step.
+        if cursor.rows >= len(self._permutation) + self.schedule(cursor).global_batch:
+            raise CursorMismatchError(
+                f"rows: the state stands at row {cursor.rows} of its epoch, and here are {len(self._permutation)} rows"
+            )
 
     def _begun_at(self, claim: Claim) -> Cursor:
         return self._position.cursor if claim.goes_on and self._position is not None else self._start_of(claim.epoch)
@@ -233,8 +246,10 @@ def _parts(state: Mapping[str, Any]) -> tuple[Cursor, dict[str, int] | None]:
     """The cursor of a state, and the part of the DataLoader worker that it was taken in, if it was."""
     if not isinstance(state, Mapping):
         raise InvalidArgumentError(f"state={state!r} must be the dict that state_dict returned")
-    part = state.get(_WORKER)
-    if part is not None and (not isinstance(part, Mapping) or part.keys() != _WORKER_KEYS):
-        raise InvalidArgumentError(f"state['{_WORKER}']={part!r} must be what state_dict returned")
     cursor = Cursor.from_json({key: value for key, value in state.items() if key != _WORKER})
-    return cursor, None if part is None else dict(part)
+    part = state.get(_WORKER)
+    if part is None:
+        return cursor, None
+    if not isinstance(part, Mapping) or part.keys() != set(_WORKER_KEYS):
+        raise InvalidArgumentError(f"state['{_WORKER}']={part!r} must be what state_dict returned")
+    return cursor, {name: as_integer(f"state['{_WORKER}']['{name}']", part[name], 0) for name in _WORKER_KEYS}

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any
 
-from torch.utils.data import IterableDataset, get_worker_info
+from torch.utils.data import IterableDataset
 
 from ray_lance.arguments import as_integer
 from ray_lance.decode import Decode
@@ -159,7 +159,7 @@ class LanceIterableDataset(IterableDataset[Any]):
         worker = current_worker()
         self._course.check_worker(worker)
         # All workers of a loader begin together, even if one of them has no batch.
-        begun = self._course.begin(worker) if get_worker_info() is not None else None
+        begun = self._course.begin(worker) if worker.of_loader else None
         return not_forked(self._batches(begun, worker))
 
     def set_epoch(self, epoch: int) -> None:
@@ -214,12 +214,11 @@ class LanceIterableDataset(IterableDataset[Any]):
         order = self.permutation.order.epoch(begin.cursor.epoch)
         steps = range(worker.number + begin.steps * worker.size, schedule.rank_steps, worker.size)
         position = begin
-        kept = self._kept(len(steps)) if schedule.world_size == 1 and get_worker_info() is None else None
+        kept = self._kept(len(steps)) if schedule.world_size == 1 and not worker.of_loader else None
         for batch in batches(self._reader, kept, order, schedule, steps, self._prefetch):
-            position = self._course.returned(position, position.steps + 1)
+            position = self._course.returned(position)
             yield batch
-        if worker.size == 1:  # the other ranks may have made one step more
-            self._course.returned(position, schedule.steps)
+        self._course.returned(position, ended=True)
 
     def _kept(self, steps: int) -> KeptRows | None:
         """What is kept in memory, for a process that reads all of an epoch.

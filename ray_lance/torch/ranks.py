@@ -26,10 +26,11 @@ class Placement(NamedTuple):
 
 
 class Worker(NamedTuple):
-    """One process of a DataLoader among its ``size`` workers; the training process itself is the only one of one."""
+    """One process of a DataLoader among its ``size`` workers, or (not ``of_loader``) the training process itself."""
 
     number: int = 0
     size: int = 1
+    of_loader: bool = False
 
 
 def given_placement(rank: int | None, world_size: int | None) -> Placement | None:
@@ -158,4 +159,4 @@ def current_worker() -> Worker:
             "ray_lance.torch.make_loader, DataLoader(..., multiprocessing_context='spawn') or "
             'torch.multiprocessing.set_start_method("spawn")'
         )
-    return Worker(info.id, info.num_workers)
+    return Worker(info.id, info.num_workers, of_loader=True)

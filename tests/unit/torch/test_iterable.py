@@ -11,8 +11,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+import torch.testing._internal.distributed.fake_pg
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from torch.utils.data import DataLoader
+from torchdata.stateful_dataloader import StatefulDataLoader
 
 import ray_lance
 from ray_lance import Permutation
@@ -207,6 +210,85 @@ class TestEpochs:
         assert ids(dataset) == ids(dataset)
         assert dataset.state_dict()["epoch"] == 2
 
+    def test_are_taken_with_the_first_batch(self, dataset):
+        reference = [ids(dataset), ids(dataset)]
+        dataset.set_epoch(0)
+        iter(dataset), iter(dataset)
+        assert dataset.state_dict()["epoch"] == 0
+        assert [ids(dataset), ids(dataset)] == reference
+
+    @pytest.mark.parametrize("tail", TAILS)
+    @pytest.mark.parametrize("reading", ["to the end", "break", "islice", "zip"])
+    def test_end_when_no_step_is_left(self, table, reading, tail):
+        def read(dataset) -> None:
+            steps = len(dataset)
+            if reading == "zip":
+                list(zip(range(steps), dataset))  # noqa: B905  the range is shorter
+            elif reading == "islice":
+                list(itertools.islice(dataset, steps))
+            else:
+                for number, _ in enumerate(dataset, 1):
+                    if number == steps and reading == "break":
+                        break
+
+        dataset = LanceIterableDataset(table, batch_size=10, shuffle=1, columns=["id"], tail=tail)
+        reference = [ids(dataset) for _ in range(3)]
+        dataset.set_epoch(0)
+        read(dataset)
+        state = dataset.state_dict()
+        assert (state["epoch"], state["rows"]) == (1, 0)
+        resumed = LanceIterableDataset(table, batch_size=10, shuffle=1, columns=["id"], tail=tail)
+        resumed.load_state_dict(state)
+        for each in (dataset, resumed):
+            assert [ids(each), ids(each)] == reference[1:]
+
+    def test_end_for_all_ranks_when_no_rank_has_a_step_left(self, table):
+        ranks = [
+            LanceIterableDataset(table, batch_size=10, columns=["id"], tail="uneven", lanes=1, rank=rank, world_size=3)
+            for rank in range(3)
+        ]
+        assert [len(rank) for rank in ranks] == [4, 3, 3]
+        states = []
+        for rank in ranks:
+            assert len(list(itertools.islice(rank, 3))) == 3
+            states.append(rank.state_dict())
+        assert states == [states[0]] * 3
+        assert states[0]["epoch"] == 0
+        for rank, left in zip(ranks, (1, 0, 0), strict=True):
+            rank.load_state_dict(states[0])
+            assert len(list(rank)) == left
+            assert rank.state_dict()["epoch"] == 1
+            assert len(list(rank)) == len(rank)
+
+    def test_that_a_state_says_are_at_their_end_are_over(self, table, dataset):
+        reference = [ids(dataset), ids(dataset)]
+        state = {**dataset.state_after(0), "epoch": 0, "rows": 90}  # as earlier releases wrote it
+        resumed = LanceIterableDataset(table, batch_size=10, shuffle=1, columns=["id"])
+        resumed.load_state_dict(state)
+        assert resumed.state_dict()["epoch"] == 1
+        assert ids(resumed) == reference[1]
+
+    def test_of_two_live_iterators_are_two(self, dataset):
+        reference = [[batch["id"].tolist() for batch in dataset] for _ in range(3)]
+        dataset.set_epoch(0)
+        first, second = iter(dataset), iter(dataset)
+        found = [(next(first)["id"].tolist(), next(second)["id"].tolist()) for _ in range(4)]
+        assert found == list(zip(reference[0], reference[1], strict=True))[:4]
+        assert dataset.state_dict() == dataset.state_after(4)
+        assert dataset.state_dict()["epoch"] == 1, "the state is that of the iterator that began last"
+        assert [batch["id"].tolist() for batch in first] == reference[0][4:]
+        assert dataset.state_dict()["rows"] == 40
+        assert [batch["id"].tolist() for batch in dataset] == reference[2]
+
+    def test_that_are_broken_off_are_gone_on_with_only_from_a_state(self, dataset):
+        reference = [ids(dataset), ids(dataset)]
+        dataset.set_epoch(0)
+        assert len(list(itertools.islice(dataset, 2))) == 2
+        state = dataset.state_dict()
+        assert ids(dataset) == reference[1]
+        dataset.load_state_dict(state)
+        assert ids(dataset) == reference[0][20:]
+
     def test_after_a_resumed_one_comes_the_next(self, table, dataset):
         ids(dataset)
         whole = iter(dataset)
@@ -262,16 +344,75 @@ class TestState:
         copy = pickle.loads(pickle.dumps(dataset))
         assert copy.state_dict() == dataset.state_dict()
 
-    @pytest.mark.parametrize("state", [{}, {"epoch": 1}, "text"])
+    @pytest.mark.parametrize("state", [{}, {"epoch": 1}, "text", None, 3, [("epoch", 1)]])
     def test_that_is_none(self, dataset, state):
-        with pytest.raises((ray_lance.InvalidArgumentError, ValueError)):
+        with pytest.raises(ray_lance.InvalidArgumentError, match="state"):
             dataset.load_state_dict(state)
+
+    @pytest.mark.parametrize("worker", [3, {}, {"number": 0}, {"number": 0, "size": 2, "steps": "3"}])
+    def test_of_no_worker(self, dataset, worker):
+        with pytest.raises(ray_lance.InvalidArgumentError, match="worker"):
+            dataset.load_state_dict({**dataset.state_dict(), "worker": worker})
+
+    def test_beyond_the_last_row(self, dataset):
+        with pytest.raises(ray_lance.CursorMismatchError, match=r"1000000000 .*94 rows"):
+            dataset.load_state_dict({**dataset.state_dict(), "rows": 10**9})
 
     def test_of_lanes_that_do_not_divide_the_global_batch(self, table):
         three = LanceIterableDataset(table, batch_size=3, lanes=3, rank=0, world_size=1)
         four = LanceIterableDataset(table, batch_size=4, rank=0, world_size=1)
         with pytest.raises(ray_lance.InvalidArgumentError, match="lanes=3 does not divide global_batch=4"):
             four.load_state_dict(three.state_dict())
+
+
+class TestTail:
+    def test_is_delivered_where_one_process_reads_in_order(self, table):
+        dataset = LanceIterableDataset(table, batch_size=64, columns=["id"])
+        assert [len(batch["id"]) for batch in dataset] == [64, 30]
+        assert len(dataset) == 2
+
+    @pytest.mark.parametrize("options", [{"shuffle": 1}, {"rank": 0, "world_size": 1}, {"tail": "drop"}])
+    def test_is_dropped_for_ranks_and_with_a_shuffle(self, table, options):
+        assert len(LanceIterableDataset(table, batch_size=64, columns=["id"], **options)) == 1
+
+    @pytest.mark.parametrize(("tail", "level"), [(None, "WARNING"), ("drop", "INFO")])
+    def test_that_is_dropped_is_reported_once(self, table, caplog, tail, level):
+        caplog.set_level("INFO", logger="ray_lance")
+        ranks = [
+            LanceIterableDataset(table, batch_size=10, columns=["id"], rank=rank, world_size=2, tail=tail)
+            for rank in range(2)
+        ]
+        assert not caplog.records
+        for _ in range(2):
+            assert [len(list(rank)) for rank in ranks] == [4, 4]
+
+        (record,) = caplog.records
+        assert record.levelname == level
+        assert "14 of 94 rows are dropped" in record.message
+        assert "2 x 10 rows" in record.message
+
+    @pytest.mark.parametrize("options", [{"tail": "uneven"}, {"tail": "pad"}, {}])
+    def test_that_is_delivered_is_not_reported(self, table, caplog, options):
+        caplog.set_level("INFO", logger="ray_lance")
+        assert len(list(LanceIterableDataset(table, batch_size=10, columns=["id"], **options))) == 10
+        assert not caplog.records
+
+    @pytest.mark.parametrize("options", [{"shuffle": 1}, {"tail": "drop"}, {"rank": 1, "world_size": 2}])
+    def test_is_not_all_there_is(self, table, options):
+        with pytest.raises(ray_lance.InvalidArgumentError, match=r"batch_size=95: there are 94 rows.*no step"):
+            LanceIterableDataset(table, batch_size=95, **options)
+
+    def test_is_not_all_there_is_for_as_many_ranks_as_are_found_later(self, table):
+        dataset = LanceIterableDataset(table, batch_size=60)
+        torch.distributed.init_process_group(
+            "fake", store=torch.testing._internal.distributed.fake_pg.FakeStore(), rank=1, world_size=2
+        )
+        try:
+            for use in (len, list):
+                with pytest.raises(ray_lance.InvalidArgumentError, match="2 x 60 rows is never full"):
+                    use(dataset)
+        finally:
+            torch.distributed.destroy_process_group()
 
 
 class TestSteps:
@@ -377,6 +518,8 @@ class TestArguments:
             ({"batch_size": 4, "columns": ["idd"]}, "no column 'idd'"),
             ({"batch_size": 4, "fill": {"idd": 0}}, "no column 'idd'"),
             ({"batch_size": 4, "prefetch": -1}, "prefetch=-1"),
+            ({"batch_size": 4, "lanes": 3}, "lanes=3 does not divide global_batch=4"),
+            ({"batch_size": 4, "lanes": 0}, "lanes=0"),
         ],
     )
     def test_that_cannot_work(self, table, options, message):
@@ -392,6 +535,18 @@ class TestArguments:
     def test_that_a_permutation_has_decided(self, table, options):
         with pytest.raises(ray_lance.InvalidArgumentError, match="does not apply to a permutation"):
             LanceIterableDataset(Permutation(table), batch_size=4, **options)
+
+    @pytest.mark.parametrize("kind", [DataLoader, StatefulDataLoader])
+    @pytest.mark.parametrize("options", [{}, {"batch_size": 4}])
+    def test_of_a_loader_that_would_stack_batches(self, dataset, kind, options):
+        with pytest.raises(ray_lance.InvalidArgumentError, match=r"batch_size=None.*make_loader"):
+            next(iter(kind(dataset, **options)))
+        assert dataset.state_dict()["rows"] == 0
+
+    def test_of_a_loader_that_does_something_else_with_batches(self, dataset):
+        joined = DataLoader(dataset, batch_size=3, collate_fn=lambda parts: torch.cat([part["id"] for part in parts]))
+        assert next(iter(joined)).shape == (30,)
+        assert next(iter(DataLoader(dataset, batch_size=None)))["id"].shape == (10,)
 
     def test_names_the_epoch(self, dataset):
         with pytest.raises(ray_lance.InvalidArgumentError, match="epoch=-1"):
