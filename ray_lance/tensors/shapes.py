@@ -44,8 +44,9 @@ class Shaped:
         return replace(self, value=value, values=values)
 
     def as_variable(self, dtype: pa.DataType) -> pa.Array:
-        """As tensors of varying shape of the stored type ``dtype``."""
-        return make_shaped(dtype, self.values, self.shapes, self.nulls)
+        """As tensors of varying shape."""
+        stored = make_shaped(storage_type(dtype), self.values, self.shapes, self.nulls)
+        return pa.ExtensionArray.from_storage(dtype, stored) if isinstance(dtype, pa.BaseExtensionType) else stored
 
     def as_fixed(self, dtype: pa.DataType, shape: tuple[int, ...], name: str) -> pa.Array:
         """As tensors of one shape.

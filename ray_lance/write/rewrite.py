@@ -84,6 +84,7 @@ def rewrite_file(job: WriteJob, file: WrittenFile, schema: pa.Schema) -> list[Wr
         SchemaMismatchError: A value does not fit the job's schema.
         OSError: Storage kept failing after every retry.
     """
+    job = job.with_schema(portable(job.schema))  # it may have been sent here as extension types
     try:
         return write_files([FileRows(job, file)], job)
     except SchemaMismatchError as error:
