@@ -20,7 +20,7 @@ from ray_lance.tensors.kinds import (
 )
 from ray_lance.tensors.memory import storage
 from ray_lance.tensors.shapes import Shaped, shaped
-from ray_lance.tensors.values import cast_values, family, time_zone
+from ray_lance.tensors.values import cast_values, family, time_zone, to_categories
 
 __all__ = ["conform"]
 
@@ -122,6 +122,8 @@ def _cast_stored(field: pa.Field, array: pa.Array, target: pa.Field) -> pa.Array
         raise _mismatch(field, target)
     if time_zone(source_type) != time_zone(target_type):
         raise _other_zone(field, target)
+    if pa.types.is_dictionary(target_type):
+        return to_categories(field.name, array, target_type)
     return cast_values(field.name, array, target_type)
 
 

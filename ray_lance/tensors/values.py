@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from ray_lance.errors import SchemaMismatchError
 from ray_lance.tensors.kinds import is_numeric
 
-__all__ = ["cast_values", "family", "time_zone"]
+__all__ = ["cast_values", "family", "time_zone", "to_categories"]
 
 _FAMILIES: dict[str, Any] = {
     "number": lambda dtype: is_numeric(dtype) or pa.types.is_decimal(dtype),
@@ -54,8 +54,6 @@ def cast_values(name: str, array: pa.Array, dtype: pa.DataType) -> pa.Array:
     try:
         cast, lost = _cast_and_check(array, dtype)
     except pa.ArrowException:
-        if pa.types.is_dictionary(dtype):
-            raise _too_many(name, dtype) from None
         lost = _first_failure(array, dtype)
     if lost is None:
         return cast
@@ -63,6 +61,27 @@ def cast_values(name: str, array: pa.Array, dtype: pa.DataType) -> pa.Array:
         f"column {name!r}: {array[lost].as_py()!r} in row {lost} cannot be held exactly by {dtype} (the column is "
         f"{array.type}): convert the column first if the loss is intended"
     )
+
+
+def to_categories(name: str, array: pa.Array, dtype: pa.DictionaryType) -> pa.DictionaryArray:
+    """``array``, of the same family and time zone, as categories ``dtype``.
+
+    Raises:
+        SchemaMismatchError: A value would change, or there are more of them than the indices can tell apart.
+    """
+    if pa.types.is_dictionary(array.type):
+        categories = cast_values(name, array.dictionary, dtype.value_type)
+        array = pa.DictionaryArray.from_arrays(array.indices, categories)
+    else:
+        array = cast_values(name, array, dtype.value_type).dictionary_encode()
+    try:
+        indices = array.indices.cast(dtype.index_type)
+    except pa.ArrowInvalid:  # unless most of the categories are not used
+        array = array.dictionary.take(array.indices).dictionary_encode()
+        if len(array.dictionary) > 2 ** (dtype.index_type.bit_width - pa.types.is_signed_integer(dtype.index_type)):
+            raise _too_many(name, dtype) from None
+        indices = array.indices.cast(dtype.index_type)
+    return pa.DictionaryArray.from_arrays(indices, array.dictionary, ordered=dtype.ordered)
 
 
 def _too_many(name: str, dtype: pa.DataType) -> SchemaMismatchError:

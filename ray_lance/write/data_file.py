@@ -10,6 +10,7 @@ import pyarrow as pa
 from lance.fragment import write_fragments
 
 from ray_lance.errors import CommitError
+from ray_lance.tensors.kinds import child_fields, storage_type
 from ray_lance.tensors.memory import storage
 from ray_lance.write.numbering import with_one_numbering
 
@@ -69,20 +70,28 @@ def write_data_file(
 def _whole(array: pa.Array) -> pa.Array:
     """The same values where Lance takes them.
 
-    It panics on structs in structs that are slices, and on numbers of 16 bytes at addresses that 16 does not divide,
-    where blocks of Ray have them.
+    It fails on slices of structs and of what holds them, and on numbers of 16 bytes at addresses that 16 does not
+    divide, where blocks of Ray have them.
     """
-    return pa.concat_arrays([array]) if _is_awkward(array, in_struct=False) else array
+    is_sliced = _holds_structs(array.type) and _has_offset(array)
+    return pa.concat_arrays([array]) if is_sliced or _is_misaligned(array) else array
 
 
-def _is_awkward(array: pa.Array, *, in_struct: bool) -> bool:
+def _holds_structs(dtype: pa.DataType) -> bool:
+    dtype = storage_type(dtype)
+    return bool(pa.types.is_struct(dtype)) or any(_holds_structs(child.type) for child in child_fields(dtype))
+
+
+def _has_offset(array: pa.Array) -> bool:
     array = storage(array)
-    in_struct = in_struct or pa.types.is_struct(array.type)
-    if in_struct and array.offset:
-        return True
+    return array.offset != 0 or any(map(_has_offset, _children(array)))
+
+
+def _is_misaligned(array: pa.Array) -> bool:
+    array = storage(array)
     if pa.types.is_decimal(array.type):
         return any(buffer is not None and buffer.address % 16 for buffer in array.buffers())
-    return any(_is_awkward(child, in_struct=in_struct) for child in _children(array))
+    return any(map(_is_misaligned, _children(array)))
 
 
 def _children(array: pa.Array) -> list[pa.Array]:
