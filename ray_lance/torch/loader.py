@@ -95,9 +95,9 @@ def _check_dataset(dataset: Any) -> None:
     is_other = isinstance(dataset, (str, bytes, os.PathLike, TableRef, Permutation, lance.LanceDataset, pa.Table))
     if isinstance(dataset, Dataset) or (hasattr(dataset, "__getitem__") and not is_other):
         return
-    shown = mask_uri(dataset) if isinstance(dataset, str) else dataset
+    shown = repr(mask_uri(dataset)) if isinstance(dataset, str) else type(dataset).__name__
     raise InvalidArgumentError(
-        f"dataset={shown!r} must be a dataset: make_loader(LanceMapDataset(source), batch_size=...), or "
+        f"dataset={shown} must be a dataset: make_loader(LanceMapDataset(source), batch_size=...), or "
         "make_loader(LanceIterableDataset(source, batch_size=...))"
     )
 

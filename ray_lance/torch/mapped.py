@@ -148,7 +148,9 @@ class LanceMapDataset(Dataset[Any]):
 
 def _as_integers(indices: Sequence[int]) -> npt.NDArray[np.int64]:
     numbers = np.asarray(indices)
-    if numbers.size and numbers.dtype.kind not in "iu":
+    # A bool beside integers would become one of them.
+    has_bool = isinstance(indices, (list, tuple)) and any(isinstance(index, (bool, np.bool_)) for index in indices)
+    if numbers.size and (numbers.dtype.kind not in "iu" or has_bool):
         raise InvalidArgumentError(
             f"indices are of type {numbers.dtype}, and must be integers: of a mask take mask.nonzero()"
         )

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import itertools
 import multiprocessing
+import subprocess
+import sys
+from pathlib import Path
 
+import lance
+import pyarrow as pa
 import pytest
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import ConcatDataset, DataLoader
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 import ray_lance
@@ -79,6 +84,23 @@ class TestWithoutWorkers:
         assert [batch["vec"].shape for batch in batches] == [(30, 4), (30, 4), (30, 4), (10, 4)]
         assert sorted(torch.cat([batch["id"] for batch in batches]).tolist()) == list(range(100))
 
+    def test_two_loaders_side_by_side_take_their_epochs_in_turn(self, dataset, epochs):
+        first, second = make_loader(dataset), make_loader(dataset)
+        for number in range(2):
+            both = list(zip(first, second, strict=True))
+            assert [rows(each) for each in zip(*both, strict=True)] == epochs[2 * number :][:2]
+
+    @pytest.mark.parametrize("end", ["ended", "last batch"])
+    def test_stateful_saved_at_the_end(self, dataset, table, epochs, end):
+        loader = make_loader(dataset, stateful=True)
+        for number, _ in enumerate(loader, 1):
+            if number == len(loader) and end == "last batch":
+                break
+        fresh = LanceIterableDataset(table, batch_size=6, shuffle=1, columns=["id"], tail="uneven")
+        resumed = make_loader(fresh, stateful=True)
+        resumed.load_state_dict(loader.state_dict())
+        assert [rows(resumed), rows(resumed)] == epochs[1:3]
+
     def test_stateful(self, dataset, table, epochs):
         loader = make_loader(dataset, stateful=True)
         assert isinstance(loader, StatefulDataLoader)
@@ -106,7 +128,22 @@ class TestWithWorkers:
     def test_a_state_loaded_before_goes_on_once(self, dataset, epochs, workers):
         dataset.load_state_dict(dataset.state_after(4))
         loader = make_loader(dataset, persistent_workers=False, **workers)
-        assert [rows(loader) for _ in range(2)] == [epochs[0][4:], epochs[1]]
+        assert rows(loader) == epochs[0][4:]
+        state = dataset.state_after(2)  # of the pass that has begun last, wherever it is read
+        assert (state["epoch"], state["rows"]) == (0, 36)
+        assert rows(loader) == epochs[1]
+        state = dataset.state_after(2)
+        assert (state["epoch"], state["rows"]) == (1, 12)
+        assert dataset.state_after(17)["epoch"] == dataset.state_dict()["epoch"] == 2
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("persistent", [True, False])
+    def test_two_loaders_side_by_side_take_their_epochs_in_turn(self, dataset, epochs, workers, persistent):
+        options = {**workers, "persistent_workers": persistent}
+        first, second = make_loader(dataset, **options), make_loader(dataset, **options)
+        for number in range(2):
+            both = list(zip(first, second, strict=True))
+            assert [rows(each) for each in zip(*both, strict=True)] == epochs[2 * number :][:2]
 
     def test_stateful_saved_in_the_middle(self, dataset, table, epochs, workers):
         loader = make_loader(dataset, stateful=True, **workers)
@@ -179,7 +216,86 @@ class TestFork:
             next(iter(loader))
 
 
+class TestJoinedDatasets:
+    """Wrappers of torch ask for rows one by one, which torch's collation then joins."""
+
+    @pytest.fixture
+    def uri(self, tmp_path) -> str:
+        uri = str(tmp_path / "mixed.lance")
+        columns = {
+            "id": pa.array([0, 1, 2, 3]),
+            "text": pa.array(["a", None, "c", None]),
+            "tokens": pa.array([[1], [2, 3], [4], [5]]),
+            "words": pa.array([["x"], [], ["y", "z"], ["w"]]),
+            "vec": pa.array([[0.0, 1.0]] * 4, pa.list_(pa.float32(), 2)),
+            "raw": pa.array([b"1", b"2", None, b"4"]),
+        }
+        lance.write_dataset(pa.table(columns), uri)
+        return uri
+
+    @pytest.mark.parametrize("kind", [make_loader, DataLoader])
+    @pytest.mark.parametrize("ragged", ["nested", "list"])
+    def test_make_the_batches_of_the_dataset_itself(self, uri, kind, ragged):
+        dataset = LanceMapDataset(uri, ragged=ragged)
+        joined = list(kind(ConcatDataset([dataset, dataset]), batch_size=2))
+
+        assert len(joined) == 4
+        for batch, whole in zip(joined, 2 * list(make_loader(dataset, batch_size=2)), strict=True):
+            assert list(batch) == list(whole)
+            assert batch["text"] == whole["text"]
+            assert batch["words"] == whole["words"]
+            assert batch["raw"] == whole["raw"]
+            assert torch.equal(batch["id"], whole["id"])
+            assert torch.equal(batch["vec"], whole["vec"])
+            assert type(batch["tokens"]) is type(whole["tokens"])
+            assert [row.tolist() for row in batch["tokens"]] == [row.tolist() for row in whole["tokens"]]
+
+    def test_name_the_column_that_does_not_make_a_batch(self, uri):
+        padded = LanceMapDataset(uri, ragged="pad", columns=["id", "tokens"])
+        with pytest.raises(ray_lance.TensorConversionError, match=r"column 'tokens'.*\[1\].*\[2\].*ragged='list'"):
+            list(make_loader(ConcatDataset([padded]), batch_size=4))
+        python = LanceMapDataset(uri, format="python", columns=["id", "text"])
+        with pytest.raises(ray_lance.TensorConversionError, match=r"column 'text'.*null"):
+            list(make_loader(ConcatDataset([python]), batch_size=2, sampler=[1, 0]))
+        other = LanceMapDataset(uri, columns=["text"])
+        with pytest.raises(ray_lance.TensorConversionError, match=r"\['id', 'tokens'.*\] and \['text'\].*same columns"):
+            list(make_loader(ConcatDataset([padded, other]), batch_size=8))
+
+
 class TestArguments:
+    @pytest.mark.parametrize("dataset", ["data.lance", Path("data.lance"), b"data", None, 3, pa.table({"id": [1]})])
+    def test_that_are_no_dataset(self, dataset):
+        with pytest.raises(ray_lance.InvalidArgumentError, match=r"dataset=.*LanceMapDataset\(source\)"):
+            make_loader(dataset)
+
+    @pytest.mark.parametrize("kind", [ray_lance.TableRef.of, ray_lance.Permutation, lance.dataset])
+    def test_that_are_a_source_rather_than_a_dataset(self, table, kind):
+        with pytest.raises(ray_lance.InvalidArgumentError, match="must be a dataset"):
+            make_loader(kind(table))
+
+    @pytest.mark.parametrize("context", ["spawn", "forkserver", None])
+    def test_of_a_script_that_its_workers_would_run_again(self, table, tmp_path, context):
+        script = tmp_path / "script.py"
+        script.write_text(
+            "import sys, torch.multiprocessing\n"
+            "from ray_lance.torch import LanceMapDataset, make_loader\n"
+            "torch.multiprocessing.set_start_method('spawn')\n"
+            f"loader = make_loader(LanceMapDataset({table!r}), num_workers=2, multiprocessing_context={context!r})\n"
+            "next(iter(loader))\n"
+        )
+        run = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120)
+        assert run.returncode == 1
+        assert len(run.stderr.splitlines()) <= 12
+        assert f"num_workers=2: each worker imports {script} anew" in run.stderr
+        assert 'if __name__ == "__main__":' in run.stderr
+
+    @pytest.mark.parametrize("context", ["fork", None])
+    def test_of_workers_matter_only_where_there_are_some(self, dataset, context):
+        if context is None:
+            assert make_loader(dataset, multiprocessing_context=None).num_workers == 0
+        with pytest.raises(ray_lance.InvalidArgumentError, match="do not survive a fork"):
+            make_loader(dataset, num_workers=1, multiprocessing_context=context)
+
     @pytest.mark.parametrize("options", [{"batch_size": 5}, {"shuffle": True}])
     def test_that_the_iterable_dataset_has_decided(self, dataset, options):
         with pytest.raises(ray_lance.InvalidArgumentError, match=r"pass .* to LanceIterableDataset"):

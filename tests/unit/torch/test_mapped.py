@@ -48,6 +48,26 @@ class TestRows:
         with pytest.raises(IndexError, match=f"position {index} is out of range for 94 rows"):
             dataset[index]
 
+    @pytest.mark.parametrize("index", [1.0, 1.7, True, np.True_, "1", None, np.float64(2), torch.tensor(1.5)])
+    def test_that_are_no_integers(self, dataset, index):
+        with pytest.raises(ray_lance.InvalidArgumentError, match=r"index=.*must be an integer"):
+            dataset[index]
+        with pytest.raises(ray_lance.InvalidArgumentError, match="must be integers"):
+            dataset.__getitems__([0, index])
+
+    @pytest.mark.parametrize("index", [np.int64(3), np.uint8(3), torch.tensor(3)])
+    def test_that_are_integers_of_other_kinds(self, dataset, index):
+        assert dataset[index]["id"].item() == KEPT[3]
+        assert dataset.__getitems__([index, 0]).batch["id"].tolist() == [KEPT[3], KEPT[0]]
+        assert dataset.__getitems__(np.array([2, 1])).batch["id"].tolist() == [KEPT[2], KEPT[1]]
+
+    @pytest.mark.parametrize("rows", [slice(2, 5), slice(-3, None), slice(None, None, 40), slice(5, 2), slice(90, 200)])
+    def test_by_a_slice(self, dataset, rows):
+        found = dataset[rows]
+        assert len(found) == len(KEPT[rows])
+        assert [row["id"].item() for row in found] == KEPT[rows]
+        assert found.batch["id"].tolist() == KEPT[rows]
+
     def test_can_be_iterated_over(self, table):
         assert [row["id"].item() for row in LanceMapDataset(table, columns=["id"])] == KEPT
 
