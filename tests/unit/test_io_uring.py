@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ray_lance import table
+from ray_lance import handles
 from ray_lance.io_uring import is_available, uring_uri
 from ray_lance.scan.pushdown import build_scan
 from ray_lance.scan.take import take_rows
@@ -92,7 +92,7 @@ def test_a_table_of_a_namespace_can_be_taken_from(tmp_path):
 
 def test_more_files_than_may_stay_open_are_read_as_ever(numbers, monkeypatch):
     for limit, expected in ((3, numbers), (4, uring_uri(numbers) if is_available() else numbers)):  # of four files
-        monkeypatch.setattr(table, "most_files", lambda limit=limit: limit)
+        monkeypatch.setattr(handles, "most_files", lambda limit=limit: limit)
         ref = TableRef.of(lance.dataset(numbers), storage_options={"test_case": str(limit)}).pin()
         assert ref.open_for_takes().uri == expected
 

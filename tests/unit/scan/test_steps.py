@@ -13,14 +13,15 @@ from ray_lance.scan.steps import StepRange, plan_steps
 @st.composite
 def schedules(draw):
     lanes, world_size = draw(st.sampled_from([1, 2, 3, 6])), draw(st.sampled_from([1, 2, 3, 6]))
+    rows = draw(st.integers(0, 300))
     return BatchSchedule(
-        rows=draw(st.integers(0, 300)),
+        rows=rows,
         lanes=lanes,
         global_batch=6 * draw(st.integers(1, 4)),
         world_size=world_size,
         rank=draw(st.integers(0, world_size - 1)),
         tail=draw(st.sampled_from(["drop", "pad", "uneven"])),
-        consumed=lanes * draw(st.integers(0, 20)),
+        consumed=lanes * draw(st.integers(0, min(20, rows // lanes))),
     )
 
 

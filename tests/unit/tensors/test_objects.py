@@ -128,7 +128,8 @@ def test_python_objects_are_made_in_one_place() -> None:
     found = {
         (path.relative_to(package).as_posix(), node.attr)
         for path in package.rglob("*.py")
-        if path.parent.name != "write"  # where they are made of what Lance tells of its files
+        # There they are made of what Lance tells of its files, and of row ids and the bytes of blobs.
+        if path.parent.name != "write" and path.name != "blobs.py"
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Attribute) and node.attr in calls and ast.unparse(node.value) != "json"
     }

@@ -513,7 +513,7 @@ class TestArguments:
             ({"batch_size": 4, "lanes": 3, "rank": 0, "world_size": 2}, "lanes=3 does not divide global_batch=8"),
             ({"batch_size": 4, "format": "jax"}, "format='jax' must be one of"),
             ({"batch_size": 4, "ragged": "cut"}, "ragged='cut'"),
-            ({"batch_size": 4, "format": "numpy", "fill": 0}, "fill and ragged are for format='torch'"),
+            ({"batch_size": 4, "format": "numpy", "fill": 0}, "fill, ragged and categories are for format='torch'"),
             ({"batch_size": 4, "transform": 3}, "transform=3 must be callable"),
             ({"batch_size": 4, "columns": ["idd"]}, "no column 'idd'"),
             ({"batch_size": 4, "fill": {"idd": 0}}, "no column 'idd'"),
