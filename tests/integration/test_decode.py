@@ -73,16 +73,15 @@ class TestReading:
         assert (batch["image"][:, 4, 3].int() - expected).abs().max() <= 3
 
     @pytest.mark.parametrize("decode", [{"image": "image"}, {"image": True}, {"image": ImageDecode()}])
-    def test_images_of_their_own_sizes_are_a_list_through_tensor_collate(self, uri, decode):
+    def test_images_of_their_own_sizes_are_a_list(self, uri, decode):
         lance.write_dataset(images(encoded(4, 6), encoded(2, 3)), uri)
 
         dataset = read_lance(uri, decode=decode)
 
-        batch = first_batch(dataset, collate_fn=TensorCollate())
-        assert [tuple(image.shape) for image in batch["image"]] == [(4, 6, 3), (2, 3, 3)]
+        for options in ({}, {"collate_fn": TensorCollate()}):
+            batch = first_batch(dataset, **options)
+            assert [tuple(image.shape) for image in batch["image"]] == [(4, 6, 3), (2, 3, 3)]
         assert [row["image"].shape for row in dataset.take_all()] == [(4, 6, 3), (2, 3, 3)]
-        with pytest.raises(RuntimeError, match="collate_fn"):
-            first_batch(dataset)
 
     @pytest.mark.parametrize("decoder", [SIZED, ImageDecode(), *POLICIES, ImageDecode(mode="L", size=(2, 2))])
     def test_the_schema_is_what_is_delivered(self, table, decoder):
