@@ -15,6 +15,7 @@ from ray_lance.tensors.kinds import (
     VariableShape,
     extension_name,
     is_list,
+    shown_type,
     storage_type,
     tensor_kind,
 )
@@ -164,14 +165,9 @@ def _marks_differ(field: pa.Field, target: pa.Field) -> bool:
 
 def _mismatch(field: pa.Field, target: pa.Field) -> SchemaMismatchError:
     return SchemaMismatchError(
-        f"column {field.name!r} is {_describe(field)}, and the schema asks for {_describe(target)}: no cast between "
+        f"column {field.name!r} is {shown_type(field)}, and the schema asks for {shown_type(target)}: no cast between "
         "them keeps every value, so convert the column first"
     )
-
-
-def _describe(field: pa.Field) -> str:
-    name = extension_name(field)
-    return str(field.type) if name is None or isinstance(field.type, pa.BaseExtensionType) else name
 
 
 def _cast_fixed(field: pa.Field, array: pa.Array, target: pa.Field, kinds: tuple[FixedShape, FixedShape]) -> pa.Array:

@@ -31,6 +31,7 @@ __all__ = [
     "is_list",
     "is_numeric",
     "refuse_pickled",
+    "shown_type",
     "storage_type",
     "tensor_kind",
     "variable_shape_field",
@@ -89,6 +90,12 @@ def extension_name(field: pa.Field) -> str | None:
         return str(field.type.extension_name)
     name = (field.metadata or {}).get(_NAME)
     return None if name is None else name.decode()
+
+
+def shown_type(field: pa.Field) -> str:
+    """The type of ``field`` for messages: its extension's name where only the metadata tells of one."""
+    name = extension_name(field)
+    return str(field.type) if name is None or isinstance(field.type, pa.BaseExtensionType) else name
 
 
 def storage_type(dtype: pa.DataType) -> pa.DataType:

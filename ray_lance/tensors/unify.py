@@ -17,6 +17,7 @@ from ray_lance.tensors.kinds import (
     child_fields,
     extension_name,
     is_list,
+    shown_type,
     tensor_kind,
     variable_shape_field,
 )
@@ -222,11 +223,6 @@ def _unify_values(left: pa.DataType, right: pa.DataType, kind: str) -> pa.DataTy
 
 def _no_type(left: pa.Field, right: pa.Field) -> SchemaMismatchError:
     return SchemaMismatchError(
-        f"column {left.name!r} is {_describe(left)} in some blocks and {_describe(right)} in others, and no type holds "
-        "the values of both as they are"
+        f"column {left.name!r} is {shown_type(left)} in some blocks and {shown_type(right)} in others, and no "
+        "type holds the values of both as they are"
     )
-
-
-def _describe(field: pa.Field) -> str:
-    name = extension_name(field)
-    return str(field.type) if name is None or isinstance(field.type, pa.BaseExtensionType) else name
