@@ -21,6 +21,7 @@ from typing import Any
 
 import lance
 import numpy as np
+import pyarrow as pa
 import ray
 from ray import cloudpickle
 
@@ -287,6 +288,9 @@ _KINDS: dict[type, Callable[[Digest, Any], None]] = {
     types.CodeType: Digest.add_code,
     types.CellType: Digest._add_cell,
     ray.ObjectRef: lambda digest, value: digest.add(ray.get(value)),
+    # Ray pickles these in a way of its own, but only once it runs.
+    pa.Schema: lambda digest, value: digest._note("schema", memoryview(value.serialize())),
+    pa.Table: lambda digest, value: digest._add_all("table", (value.schema, *value.columns)),
     # Its version moves on with each commit of what is computed.
     lance.LanceDataset: lambda digest, value: digest._note("dataset", value.uri),
 }
