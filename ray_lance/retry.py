@@ -90,8 +90,14 @@ class RetryPolicy:
         )
         time.sleep(delay)
 
-    def call(self, function: Callable[[], T], what: str) -> T:
-        """Call ``function`` until it succeeds. It must do all of its work before it returns: no generators."""
+    def call(self, function: Callable[[], T], what: str, on_retry: Callable[[], object] | None = None) -> T:
+        """Call ``function`` until it succeeds. It must do all of its work before it returns: no generators.
+
+        Args:
+            function: What to call.
+            what: What it does, for the log.
+            on_retry: Called before each further attempt.
+        """
         attempt = 0
         while True:
             try:
@@ -99,3 +105,5 @@ class RetryPolicy:
             except Exception as error:
                 attempt += 1
                 self.pause(attempt, what, error)
+                if on_retry is not None:
+                    on_retry()

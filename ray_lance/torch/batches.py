@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +33,8 @@ from ray_lance.versions import Version
 __all__ = ["BatchOptions", "ReadRows", "RowReader", "open_source"]
 
 T = TypeVar("T")
+
+OnRetry: TypeAlias = Callable[[], object] | None
 
 
 @dataclass(frozen=True)
@@ -178,17 +180,20 @@ class RowReader:
         """Mean bytes of a row as it is stored."""
         return row_bytes(self._plain_scan)
 
-    def take(self, rows: RowArray) -> pa.Table:
+    def take(self, rows: RowArray, on_retry: OnRetry = None) -> pa.Table:
         """The given rows in the given order, as stored, by one batched take; storage faults are retried."""
         is_dense = rows.dtype.kind == "i"
-        return self._retried(lambda: take_rows(self.scan, rows, are_offsets=is_dense), rows)
+        return self._retried(lambda: take_rows(self.scan, rows, are_offsets=is_dense), rows, on_retry)
 
-    def take_in_pieces(self, rows: RowArray, receive: Callable[[RowArray, pa.Table], bool]) -> bool:
+    def take_in_pieces(
+        self, rows: RowArray, receive: Callable[[RowArray, pa.Table], bool], on_retry: OnRetry = None
+    ) -> bool:
         """Have rows received piece by piece, as stored; after a storage fault once more from the first piece on.
 
         Args:
             rows: In ascending order.
             receive: Gets the numbers of some rows and the rows themselves, and says whether it wants more.
+            on_retry: Called before each further attempt.
 
         Returns:
             Whether all of them were received.
@@ -206,10 +211,10 @@ class RowReader:
                 start += len(piece)
             return True
 
-        return self._retried(pass_on, rows)
+        return self._retried(pass_on, rows, on_retry)
 
-    def _retried(self, read: Callable[[], T], rows: RowArray) -> T:
-        return RetryPolicy().call(read, f"taking {len(rows)} rows of {self._permutation.table}")
+    def _retried(self, read: Callable[[], T], rows: RowArray, on_retry: OnRetry) -> T:
+        return RetryPolicy().call(read, f"taking {len(rows)} rows of {self._permutation.table}", on_retry)
 
     def to_cut(self, table: pa.Table) -> ReadRows:
         """What :meth:`take` returned, for batches to be cut from it.

@@ -33,15 +33,24 @@ class RowCache:
         count: Live rows of the dataset.
         row_bytes: Mean bytes of a row, as far as it is known.
         max_bytes: Bytes that all caches of this process may keep for this one to keep more.
+        on_found: Called with how many rows of a take are in memory.
     """
 
-    def __init__(self, read: Callable[[RowArray], pa.Table], count: int, row_bytes: float, max_bytes: int) -> None:
+    def __init__(
+        self,
+        read: Callable[[RowArray], pa.Table],
+        count: int,
+        row_bytes: float,
+        max_bytes: int,
+        on_found: Callable[[int], object] = lambda rows: None,  # noqa: ARG005
+    ) -> None:
         self._read, self._count, self._max_bytes = read, count, max_bytes
         self._row_bytes = row_bytes
         self._range_rows = max(1, int(MAX_TASK_BYTES / row_bytes))
         self._taken: npt.NDArray[np.int64] = np.zeros(-(-count // self._range_rows), np.int64)
         self._tables: dict[int, pa.Table] = {}
         self._is_full = max_bytes == 0
+        self._on_found = on_found
         self._lock = threading.Lock()
         weakref.finalize(self, _release, self._tables).atexit = False
 
@@ -70,8 +79,11 @@ class RowCache:
     def _table(self, number: int, rows: int) -> pa.Table | None:
         """A range that is kept, or is kept from now on; None if its ``rows`` are to be taken one by one."""
         with self._lock:
-            if number in self._tables or self._is_full:
-                return self._tables.get(number)
+            if number in self._tables:
+                self._on_found(rows)
+                return self._tables[number]
+            if self._is_full:
+                return None
             self._taken[number] += rows
             start = number * self._range_rows
             stop = min(self._count, start + self._range_rows)

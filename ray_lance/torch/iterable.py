@@ -13,6 +13,7 @@ from ray_lance.decode import Decode
 from ray_lance.errors import InvalidArgumentError
 from ray_lance.forks import not_forked
 from ray_lance.formats import Format
+from ray_lance.metrics import LoaderMetrics
 from ray_lance.order import Tail
 from ray_lance.parallel import DataParallel
 from ray_lance.permutation import Permutation
@@ -24,8 +25,10 @@ from ray_lance.torch.collation import refuse_batches_of_batches
 from ray_lance.torch.course import Course, Position, StepOptions
 from ray_lance.torch.epochs import EpochCounter
 from ray_lance.torch.kept import KeptRows, begin_pass
+from ray_lance.torch.meter import DatasetMeter, rows_of_steps
 from ray_lance.torch.prefetch import batches
 from ray_lance.torch.ranks import Placing, Worker, current_worker, given_placement, mesh_placement
+from ray_lance.torch.source import PassSource
 from ray_lance.versions import Version
 
 __all__ = ["LanceIterableDataset"]
@@ -131,6 +134,7 @@ class LanceIterableDataset(IterableDataset[Any]):
             permutation = permutation.shuffle(shuffle)
         self._reader = RowReader(permutation, options)
         self._course = Course(permutation, steps, placing)
+        self._meter = DatasetMeter()
 
     @property
     def permutation(self) -> Permutation:
@@ -203,6 +207,14 @@ class LanceIterableDataset(IterableDataset[Any]):
         """
         self._course.load(state)
 
+    def metrics(self) -> LoaderMetrics:
+        """What this dataset has delivered since it was made, over all its passes.
+
+        In a training process the workers of its loaders are counted too: there ``seconds_waited`` is what the workers
+        have waited, not the training loop. ``queue_depth`` is always that of the process that asks.
+        """
+        return self._meter.metrics()
+
     @property
     def epochs(self) -> EpochCounter:
         """Counts the iterations; for loaders."""
@@ -215,7 +227,9 @@ class LanceIterableDataset(IterableDataset[Any]):
         steps = range(worker.number + begin.steps * worker.size, schedule.rank_steps, worker.size)
         position = begin
         kept = self._kept(len(steps)) if schedule.world_size == 1 and not worker.of_loader else None
-        for batch in batches(self._reader, kept, order, schedule, steps, self._prefetch):
+        meter = self._meter.begin()
+        made = batches(PassSource(self._reader, kept, meter), order, schedule, steps, self._prefetch)
+        for batch in meter.timed(made, rows_of_steps(schedule, steps)):
             position = self._course.returned(position)
             yield batch
         self._course.returned(position, ended=True)

@@ -7,7 +7,8 @@ import os
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -20,11 +21,21 @@ from ray_lance.scan.places import sorted_rows
 from ray_lance.torch.batches import RowReader
 from ray_lance.torch.budget import budget
 
-__all__ = ["KeptRows", "begin_pass"]
+__all__ = ["KeptRows", "RowStorage", "begin_pass"]
 
 _MAX_TABLES = 64
 # Of the rows of a read, those that are read by themselves: Lance takes a single row in the time of scanning some fifty.
 _MOST_MISSING = 1 / 16
+
+
+class RowStorage(Protocol):
+    """Reads rows as they are stored; see :class:`~ray_lance.torch.batches.RowReader`."""
+
+    def take(self, rows: RowArray) -> pa.Table:
+        """The given rows in the given order."""
+
+    def take_in_pieces(self, rows: RowArray, receive: Callable[[RowArray, pa.Table], bool]) -> bool:
+        """Have rows received piece by piece; returns whether all of them were."""
 
 
 class KeptRows:
@@ -85,20 +96,20 @@ class KeptRows:
         """Whether all of these rows are in memory."""
         return self._memory is not None and not len(self._memory.missing(rows))
 
-    def take(self, rows: RowArray, reader: RowReader) -> pa.Table:
+    def take(self, rows: RowArray, storage: RowStorage) -> pa.Table:
         """The rows at the given offsets among the live rows, in that order; an offset may come more than once.
 
         Args:
             rows: Offsets: int64, shape ``(k,)``.
-            reader: Reads what is not kept.
+            storage: Reads what is not kept.
         """
         memory = self._memory
         if memory is None or not len(rows):
             self._rows_read += len(rows)
-            return reader.take(rows)
+            return storage.take(rows)
         if memory.is_empty:
             # The first batch waits for this read, and whether columns hold nulls, it is the one to show.
-            table = reader.take(rows)
+            table = storage.take(rows)
             if memory.write(rows, table):
                 memory.confirm(rows)
             else:
@@ -108,9 +119,9 @@ class KeptRows:
         if len(missing):
             # In the order in which they lie: memory has them in any.
             wanted, _ = sorted_rows(rows if len(missing) > _MOST_MISSING * len(rows) else missing)
-            if not reader.take_in_pieces(wanted, memory.write):
+            if not storage.take_in_pieces(wanted, memory.write):
                 self._give_up()
-                return reader.take(rows)
+                return storage.take(rows)
             memory.confirm(wanted)
         return memory.take(rows)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from ray_lance.arguments import as_integer
 from ray_lance.decode import Decode
 from ray_lance.errors import InvalidArgumentError
 from ray_lance.formats import Format
+from ray_lance.metrics import LoaderMetrics
 from ray_lance.order.rows import RowArray
 from ray_lance.permutation import Permutation
 from ray_lance.scan.pushdown import Columns
@@ -23,6 +25,7 @@ from ray_lance.torch.batches import BatchOptions, RowReader, open_source
 from ray_lance.torch.budget import CacheBytes, cache_limit, check_cache_bytes
 from ray_lance.torch.cache import RowCache
 from ray_lance.torch.collation import Row, Rows
+from ray_lance.torch.meter import DatasetMeter, PassMeter
 from ray_lance.torch.ranks import current_worker
 from ray_lance.versions import Version
 
@@ -88,6 +91,7 @@ class LanceMapDataset(Dataset[Any]):
         self._cache_bytes = cache_bytes
         options = BatchOptions(columns, format, decode, fill, ragged, transform, categories)
         self._reader = RowReader(open_source(source, filter, version, storage_options), options)
+        self._meter = DatasetMeter()
 
     @property
     def permutation(self) -> Permutation:
@@ -125,25 +129,45 @@ class LanceMapDataset(Dataset[Any]):
             InvalidArgumentError: An index is no integer.
         """
         current_worker()  # refuses a forked one
+        begin = time.perf_counter()
         rows = self.permutation.order.take(_as_integers(indices))
         batch = self._reader.finish(self._take(rows))
+        self._takes.returned(len(rows), time.perf_counter() - begin)
         if isinstance(batch, list) and len(batch) == len(rows):  # formats of rows
             return batch
         is_matrix = self._reader.options.format == "torch_col"
         return Rows(batch, len(rows), _matrix_row if is_matrix else _row)
 
+    def metrics(self) -> LoaderMetrics:
+        """What this dataset has delivered since it was made: a batch is what is asked for at once.
+
+        In a training process the workers of its loaders are counted too. ``seconds_waited`` is the time that reading
+        and converting has taken wherever that was done. Nothing is read ahead here: that is the loader's work.
+        """
+        return self._meter.metrics()
+
     def _take(self, rows: RowArray) -> pa.Table:
-        if rows.dtype.kind == "i" and len(rows):  # offsets, not addresses
-            return self._cache.take(rows)
-        return self._reader.take(rows)
+        has_offsets = rows.dtype.kind == "i" and len(rows)  # else addresses
+        table = self._cache.take(rows) if has_offsets else self._read(rows)
+        self._takes.read(len(rows), table.nbytes)
+        return table
+
+    @property
+    def _read(self) -> Callable[[RowArray], pa.Table]:
+        # Not a method: the cache would hold this dataset, and what it keeps would outlive it.
+        return partial(self._reader.take, on_retry=self._takes.retried)
 
     @cached_property
     def _cache(self) -> RowCache:
-        reader, count = self._reader, len(self.permutation.order.base)
-        return RowCache(reader.take, count, reader.row_bytes, cache_limit(self._cache_bytes))
+        count, limit = len(self.permutation.order.base), cache_limit(self._cache_bytes)
+        return RowCache(self._read, count, self._reader.row_bytes, limit, self._takes.found)
+
+    @cached_property
+    def _takes(self) -> PassMeter:
+        return self._meter.begin()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_cache"}
+        return {name: value for name, value in self.__dict__.items() if name not in ("_cache", "_takes")}
 
 
 def _as_integers(indices: Sequence[int]) -> npt.NDArray[np.int64]:

@@ -16,8 +16,9 @@ from ray_lance.order import BatchSchedule, LaneRange, RowPermutation
 from ray_lance.order.rows import RowArray
 from ray_lance.scan.plan import FIRST_TASK_BYTES, MAX_TASK_BYTES, MAX_WINDOW_BYTES
 from ray_lance.scan.positions import parts_are_cheap
-from ray_lance.torch.batches import ReadRows, RowReader
-from ray_lance.torch.kept import KeptRows
+from ray_lance.torch.batches import ReadRows
+from ray_lance.torch.meter import Fetched
+from ray_lance.torch.source import PassSource
 
 __all__ = ["LaneRead", "batches", "plan_reads"]
 
@@ -115,18 +116,12 @@ class _LaneCutter:
 
 
 def batches(
-    reader: RowReader,
-    kept: KeptRows | None,
-    order: RowPermutation,
-    schedule: BatchSchedule,
-    steps: range,
-    prefetch: int,
+    source: PassSource, order: RowPermutation, schedule: BatchSchedule, steps: range, prefetch: int
 ) -> Generator[Any, None, None]:
     """The batches of the given steps.
 
     Args:
-        reader: Reads rows and makes batches of them.
-        kept: Where rows come from that are kept in memory.
+        source: Where rows come from, and what makes batches of them.
         order: The epoch's order.
         schedule: The rank's steps.
         steps: Those to deliver.
@@ -136,14 +131,14 @@ def batches(
     def locate(task: LaneRead) -> tuple[int, RowArray]:
         return task.lane, task.rows(order)
 
-    def fetch(located: tuple[int, RowArray]) -> tuple[int, ReadRows]:
-        lane, rows = located
-        return lane, reader.to_cut(reader.take(rows) if kept is None else kept.take(rows, reader))
+    def fetch(located: tuple[int, RowArray]) -> Fetched:
+        return source.fetch(*located)
 
+    reader, meter = source.reader, source.meter
     keep_freed_memory(KEPT_BESIDE_OTHERS, BUFFER_BESIDE_OTHERS)
-    is_in_memory = kept is not None and kept.has(_sample(order))
+    is_in_memory = source.has(_sample(order))
     small_first = is_in_memory or parts_are_cheap(order, reader.permutation.table)
-    plan = plan_reads(schedule, steps, order, reader.row_bytes, small_first=small_first)
+    plan = meter.begun(plan_reads(schedule, steps, order, reader.row_bytes, small_first=small_first))
     # What the first batch waits for, and after small reads those that soon follow; they bring the metadata for others.
     reads_of_lane = 2 if small_first else 1
     alone = reads_of_lane * len(schedule.pieces(steps.start)) if steps else 0
@@ -155,7 +150,7 @@ def batches(
     else:
         reads = ordered_map(lambda task: fetch(locate(task)), plan, threads, prefetch, alone)
     with closing(reads):
-        rows = _cut(reads, (schedule.pieces(step) for step in steps))
+        rows = _cut(meter.taken(reads), (schedule.pieces(step) for step in steps))
         with closing(ordered_map(reader.cut, rows, threads if reader.decodes else 0, _DECODED_AHEAD)) as finished:
             yield from finished
 
@@ -166,7 +161,7 @@ def _sample(order: RowPermutation) -> RowArray:
     return order.take(np.arange(count) * len(order) // max(1, count))
 
 
-def _cut(reads: Iterator[tuple[int, ReadRows]], steps: Iterable[list[LaneRange]]) -> Iterator[ReadRows]:
+def _cut(reads: Iterator[Fetched], steps: Iterable[list[LaneRange]]) -> Iterator[ReadRows]:
     """The rows of each step, cut from the lanes' reads without a copy where one of them holds all of it."""
     lanes: dict[int, deque[ReadRows]] = {}
     for pieces in steps:
@@ -176,7 +171,7 @@ def _cut(reads: Iterator[tuple[int, ReadRows]], steps: Iterable[list[LaneRange]]
             while needed:
                 lane = lanes.setdefault(piece.lane, deque())
                 while not lane:
-                    number, rows = next(reads)
+                    number, rows, _ = next(reads)
                     lanes.setdefault(number, deque()).append(rows)
                 rows = lane.popleft()
                 parts.append(rows.slice(0, min(needed, len(rows))))

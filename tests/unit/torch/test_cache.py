@@ -209,7 +209,7 @@ def test_what_is_kept_is_not_pickled(uri):
 def test_rows_of_a_filter_and_without_a_cache_are_read_each_time(uri, options, monkeypatch):
     read = []
     take = RowReader.take
-    monkeypatch.setattr(RowReader, "take", lambda self, rows: read.append(len(rows)) or take(self, rows))
+    monkeypatch.setattr(RowReader, "take", lambda self, rows, **_: read.append(len(rows)) or take(self, rows))
     dataset = LanceMapDataset(uri, columns=["id"], **options)
 
     dataset.__getitems__(range(len(dataset)))

@@ -124,6 +124,9 @@ class TestWithWorkers:
     def test_epochs_move_on_in_workers_that_are_started_anew(self, dataset, epochs, workers):
         loader = make_loader(dataset, persistent_workers=False, **workers)
         assert [rows(loader) for _ in range(2)] == epochs[:2]
+        metrics = dataset.metrics()  # of all workers
+        assert (metrics.batches, metrics.rows, metrics.bytes) == (2 * 17, 2 * 100, 2 * 100 * 8)
+        assert metrics.seconds_waited > 0
 
     def test_a_state_loaded_before_goes_on_once(self, dataset, epochs, workers):
         dataset.load_state_dict(dataset.state_after(4))
@@ -159,6 +162,7 @@ class TestWithWorkers:
     def test_of_a_map_dataset(self, table, workers):
         loader = make_loader(LanceMapDataset(table, columns=["id", "vec"]), batch_size=30, shuffle=True, **workers)
         batches = list(loader)
+        assert (loader.dataset.metrics().batches, loader.dataset.metrics().rows) == (4, 100)
         assert sorted(torch.cat([batch["id"] for batch in batches]).tolist()) == list(range(100))
         assert all(torch.equal(batch["vec"][:, 0], batch["id"].float()) for batch in batches)
 

@@ -46,6 +46,7 @@ def three_ways(dataset: LanceIterableDataset) -> dict[str, Any]:
     found["state"] = dataset.state_dict()
     dataset.load_state_dict(found["state"])
     found["rest"] = batches(dataset)
+    found["rows"] = dataset.metrics().rows
     return found
 
 
@@ -77,9 +78,11 @@ class TestSpawnedRanks:
             assert found[rank]["plain"] == wanted[rank][:3]
             assert found[rank]["set"] == [wanted[rank][1], wanted[rank][0]]
             assert found[rank]["rest"] == wanted[rank][1][2:]
+            assert found[rank]["rows"] == 6 * 100, "each rank counts its own"
         assert found[0]["state"] == found[1]["state"]
         assert sorted(row for rank in wanted for batch in rank[0] for row in batch) == list(range(ROWS))
         assert dataset.state_dict()["epoch"] == 0, "what ranks do is not to be seen here"
+        assert dataset.metrics().rows == 0
 
     @pytest.mark.slow
     def test_agree_with_their_own_workers(self, table, tmp_path):
