@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Two processes: one has the Ray cluster and what needs it, the other runs the rest.
+PYTEST := $(BIN)/python -m pytest -q --numprocesses 2 --dist loadgroup --durations 15
 export RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO := 0
 
 .DEFAULT_GOAL := help
@@ -21,10 +23,10 @@ demo: $(VENV)/.ready ## run the main job on real data: write, train with two wor
 	$(BIN)/python examples/quickstart.py
 
 test: $(VENV)/.ready ## run the tests, but for the slow ones
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-all: test ## run every test: then also the slow ones (chaos, many kills, soak)
-	$(BIN)/python -m pytest -q -m slow
+	$(PYTEST) -m slow
 
 lint: $(VENV)/.ready ## check style and types
 	$(BIN)/ruff check .

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 
 import numpy as np
@@ -105,7 +106,7 @@ def test_whatever_the_sizes(sizes, batch_size):
         {"collate_fn": TensorCollate(dtypes=torch.float16)},
         {"device": "meta"},
     ],
-    ids=str,
+    ids=lambda options: re.sub(" at 0x[0-9a-f]+", "", str(options)),  # equal in every process that collects them
 )
 def test_with_rays_options(options):
     numbers = of_blocks(SIZES, lambda rows, start: block(rows, start).select(["id", "image"]))
