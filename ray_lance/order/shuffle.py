@@ -17,8 +17,9 @@ CLUMPS_PER_WINDOW = 1024
 about sqrt(1 + 1024 / 1024) = 1.41 times a true shuffle's, for the worst data; measured by ``order.quality``."""
 
 # A dataset is never cut into fewer clumps than this, so that it has several windows: shards and lanes then begin at
-# or near a window, and memory and the time to the first batch are those of a small part of it.
-_MIN_CLUMPS = 8 * CLUMPS_PER_WINDOW
+# or near a window, and memory and the time to the first batch are those of a part of it. Twice as many would read
+# tables of 20,000 rows a little slower, and mix no better that one could see (docs/tuning.md has the figures).
+_MIN_CLUMPS = 4 * CLUMPS_PER_WINDOW
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,8 @@ class Shuffle:
 def auto_clump(row_bytes: int, n: int) -> int:
     """Rows per clump: the power of two that makes a clump at most about 64 KiB of the projected columns.
 
-    Rows of more than 32 KiB are clumps of their own, and so are the rows of small datasets (below 16384 rows), which
-    always have at least 8192 clumps otherwise.
+    Rows of more than 32 KiB are clumps of their own, and so are the rows of small datasets (below 8192 rows), which
+    always have at least 4096 clumps otherwise.
 
     Args:
         row_bytes: Average bytes of a row in the projected columns; 0 or less means unknown and counts as 1.

@@ -15,13 +15,13 @@ from ray_lance.order.shuffle import Shuffle, auto_clump, auto_window
         (528, 10**6, 64),
         (528, 10**9, 64),
         (8, 10**9, 8192),
-        (8, 10**6, 64),
+        (8, 10**6, 128),
         (1024, 10**9, 64),
         (1025, 10**9, 32),
         (32 * 1024, 10**9, 2),
         (32 * 1024 + 1, 10**9, 1),
         (10**7, 10**9, 1),
-        (528, 20_000, 2),
+        (528, 20_000, 4),
         (528, 1000, 1),
         (528, 0, 1),
         (0, 10**12, 65536),
@@ -36,6 +36,14 @@ def test_auto_clump(row_bytes, n, clump):
 )
 def test_auto_window(n, clump, window):
     assert auto_window(n, clump) == window
+
+
+@given(row_bytes=st.integers(1, 10**6), n=st.integers(2**13, 10**10))
+def test_auto_is_the_largest_clump_of_at_most_64_kib_that_leaves_4096(row_bytes, n):
+    clump = auto_clump(row_bytes, n)
+
+    assert clump == 1 or (clump * row_bytes <= 2**16 and n // clump >= 4096)
+    assert 2 * clump * row_bytes > 2**16 or n // (2 * clump) < 4096
 
 
 @given(row_bytes=st.integers(0, 10**9), n=st.integers(0, 2**62), seed=st.integers())
