@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import lance
 
+from ray_lance import fork_warning
 from ray_lance.allocator import share_arenas
 from ray_lance.errors import (
     DatasetNotFoundError,
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from ray_lance.table import TableRef
 
 __all__ = ["HandleCache", "handles", "missing_branch", "open_table"]
+
+fork_warning.register()
 
 _MAX_HANDLES = 64
 _NO_SUCH_SCHEME = re.compile(r"no object store provider found", re.IGNORECASE)

@@ -91,7 +91,7 @@ ray_lance.write_lance(ray_lance.read_lance(uri), uri + "2")
 """
 
 # Of Ray itself: that it starts, and where. Of jobs that take more than ten seconds: how far they are.
-NO_NOISE = ("worker.py", "authentication_token_setup.py", "is not fork-safe", "warnings.warn(", " of 20 rows, ")
+NO_NOISE = ("worker.py", "authentication_token_setup.py", " of 20 rows, ")
 
 
 @pytest.mark.timeout(300)
