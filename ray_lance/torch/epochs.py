@@ -165,5 +165,5 @@ class EpochCounter:
 
 def _place(group: int, number: int) -> tuple[int, int]:
     """The name of a group's pass, and where in shared memory its claim is written."""
-    key = hash((group, number))
-    return key, _SLOTS + _SLOT * (key % _NUM_SLOTS)
+    # Not hash((group, number)): hash(-1) is hash(-2), and two loaders would read one claim.
+    return (group << 32) + number, _SLOTS + _SLOT * ((31 * group + number) % _NUM_SLOTS)

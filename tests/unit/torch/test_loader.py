@@ -318,6 +318,20 @@ class TestEpochCounter:
         with pytest.raises(ray_lance.InvalidArgumentError, match="load the state first"):
             counter.claim(Worker(0, 2), has_state=False)
 
+    def test_tells_the_loaders_apart_that_announce_their_passes(self):
+        counter = EpochCounter(0)
+        groups = [counter.new_group() for _ in range(20)]
+        for number in (1, 2):
+            for group in groups:
+                with counter.announced(group, number):
+                    pass
+        workers = [EpochCounter(0) for _ in groups]
+        claims = []
+        for worker, group in zip(workers, groups, strict=True):
+            worker._shared, worker._announced_group = counter._shared, group
+            claims.append([worker.claim(Worker(1, 2, of_loader=True), has_state=False).epoch for _ in (1, 2)])
+        assert claims == [[number, 20 + number] for number in range(20)]
+
     def test_a_loaded_state_is_used_once(self):
         counter = EpochCounter(0)
         counter.set_next(3, is_loaded=True)
