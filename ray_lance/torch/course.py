@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -58,6 +58,11 @@ class Position:
     worker: Worker | None = None
     steps: int = 0
 
+    def left(self, steps: int) -> range:
+        """Which of so many steps are this worker's and were not returned."""
+        number, size, _ = self.worker or Worker()
+        return range(number + self.steps * size, steps, size)
+
 
 class Course:
     """The epochs of a dataset on one rank, and where that stands.
@@ -77,8 +82,10 @@ class Course:
         self.epochs = EpochCounter(first, step=0 if permutation.fixed_epoch else 1)
         self._lanes = options.lanes
         self._position: Position | None = None
-        self._is_loaded = False
-        self.epoch_schedule()
+        self._loaded: Position | None = None
+        start = self._start_of(0)
+        # Ranks that are started later may share a step that the lanes do not divide here.
+        self._with_steps(self.schedule(start if placing.find() else replace(start, lanes=1)))
 
     @property
     def batch_size(self) -> int:
@@ -89,9 +96,8 @@ class Course:
         """This rank's steps through what is left of an epoch after ``cursor``."""
         placement = self._placing.find()
         rank, world_size = placement or Placement()
-        tail = self._options.tail or self._usual_tail(placement)
         rows, batch = len(self._permutation), self._options.batch_size * world_size
-        return BatchSchedule(rows, cursor.lanes, batch, world_size, rank, tail, cursor.rows)
+        return BatchSchedule(rows, cursor.lanes, batch, world_size, rank, self._tail(placement), cursor.rows)
 
     def epoch_schedule(self) -> BatchSchedule:
         """This rank's steps through a whole epoch.
@@ -99,7 +105,9 @@ class Course:
         Raises:
             InvalidArgumentError: Lanes or ranks do not divide a step, or the epoch does not fill a single one.
         """
-        schedule = self.schedule(self._start_of(0))
+        return self._with_steps(self.schedule(self._start_of(0)))
+
+    def _with_steps(self, schedule: BatchSchedule) -> BatchSchedule:
         if schedule.rows and not schedule.steps:
             raise InvalidArgumentError(
                 f"batch_size={schedule.batch_size}: there are {schedule.rows} rows, and a step of "
@@ -108,13 +116,16 @@ class Course:
             )
         return schedule
 
-    def check_worker(self, worker: Worker) -> None:
-        """Refuse to go on in a worker from a state that was taken in another one.
+    def check_state(self, worker: Worker) -> None:
+        """Refuse to resume where the loaded state, if there is one, does not fit.
 
         Raises:
-            CursorMismatchError: That is so.
+            CursorMismatchError: It was taken in another worker of a loader, or at another global batch.
         """
-        saved = self._position.worker if self._is_loaded and self._position is not None else None
+        if self._loaded is None:
+            return
+        self._in_own_steps(self._loaded.cursor)
+        saved = self._loaded.worker
         if saved is not None and saved != worker:
             here = f"worker {worker.number} of {worker.size}" + ("" if worker.of_loader else ", without a DataLoader's")
             raise CursorMismatchError(
@@ -124,15 +135,17 @@ class Course:
 
     def begin(self, worker: Worker) -> Position:
         """Begin the next iteration: of the next epoch, or of the rest of the one whose state was loaded."""
-        position = self._position
-        if self._is_loaded and position is not None and position.worker is not None:
-            self.epochs.follow(worker, position.cursor.epoch)
+        loaded = self._loaded
+        if loaded is not None and loaded.worker is not None:
+            self.epochs.follow(worker, loaded.cursor.epoch)
+            position = loaded
         else:
-            claim = self.epochs.claim(worker, has_state=self._is_loaded)
+            claim = self.epochs.claim(worker, has_state=loaded is not None)
             position = Position(self._begun_at(claim), worker)
-        self._is_loaded, self._position = False, position
+        cursor = self._in_own_steps(position.cursor)
+        self._loaded, self._position = None, replace(position, cursor=cursor)
         self._report(worker)
-        return position
+        return self._position
 
     def returned(self, old: Position, *, ended: bool = False) -> Position:
         """The position one step later, or at the end; where the rank stands if this iteration was the last to begin.
@@ -147,11 +160,13 @@ class Course:
         return new
 
     def set_epoch(self, epoch: int) -> None:
-        """Let the next iteration read ``epoch``; a state that was loaded in the middle of that epoch stays."""
-        if self._is_loaded and self._position is not None and self._position.cursor.epoch == epoch:
-            return
-        self._is_loaded, self._position = False, None
-        self.epochs.set_next(epoch)
+        """Let the next iteration read ``epoch``: of one whose state was loaded, what was left there, be it nothing."""
+        if self._loaded is None or self._loaded.cursor.epoch != epoch:
+            self._loaded, self._position = None, None
+            self.epochs.set_next(epoch)
+        elif self._loaded.worker is None:
+            self._position = self._loaded
+            self.epochs.set_next(epoch, is_loaded=True)
 
     def state(self) -> dict[str, Any]:
         """The state after the steps that were returned; in a worker with its part beside the cursor."""
@@ -168,6 +183,13 @@ class Course:
         """The state after so many steps of all workers in the current iteration."""
         return self._advanced(self._current_start(), steps).to_json()
 
+    def is_over(self, states: Iterable[Mapping[str, Any]], more: int = 0) -> bool:
+        """Whether no step is left after what the workers of a loader have returned, and so many steps more."""
+        parts = [_parts(state) for state in states]
+        if not parts or any(part is None for _, part in parts):
+            return False
+        return sum(part["steps"] for _, part in parts if part) + more >= self._rest(parts[0][0]).steps
+
     def load(self, state: Mapping[str, Any]) -> None:
         """Stand where a state was taken; see :meth:`LanceIterableDataset.load_state_dict`."""
         cursor, part = _parts(state)
@@ -178,27 +200,29 @@ class Course:
                 f"epoch: the state is of epoch {cursor.epoch}, and here Permutation.epoch has fixed epoch "
                 f"{permutation.order.epoch_number}: load it into a dataset of that epoch, or of no fixed one"
             )
-        self._check_rows(cursor)
-        cursor = self._advanced(cursor, 0)
-        self._is_loaded, self._lanes = True, cursor.lanes
+        if self._placing.find() is not None:  # else ranks may be started later
+            cursor = self._in_own_steps(cursor)
+        start = self._advanced(cursor, 0)
+        self._lanes = cursor.lanes
         if part is None:
-            self._position = Position(cursor)
-            self.epochs.set_next(cursor.epoch, is_loaded=True)
+            self._loaded, self._position = Position(cursor), Position(start)
+            self.epochs.set_next(start.epoch, is_loaded=True)
         else:
             worker = Worker(part["number"], part["size"], of_loader=True)
-            self._position = Position(cursor, worker, part["steps"])
+            self._loaded = self._position = Position(start, worker, part["steps"])
 
     def _ended(self, position: Position) -> Position:
-        if position.worker is not None and position.worker.of_loader:
-            return position
-        return replace(position, steps=self.schedule(position.cursor).steps)  # others may have made one step more
+        left = position.left(self._rest(position.cursor).steps)  # other ranks may have made one step more
+        return replace(position, steps=position.steps + len(left))
 
-    def _check_rows(self, cursor: Cursor) -> None:
-        # Padding may have gone beyond the last row, by less than a step.
-        if cursor.rows >= len(self._permutation) + self.schedule(cursor).global_batch:
-            raise CursorMismatchError(
-                f"rows: the state stands at row {cursor.rows} of its epoch, and here are {len(self._permutation)} rows"
-            )
+    def _in_own_steps(self, cursor: Cursor) -> Cursor:
+        """The cursor with the global batch that it counts here; refuses one that counts another."""
+        cursor.check(cursor.fingerprint, cursor.lanes, global_batch=self._global_batch)
+        return replace(cursor, global_batch=self._global_batch)
+
+    @property
+    def _global_batch(self) -> int:
+        return self._options.batch_size * (self._placing.find() or Placement()).world_size
 
     def _begun_at(self, claim: Claim) -> Cursor:
         return self._position.cursor if claim.goes_on and self._position is not None else self._start_of(claim.epoch)
@@ -212,18 +236,28 @@ class Course:
 
     def _advanced(self, cursor: Cursor, steps: int) -> Cursor:
         """The cursor so many steps later; where no step is left, at the start of the next epoch."""
-        schedule = self.schedule(cursor)
+        schedule = self._rest(cursor)
         rows = schedule.consumed_after(steps)
         if rows and steps == schedule.steps:
             return replace(cursor, epoch=self.epochs.after(cursor.epoch), rows=0)
         return cursor.advance(rows)
 
-    def _start_of(self, epoch: int) -> Cursor:
-        lanes = self._lanes or (self._placing.find() or Placement()).world_size
-        return Cursor.at_start(self._permutation.fingerprint, lanes, self._permutation.describe(), epoch)
+    def _rest(self, cursor: Cursor) -> BatchSchedule:
+        """What all ranks together read after a cursor, in the steps that it counts."""
+        batch, tail = cursor.global_batch or self._global_batch, self._tail(self._placing.find())
+        return BatchSchedule(len(self._permutation), cursor.lanes, batch, tail=tail, consumed=cursor.rows)
 
-    def _usual_tail(self, placement: Placement | None) -> Tail:
-        return "uneven" if placement is None and self._permutation.order.mixing is None else "drop"
+    def _start_of(self, epoch: int) -> Cursor:
+        placement = self._placing.find()
+        lanes = self._lanes or (placement or Placement()).world_size
+        start = Cursor.at_start(self._permutation.fingerprint, lanes, self._permutation.describe(), epoch)
+        # A process that has read nothing may be the one that starts the ranks.
+        is_launcher = placement is None and self._position is None and self.epochs.begun is None
+        return start if is_launcher else replace(start, global_batch=self._global_batch)
+
+    def _tail(self, placement: Placement | None) -> Tail:
+        is_alone = placement is None and self._permutation.order.mixing is None
+        return self._options.tail or ("uneven" if is_alone else "drop")
 
     def _report(self, worker: Worker) -> None:
         """Say once how many rows nobody sees."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from torch.utils.data import IterableDataset
@@ -159,15 +159,18 @@ class LanceIterableDataset(IterableDataset[Any]):
 
         The epoch is taken with the first batch; an iterator that was never asked for one takes none.
         """
-        refuse_batches_of_batches(sys._getframe(1), self._course.epoch_schedule().batch_size)
         worker = current_worker()
-        self._course.check_worker(worker)
+        self._course.check_state(worker)
+        refuse_batches_of_batches(sys._getframe(1), self._course.epoch_schedule().batch_size)
         # All workers of a loader begin together, even if one of them has no batch.
         begun = self._course.begin(worker) if worker.of_loader else None
         return not_forked(self._batches(begun, worker))
 
     def set_epoch(self, epoch: int) -> None:
-        """Let the next iteration read ``epoch``; a state that was loaded in the middle of that epoch stays.
+        """Let the next iteration read ``epoch``.
+
+        Directly after :meth:`load_state_dict` of a state of that epoch it reads what was left there, so that a loop
+        which sets the epoch each time resumes correctly: at the very end of the epoch with no batch.
 
         Raises:
             InvalidArgumentError: ``epoch`` is negative or no integer.
@@ -198,11 +201,13 @@ class LanceIterableDataset(IterableDataset[Any]):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Let the next iteration yield exactly what had not been returned when ``state`` was taken.
 
-        The world size may differ; the global batches stay the same where ``batch_size * world_size`` is the same. Where
-        the state was taken at the end of an epoch, the next iteration is the next epoch.
+        The world size may differ, if ``batch_size * world_size`` is the same: so the global batches stay the same. To
+        change that on purpose, set ``state["global_batch"]`` before: each row of the rest is read once either way.
+        Where the state was taken at the end of an epoch, the next iteration is the next epoch.
 
         Raises:
-            CursorMismatchError: The state is of another order or other lanes; the message shows both sides.
+            CursorMismatchError: The state is of another order, other lanes or another global batch; the message shows
+                both sides. Of the global batch it comes with the first iteration where ranks are not known before.
             InvalidArgumentError: It is no state, or its lanes do not divide the global batch.
         """
         self._course.load(state)
@@ -215,6 +220,10 @@ class LanceIterableDataset(IterableDataset[Any]):
         """
         return self._meter.metrics()
 
+    def is_over(self, states: Iterable[Mapping[str, Any]], more: int = 0) -> bool:
+        """Whether no step is left after the states of a loader's workers and ``more`` steps; for loaders."""
+        return self._course.is_over(states, more)
+
     @property
     def epochs(self) -> EpochCounter:
         """Counts the iterations; for loaders."""
@@ -224,7 +233,7 @@ class LanceIterableDataset(IterableDataset[Any]):
         begin = self._course.begin(worker) if begun is None else begun
         schedule = self._course.schedule(begin.cursor)
         order = self.permutation.order.epoch(begin.cursor.epoch)
-        steps = range(worker.number + begin.steps * worker.size, schedule.rank_steps, worker.size)
+        steps = begin.left(schedule.rank_steps)
         position = begin
         kept = self._kept(len(steps)) if schedule.world_size == 1 and not worker.of_loader else None
         meter = self._meter.begin()

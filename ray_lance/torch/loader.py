@@ -71,8 +71,8 @@ def make_loader(
     if num_workers:
         arguments |= {"multiprocessing_context": multiprocessing_context, "persistent_workers": True}
     arguments |= {"num_workers": num_workers, "collate_fn": _whole_batch, **options}
-    is_announcing = num_workers > 0 and isinstance(dataset, LanceIterableDataset)
-    loader: DataLoader[Any] = _loader_class(stateful, announcing=is_announcing)(dataset, **arguments)
+    has_epochs = num_workers > 0 and isinstance(dataset, LanceIterableDataset)
+    loader: DataLoader[Any] = _loader_class(stateful, has_epochs=has_epochs)(dataset, **arguments)
     return loader
 
 
@@ -114,11 +114,13 @@ def _start_method(context: Any) -> str | None:
     return context if isinstance(context, str) else context.get_start_method()
 
 
-def _loader_class(stateful: bool, *, announcing: bool) -> Any:
+def _loader_class(stateful: bool, *, has_epochs: bool) -> Any:
     if not stateful:
-        return _AnnouncingLoader if announcing else DataLoader
+        return _AnnouncingLoader if has_epochs else DataLoader
     try:
         from torchdata.stateful_dataloader import StatefulDataLoader
+
+        from ray_lance.torch.stateful import EpochwiseLoader
     except ImportError as error:
         raise InvalidArgumentError("stateful=True needs torchdata: pip install torchdata") from error
-    return StatefulDataLoader
+    return EpochwiseLoader if has_epochs else StatefulDataLoader

@@ -19,14 +19,15 @@ class ShardPosition:
         start: Where the first pass begins.
 
     Attributes:
-        cursor: After what the pass that returned last has returned.
+        cursor: After what the pass that began last has returned.
         origin: Where that pass began; stays when it has ended.
     """
 
     cursor: Cursor
     origin: Cursor
     _upcoming: Cursor
-    _era: object
+    _current: PassPosition | None
+    _after_loaded: Cursor
 
     def __init__(self, start: Cursor) -> None:
         self._stand_at(start)
@@ -35,9 +36,15 @@ class ShardPosition:
     def begin(self) -> PassPosition:
         """A pass, which takes its epoch."""
         self._loaded = None
-        self.origin = start = self._upcoming
+        self.cursor = self.origin = start = self._upcoming
         self._upcoming = start.next_epoch()
-        return PassPosition(self, start, self._era)
+        self._current = PassPosition(self, start)
+        return self._current
+
+    def returned(self, old: PassPosition, cursor: Cursor) -> None:
+        """A pass has come to a cursor; one that is not the last to begin no longer counts."""
+        if old is self._current:
+            self.cursor = cursor
 
     def load(self, cursor: Cursor, *, is_end: bool) -> None:
         """Let the next pass continue at a cursor.
@@ -47,7 +54,7 @@ class ShardPosition:
             is_end: Whether no rank has a step left after it, so that what follows is the next epoch.
         """
         self._stand_at(cursor.next_epoch() if is_end else cursor)
-        self._loaded = cursor
+        self._loaded, self._after_loaded = cursor, self.cursor
 
     def set_epoch(self, epoch: int) -> None:
         """Let the next pass read an epoch: from its start, or what is left of it after a cursor just loaded."""
@@ -55,13 +62,15 @@ class ShardPosition:
         if self._loaded is not None and self._loaded.epoch != start.epoch:
             self._loaded = None
         self._stand_at(self._loaded or start)
+        if self._loaded is not None:
+            self.cursor = self._after_loaded
 
     def _stand_at(self, cursor: Cursor) -> None:
         self.cursor = self.origin = self._upcoming = cursor
-        self._era = object()  # passes that began before no longer count
+        self._current = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PassPosition:
     """Tells a shard's position what one pass has returned.
 
@@ -71,16 +80,11 @@ class PassPosition:
 
     _shard: ShardPosition
     start: Cursor
-    _era: object
 
     def returned(self, rows: int) -> None:
         """The pass has come to ``rows`` rows of its epoch, over all ranks."""
-        self._move(self.start.advance(rows))
+        self._shard.returned(self, self.start.advance(rows))
 
     def ended(self) -> None:
-        """The pass has returned all that it had."""
-        self._move(self.start.next_epoch())
-
-    def _move(self, cursor: Cursor) -> None:
-        if self._era is self._shard._era:
-            self._shard.cursor, self._shard.origin = cursor, self.start
+        """No rank has a step left in the pass."""
+        self._shard.returned(self, self.start.next_epoch())

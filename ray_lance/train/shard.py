@@ -39,8 +39,9 @@ class LanceShard(DataIterator):
     The batch size is the config's, so no method needs to be given one.
 
     What the state counts are rows that were returned to the caller, by all ranks together; never rows that were
-    prefetched. It is that of the pass that returned last. It is the same on every rank, so saving it once, say with
-    rank 0's checkpoint, is enough.
+    prefetched. It is that of the pass that began last; when no step is left, that of the next epoch, even if nobody has
+    asked for the end of the pass. It is the same on every rank, so saving it once, say with rank 0's checkpoint, is
+    enough.
 
     Args:
         dataset: A read of one Lance table, with any transformations that keep rows and their order.
@@ -97,7 +98,7 @@ class LanceShard(DataIterator):
         return self._position.cursor.to_json()
 
     def state_after(self, steps: int) -> dict[str, Any]:
-        """The state after so many steps of the pass that returned last, counted by the caller from where it began.
+        """The state after so many steps of the pass that began last, counted by the caller from where it began.
 
         For frameworks that ask for batches before they train on them, so that :meth:`state_dict` runs ahead. The pass
         may have ended.
@@ -107,8 +108,9 @@ class LanceShard(DataIterator):
             InvalidArgumentError: ``steps`` is no whole number of at least 0.
         """
         origin = self._position.origin
-        rows = self._schedule(origin).consumed_after(as_integer("steps", steps, 0))
-        return origin.advance(rows).to_json()
+        schedule, steps = self._schedule(origin), as_integer("steps", steps, 0)
+        rows = schedule.consumed_after(steps)
+        return (origin.next_epoch() if steps == schedule.steps else origin.advance(rows)).to_json()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Let the next pass continue where a state was taken, whatever the world size was there.
@@ -297,7 +299,8 @@ class LanceShard(DataIterator):
             batches = run._iter_batches(batch_size=schedule.batch_size, drop_last=False, **options)
             with closing(iter(batches)) as steps:
                 for step, batch in enumerate(self._meter.timed(run, schedule, steps), 1):
-                    yield partial(position.returned, schedule.consumed_after(step)), batch
+                    returned = partial(position.returned, schedule.consumed_after(step))
+                    yield position.ended if step == schedule.steps else returned, batch
         position.ended()
 
     def _to_ref_bundle_iterator(self) -> tuple[Iterator[Any], Any, Any]:

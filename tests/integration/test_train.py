@@ -20,6 +20,7 @@ from ray.train.torch import TorchTrainer
 
 from ray_lance import CursorMismatchError, InvalidArgumentError, Permutation, read_lance
 from ray_lance.order import BatchSchedule
+from ray_lance.torch import LanceIterableDataset
 from ray_lance.train import DatasetOptions, LanceDataConfig, LanceShard
 from ray_lance.train.closing import close_abandoned
 from tests.datasets import sample_table, write_fragments
@@ -67,7 +68,7 @@ class ShardExecutor:
     def __call__(self, world_size, cursor=None, steps=None):
         shards = shards_of(self.dataset, world_size, **self.config)
         batches = [self.rank_batches(shard, cursor, steps) for shard in shards]
-        return Run(batches, max((shard.state_dict() for shard in shards), key=lambda state: state["rows"]))
+        return Run(batches, max((shard.state_dict() for shard in shards), key=lambda at: (at["epoch"], at["rows"])))
 
     def rank_batches(self, shard, cursor, steps):
         if cursor is not None:
@@ -188,7 +189,7 @@ class TestShard:
 
     def test_counts_what_was_returned_and_not_what_was_prefetched(self, shard):
         for step, _ in enumerate(shard.iter_torch_batches(prefetch_batches=4), 1):
-            assert shard.state_dict()["rows"] == step * 32
+            assert shard.state_dict()["rows"] == (step * 32 if step < 8 else 0)
         assert (shard.state_dict()["epoch"], shard.state_dict()["rows"]) == (1, 0)
 
     def test_rows_are_counted_by_whole_steps(self, shard):
@@ -218,7 +219,7 @@ class TestShard:
         for _ in zip(range(steps), shard.iter_batches(), strict=False):
             pass
         state = shard.state_dict()
-        assert (state["epoch"], state["rows"]) == (0, 32 * steps)
+        assert (state["epoch"], state["rows"]) == ((0, 32 * steps) if steps < 8 else (1, 0))
         assert [batch.tolist() for batch in ids(shard.iter_batches())] == epochs[1]
         shard.load_state_dict(state)
         assert [batch.tolist() for batch in ids(shard.iter_batches())] == (epochs[0][steps:] or epochs[1])
@@ -251,7 +252,8 @@ class TestShard:
             assert shard.state_dict() == shard.state_after(step)
             states.append(shard.state_after(step))
         # All batches are there, and the trainer is at the one before the last.
-        assert [state["rows"] for state in states] == [64 + 32 * step for step in range(7)]
+        assert [state["rows"] for state in states] == [64 + 32 * step for step in range(6)] + [0]
+        assert [state["epoch"] for state in states] == [0] * 6 + [1]
         assert shard.state_after(5) == states[5]
         with pytest.raises(IndexError):
             shard.state_after(7)
@@ -377,6 +379,80 @@ class TestShard:
         assert len(list(shard.iter_batches(drop_last=True))) == 8
         with pytest.raises(InvalidArgumentError, match="drop_last=True contradicts tail='uneven'"):
             shards_of(read_lance(table), batch_size=16, tail="uneven")[0].iter_batches(drop_last=True)
+
+
+class Passes:
+    """Runs one script over a shard or a dataset, and notes the rows and states that it shows."""
+
+    def __init__(self, reader) -> None:
+        self.reader, self.live = reader, {}
+        self.trace: list = []
+
+    def run(self, script: str) -> list:
+        """``a3`` reads three batches of pass a, ``a*`` the rest; ``=4`` sets an epoch; ``4:64`` loads a state."""
+        for step in script.split():
+            if step[0] == "=":
+                self.reader.set_epoch(int(step[1:]))
+            elif step[0].isdigit():
+                epoch, rows = map(int, step.split(":"))
+                self.reader.load_state_dict({**self.reader.state_dict(), "epoch": epoch, "rows": rows})
+            else:
+                self._read(step[0], None if step[1] == "*" else int(step[1:]))
+            self._note(step)
+        return self.trace
+
+    def _read(self, name: str, steps: int | None) -> None:
+        if name not in self.live:
+            is_shard = isinstance(self.reader, LanceShard)
+            self.live[name] = iter(self.reader.iter_torch_batches() if is_shard else self.reader)
+        for batch in itertools.islice(self.live[name], steps):
+            self._note(batch["id"].tolist())
+
+    def _note(self, what) -> None:
+        states = [self.reader.state_dict(), self.reader.state_after(0)]
+        self.trace.append((what, *((state["epoch"], state["rows"], state["global_batch"]) for state in states)))
+
+
+class TestPassesAndStates:
+    @pytest.mark.parametrize(
+        ("script", "end"),
+        [
+            ("a* b* c1", (2, 128)),
+            ("a2 b*", (2, 0)),  # broken off
+            ("a* a* b1", (1, 128)),
+            ("a2 =0 b1", (0, 128)),
+            ("4:128 a1", (5, 0)),  # the last batch
+            ("4:128 a* b1", (5, 128)),
+            ("4:256 a1", (5, 128)),  # nothing left
+            ("4:256 =4 a* b1", (5, 128)),
+            ("4:256 =5 a1", (5, 128)),
+            ("4:128 =4 =4 a* =4 b1", (4, 128)),
+            ("4:128 =5 =4 a1", (4, 128)),
+            ("a1 b1 a1", (1, 128)),  # two at once: the state is that of the one that began last
+            ("a1 b* a*", (2, 0)),
+            ("a1 b1 a* b* c1", (2, 128)),
+            ("a1 4:128 a* b*", (5, 0)),
+            ("a1 =7 a* b1", (7, 128)),
+        ],
+    )
+    def test_are_the_same_for_a_shard_and_an_iterable_dataset(self, table, script, end):
+        source = Permutation(table).shuffle(3)
+        shard = shards_of(read_lance(source, columns=["id"]), 2, global_batch_size=128)[1]
+        dataset = LanceIterableDataset(source, columns=["id"], batch_size=64, rank=1, world_size=2)
+
+        of_shard, of_dataset = Passes(shard).run(script), Passes(dataset).run(script)
+
+        assert of_shard == of_dataset
+        assert of_shard[-1][1] == (*end, 128)
+
+    def test_a_state_of_one_is_continued_by_the_other(self, table):
+        source = Permutation(table).shuffle(3)
+        shard = shards_of(read_lance(source, columns=["id"]), 2, global_batch_size=32)[1]
+        dataset = LanceIterableDataset(source, columns=["id"], batch_size=32, rank=0, world_size=1)
+        dataset.load_state_dict({**shard.state_dict(), "rows": 64})
+        rest = [batch[16:].tolist() for batch in ids(dataset)]
+        shard.load_state_dict({**dataset.state_dict(), "epoch": 0, "rows": 64})
+        assert [batch.tolist() for batch in ids(shard.iter_batches())] == rest
 
 
 class TestConfig:

@@ -361,8 +361,42 @@ class TestState:
     def test_of_lanes_that_do_not_divide_the_global_batch(self, table):
         three = LanceIterableDataset(table, batch_size=3, lanes=3, rank=0, world_size=1)
         four = LanceIterableDataset(table, batch_size=4, rank=0, world_size=1)
+        state = {**three.state_dict(), "global_batch": 4}
         with pytest.raises(ray_lance.InvalidArgumentError, match="lanes=3 does not divide global_batch=4"):
-            four.load_state_dict(three.state_dict())
+            four.load_state_dict(state)
+
+    def test_of_another_global_batch_is_refused_or_changed_on_purpose(self, table):
+        def rank(batch_size, world_size=1):
+            return LanceIterableDataset(
+                table, batch_size=batch_size, shuffle=1, columns=["id"], rank=0, world_size=world_size, lanes=1
+            )
+
+        five = rank(5, 2)
+        next(iter(five))
+        state = five.state_dict()
+        with pytest.raises(ray_lance.CursorMismatchError, match="global_batch: cursor 10, here 20"):
+            rank(10, 2).load_state_dict(state)
+        ten, twenty = rank(10), rank(20)
+        ten.load_state_dict(state)
+        twenty.load_state_dict({**state, "global_batch": 20})
+        assert ids(ten)[:80] == ids(twenty)
+        assert ten.state_dict()["global_batch"] == 10
+        of_an_older_release = {key: value for key, value in state.items() if key != "global_batch"}
+        rank(20).load_state_dict(of_an_older_release)
+
+    def test_of_another_global_batch_is_refused_when_ranks_are_known(self, table):
+        state = LanceIterableDataset(table, batch_size=5, lanes=4, rank=0, world_size=4).state_dict()
+        launcher = LanceIterableDataset(table, batch_size=5)
+        launcher.load_state_dict({**state, "rows": 20})
+        with pytest.raises(ray_lance.CursorMismatchError, match="global_batch: cursor 20, here 5"):
+            iter(launcher)  # it is no launcher
+
+    def test_of_a_process_that_has_read_nothing_suits_any_number_of_ranks(self, table):
+        launcher = LanceIterableDataset(table, batch_size=5, lanes=2)
+        rank = LanceIterableDataset(table, batch_size=5, lanes=2, rank=0, world_size=2)
+        rank.load_state_dict(launcher.state_dict())
+        assert "global_batch" not in launcher.state_dict()
+        assert rank.state_dict()["global_batch"] == 10
 
 
 class TestTail:
@@ -518,7 +552,7 @@ class TestArguments:
             ({"batch_size": 4, "columns": ["idd"]}, "no column 'idd'"),
             ({"batch_size": 4, "fill": {"idd": 0}}, "no column 'idd'"),
             ({"batch_size": 4, "prefetch": -1}, "prefetch=-1"),
-            ({"batch_size": 4, "lanes": 3}, "lanes=3 does not divide global_batch=4"),
+            ({"batch_size": 4, "lanes": 3, "rank": 0, "world_size": 1}, "lanes=3 does not divide global_batch=4"),
             ({"batch_size": 4, "lanes": 0}, "lanes=0"),
         ],
     )

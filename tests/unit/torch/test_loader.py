@@ -159,6 +159,27 @@ class TestWithWorkers:
         assert head + rows(resumed) == epochs[1]
         assert rows(resumed) == epochs[2]
 
+    @pytest.mark.parametrize(
+        ("end", "options"),
+        [
+            ("last batch", {"snapshot_every_n_steps": 3}),
+            pytest.param("last batch", {}, marks=pytest.mark.slow),
+            pytest.param("last batch", {"num_workers": 1}, marks=pytest.mark.slow),
+            pytest.param("last batch", {"persistent_workers": False}, marks=pytest.mark.slow),
+            pytest.param("ended", {}, marks=pytest.mark.slow),
+            pytest.param("ended", {"persistent_workers": False}, marks=pytest.mark.slow),
+        ],
+    )
+    def test_stateful_saved_at_the_end(self, dataset, table, epochs, workers, end, options):
+        loader = make_loader(dataset, stateful=True, **{**workers, **options})
+        for number, _ in enumerate(loader, 1):
+            if number == 17 and end == "last batch":
+                break
+        fresh = LanceIterableDataset(table, batch_size=6, shuffle=1, columns=["id"], tail="uneven")
+        resumed = make_loader(fresh, stateful=True, **{**workers, **options})
+        resumed.load_state_dict(loader.state_dict())
+        assert [rows(resumed), rows(resumed)] == epochs[1:3]
+
     def test_of_a_map_dataset(self, table, workers):
         loader = make_loader(LanceMapDataset(table, columns=["id", "vec"]), batch_size=30, shuffle=True, **workers)
         batches = list(loader)

@@ -34,18 +34,12 @@ def test_each_pass_is_the_next_epoch_whether_the_one_before_ended_or_not(positio
     assert [begin(position).start.epoch, begin(position).start.epoch] == [2, 3]
 
 
-def test_a_pass_counts_once_it_has_returned_something(position):
-    begin(position, 8)
-    late = begin(position)
-    assert at(position) == (0, 8)
-    late.returned(4)
-    assert at(position) == (1, 4)
-
-
-def test_of_two_live_passes_the_state_is_that_of_the_one_that_returned_last(position):
-    first, second = begin(position, 8), begin(position, 4)
+def test_of_two_live_passes_the_state_is_that_of_the_one_that_began_last(position):
+    first, second = begin(position, 8), begin(position)
+    assert (at(position), position.origin.epoch) == ((1, 0), 1)
     first.returned(16)
-    assert (at(position), position.origin.epoch) == ((0, 16), 0)
+    first.ended()
+    assert (at(position), position.origin.epoch) == ((1, 0), 1)
     second.returned(8)
     assert (at(position), position.origin.epoch) == ((1, 8), 1)
 
