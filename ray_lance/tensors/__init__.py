@@ -12,7 +12,7 @@ casts       conform: fit a schema, where that loses nothing
 blocks      Ray Data blocks: deliver (Lance -> Ray) and storable (Ray -> Lance)
 objects     Arrow -> Python objects, of all but pickles
 dtypes      the one dtype for several columns of numbers
-pickling    extension types that pyarrow itself cannot pickle
+pickling    types that pyarrow itself cannot pickle, or not whole
 
 Importing this package imports neither Ray nor Lance.
 """

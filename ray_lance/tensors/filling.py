@@ -84,7 +84,7 @@ def _has_fill(column: Column) -> bool:
 
 
 def _struct(column: Column) -> pa.Array:
-    before, dtype = column.array.flatten(), column.array.type
+    before, dtype = column.array.flatten(), column.field.type
     after = []
     for index, array in enumerate(before):
         field = dtype.field(index)
@@ -95,7 +95,7 @@ def _struct(column: Column) -> pa.Array:
 
 
 def _list(column: Column) -> pa.Array:
-    array, item = column.array, column.array.type.value_field
+    array, item = column.array, column.field.type.value_field
     if column.options.fill_for(column.name) is NOT_GIVEN:
         return array
     before = array.flatten()

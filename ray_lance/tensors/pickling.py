@@ -1,7 +1,11 @@
-"""Pickling of Arrow's extension types that have no class of their own in pyarrow, such as tensors of varying shape.
+"""Pickling of the Arrow types that pyarrow itself does not pickle rightly (pyarrow 26).
 
-pyarrow pickles them by their text, which it cannot read back (pyarrow 26): a schema that a function captures could not
-be sent to a worker. Their pickled form here is Arrow's own, which needs no class and runs no code.
+Extension types that have no class of their own in pyarrow, such as tensors of varying shape, are pickled by their
+text, which it cannot read back: a schema that a function captures could not be sent to a worker. Their pickled form
+here is Arrow's own, which needs no class and runs no code.
+
+Fixed-size lists are pickled without the name, nullability and metadata of their values: vectors of bfloat16, which only
+that metadata tells, would come out of Ray's object store as lists of bytes.
 """
 
 from __future__ import annotations
@@ -15,8 +19,9 @@ __all__ = ["register"]
 
 
 def register() -> None:
-    """Make them picklable in this process. Unpickling imports this module by itself."""
+    """Make them picklable in this process. Unpickling imports what it needs by itself."""
     copyreg.pickle(pa.BaseExtensionType, _reduce)  # not its subclasses, which pickle themselves
+    copyreg.pickle(pa.FixedSizeListType, _reduce_list)
 
 
 def _reduce(dtype: pa.BaseExtensionType) -> tuple[Callable[[bytes], pa.DataType], tuple[bytes]]:
@@ -25,3 +30,7 @@ def _reduce(dtype: pa.BaseExtensionType) -> tuple[Callable[[bytes], pa.DataType]
 
 def _restored(serialized: bytes) -> pa.DataType:
     return pa.ipc.read_schema(pa.py_buffer(serialized)).field(0).type
+
+
+def _reduce_list(dtype: pa.FixedSizeListType) -> tuple[Callable[..., pa.DataType], tuple[pa.Field, int]]:
+    return pa.list_, (dtype.value_field, dtype.list_size)  # pyarrow's own: blocks are read where this library is not

@@ -108,7 +108,9 @@ def to_tensors(
     out: Tensors = {}
     for field, column in zip(schema, data.columns, strict=True):
         array = combine(column, field.name)
-        _convert(Column(field.name, field.with_type(array.type), array, options), out)
+        # Of equal types the schema's: the array's may lack what metadata tells of the values inside.
+        meant = field if array.type == field.type else field.with_type(array.type)
+        _convert(Column(field.name, meant, array, options), out)
     return out
 
 

@@ -1,4 +1,4 @@
-"""Extension types that have no class of their own in pyarrow can be sent to other processes."""
+"""Types that pyarrow itself does not pickle whole can be sent to other processes."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 from ray import cloudpickle
 
 from ray_lance.tensors import from_tensors
+from ray_lance.tensors.kinds import bfloat16_field
 
 RAGGED = {"x": [np.zeros((2, 3), np.float32), None, np.ones((1, 2), np.float32)]}
 
@@ -50,3 +51,22 @@ def test_types_with_a_class_are_pickled_as_before():
     found = pickle.loads(pickle.dumps(dtype))
 
     assert (type(found), found) == (pa.FixedShapeTensorType, dtype)
+
+
+HALVES = pa.list_(bfloat16_field("half").with_nullable(False), 2)
+
+
+@pytest.mark.parametrize("pickler", [pickle, cloudpickle])
+@pytest.mark.parametrize(
+    "dtype",
+    [HALVES, pa.list_(HALVES, 3), pa.list_(HALVES), pa.struct([("v", HALVES)]), pa.map_(pa.string(), HALVES)],
+    ids=str,
+)
+def test_lists_of_fixed_size_keep_what_their_values_mean(pickler, dtype):
+    schema = pa.schema([pa.field("x", dtype)])
+
+    found = pickler.loads(pickler.dumps(dtype))
+    in_schema = pickler.loads(pickler.dumps(schema))
+
+    assert found.equals(dtype, check_metadata=True)
+    assert in_schema.equals(schema, check_metadata=True)

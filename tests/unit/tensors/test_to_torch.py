@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 import ray_lance
 from ray_lance.errors import InvalidArgumentError, TensorConversionError, UnknownColumnError
 from ray_lance.tensors import to_tensors
+from ray_lance.tensors.kinds import bfloat16_field
 from ray_lance.tensors.memory import combine
 from tests.unit.tensors.type_cases import CASES, NAN, VARIABLE, Case, array_of, plain, tables
 
@@ -84,6 +85,25 @@ def test_times_and_bfloat16_share_memory() -> None:
     field = pa.field("x", halves.type, metadata={"ARROW:extension:name": "lance.bfloat16"})
     result = to_tensors(pa.table([halves], schema=pa.schema([field])))["x"]
     assert (result.dtype, result.data_ptr()) == (torch.bfloat16, halves.buffers()[1].address)
+
+
+@pytest.mark.parametrize(
+    ("kind", "row"),
+    [
+        (lambda item: pa.list_(item, 1), [b"\x80\x3f"]),
+        (pa.list_, [b"\x80\x3f"]),
+        (lambda item: pa.struct([item]), {"item": b"\x80\x3f"}),
+    ],
+    ids=["vector", "list", "struct"],
+)
+def test_the_schema_tells_what_values_inside_are_where_the_arrays_do_not(kind, row) -> None:
+    """Ray's object store keeps the metadata of schemas, not that of all types of arrays."""
+    plain_type, meant = kind(pa.field("item", pa.binary(2))), kind(bfloat16_field("item"))
+    schema = pa.schema([pa.field("x", meant)])
+
+    (found,) = to_tensors(pa.Table.from_arrays([pa.array([row], plain_type)], schema=schema), ragged="list").values()
+
+    assert found[0].dtype is torch.bfloat16
 
 
 def test_tensors_outlive_the_table() -> None:
