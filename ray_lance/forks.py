@@ -85,7 +85,7 @@ def not_forked(items: Iterable[T]) -> Iterator[T]:
 
 def _refusal() -> InvalidArgumentError:
     return InvalidArgumentError(
-        "this process was forked from one that had used Lance, whose threads do not survive a fork: reading here "
-        'would hang or crash. Start processes with torch.multiprocessing.set_start_method("spawn"), with '
+        "this process was forked from one that had used Lance, whose threads do not survive a fork: reading and "
+        'writing here would hang or crash. Start processes with torch.multiprocessing.set_start_method("spawn"), with '
         'multiprocessing.get_context("spawn") or as a subprocess'
     )

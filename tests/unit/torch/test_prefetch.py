@@ -9,6 +9,7 @@ import threading
 import lance
 import pyarrow as pa
 
+from ray_lance.ahead import await_reads
 from ray_lance.torch import LanceIterableDataset
 
 
@@ -44,3 +45,16 @@ def test_an_iterator_that_is_left_in_a_module_says_nothing_at_the_end(tmp_path):
     run = subprocess.run([sys.executable, "-c", code], timeout=120, check=True, capture_output=True, text=True)
 
     assert run.stdout + run.stderr == ""
+
+
+def test_many_iterators_that_live_at_once_leave_few_threads(tmp_path):
+    uri = str(tmp_path / "table.lance")
+    lance.write_dataset(pa.table({"id": range(1000)}), uri)
+    dataset = LanceIterableDataset(uri, batch_size=10, shuffle=1, prefetch=2, cache_bytes=0)
+
+    live = [iter(dataset) for _ in range(300)]
+    assert all(len(next(each)["id"]) == 10 for each in live)
+    live.clear()
+    await_reads()
+
+    assert sum(thread.name.startswith("ray_lance-read") and thread.is_alive() for thread in threading.enumerate()) <= 10

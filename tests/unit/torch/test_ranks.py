@@ -19,6 +19,8 @@ import ray_lance
 from ray_lance import Permutation
 from ray_lance.torch import LanceIterableDataset, LanceMapDataset, make_loader
 from ray_lance.torch.ranks import mesh_placement
+from ray_lance.write.job import begin
+from ray_lance.write.options import WriteOptions
 from tests.ranks import run_ranks
 
 ROWS = 200
@@ -211,6 +213,8 @@ class TestForkedRanks:
             "map": lambda: rows[3],
             "batch": lambda: rows.__getitems__([1, 2]),
             "new": lambda: LanceMapDataset(table),
+            "append": lambda: begin(order.table, WriteOptions(mode="append")),
+            "create": lambda: begin(ray_lance.TableRef.of(f"{table}-new"), WriteOptions(mode="create")),
             "handle": lambda: ray_lance.Permutation(lance.dataset(table)),
             **{f"running {number}": lambda each=each: next(each) for number, each in enumerate(running)},
         }
