@@ -120,12 +120,26 @@ def refuse_batches_of_batches(caller: FrameType, batch_size: int) -> None:
     """
     if caller.f_globals.get("__name__") != "torch.utils.data._utils.fetch":
         return
-    if caller.f_locals.get("auto_collation") and caller.f_locals.get("collate_fn") is default_collate:
+    if not caller.f_locals.get("auto_collation"):
+        return
+    collate_fn = caller.f_locals.get("collate_fn")
+    if collate_fn is default_collate:
         raise InvalidArgumentError(
             f"DataLoader(batch_size=...): the dataset's batches of {batch_size} rows are batches already, and the "
             f"loader would stack them to shape (1, {batch_size}, ...). Make it with batch_size=None, or with "
             "ray_lance.torch.make_loader(dataset)"
         )
+    if _home(collate_fn).partition(".")[0] == "transformers":
+        raise InvalidArgumentError(
+            f"transformers.Trainer makes batches of its own, and the dataset's batches of {batch_size} rows are "
+            "batches already. Give it a LanceMapDataset, or override its get_train_dataloader and return "
+            "ray_lance.torch.make_loader(dataset) as it is, without accelerator.prepare"
+        )
+
+
+def _home(function: Any) -> str:
+    """The module of a function, or of a callable object's class."""
+    return str(getattr(function, "__module__", None) or type(function).__module__)
 
 
 def _collate(rows: Any, *, collate_fn_map: Any = None) -> Any:  # noqa: ARG001  of torch's interface

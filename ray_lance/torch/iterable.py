@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from torch.utils.data import IterableDataset
 
@@ -28,6 +28,7 @@ from ray_lance.torch.kept import KeptRows, begin_pass
 from ray_lance.torch.meter import DatasetMeter, rows_of_steps
 from ray_lance.torch.prefetch import batches
 from ray_lance.torch.ranks import Placing, Worker, current_worker, given_placement, mesh_placement
+from ray_lance.torch.sharders import refuse_dispatch, refuse_second_shard
 from ray_lance.torch.source import PassSource
 from ray_lance.versions import Version
 
@@ -161,7 +162,9 @@ class LanceIterableDataset(IterableDataset[Any]):
         """
         worker = current_worker()
         self._course.check_state(worker)
-        refuse_batches_of_batches(sys._getframe(1), self._course.epoch_schedule().batch_size)
+        schedule, caller = self._course.epoch_schedule(), sys._getframe(1)
+        refuse_batches_of_batches(caller, schedule.batch_size)
+        refuse_dispatch(caller, schedule.world_size)
         # All workers of a loader begin together, even if one of them has no batch.
         begun = self._course.begin(worker) if worker.of_loader else None
         return not_forked(self._batches(begun, worker))
@@ -228,6 +231,12 @@ class LanceIterableDataset(IterableDataset[Any]):
     def epochs(self) -> EpochCounter:
         """Counts the iterations; for loaders."""
         return self._course.epochs
+
+    @property
+    def generator(self) -> NoReturn:
+        """There is none: the seed is ``shuffle=``."""
+        refuse_second_shard(sys._getframe(1))
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute 'generator'")
 
     def _batches(self, begun: Position | None, worker: Worker) -> Generator[Any, None, None]:
         begin = self._course.begin(worker) if begun is None else begun

@@ -39,3 +39,11 @@ def test_embed_text():
     pytest.importorskip("sentence_transformers")
     output = run("embed_text.py")
     assert "copy a whole folder with everything in it: shutil.copytree" in output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("example", ["lightning_fit.py", "hf_trainer.py"])
+def test_trainers_on_two_processes(example):
+    output = run(example)
+    assert "steps and resumed: the same" in output
+    assert "of the held-out images are classified right" in output

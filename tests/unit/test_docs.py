@@ -16,7 +16,7 @@ import ray_lance.train
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGES = sorted(page for page in DOCS.glob("*.md") if "```python" in page.read_text())
-SLOW = {"backfill", "failures", "guarantees", "training", "tuning"}  # start clusters and trainers
+SLOW = {"backfill", "failures", "frameworks", "guarantees", "training", "tuning"}  # start clusters and trainers
 
 
 def run_snippets(page: Path) -> None:

@@ -1,0 +1,119 @@
+"""Loaders under HuggingFace Accelerate and Transformers: every row once, or an error that names a way that works."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable
+from typing import Any
+
+import lance
+import pyarrow as pa
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from ray_lance import InvalidArgumentError
+from ray_lance.torch import LanceIterableDataset, LanceMapDataset, make_loader
+from tests.ranks import run_ranks
+
+ROWS, BATCH = 200, 10
+
+
+def of_found_ranks(uri: str) -> LanceIterableDataset:
+    return LanceIterableDataset(uri, batch_size=BATCH, shuffle=7)
+
+
+# What the user hands to accelerator.prepare.
+PREPARED: dict[str, Callable[[str], Any]] = {
+    "the dataset": of_found_ranks,
+    "a loader": lambda uri: make_loader(of_found_ranks(uri)),
+    "a loader with a worker": lambda uri: make_loader(of_found_ranks(uri), num_workers=1),
+    "a loader of one rank": lambda uri: make_loader(
+        LanceIterableDataset(uri, batch_size=BATCH, shuffle=7, rank=0, world_size=1)
+    ),
+    "a loader of rows by index": lambda uri: make_loader(LanceMapDataset(uri), batch_size=BATCH, shuffle=True),
+}
+MODES = list(itertools.product(PREPARED, (None, True, False), (False, True)))
+
+
+def read_in_every_mode(uri: str) -> list[Any]:
+    """Length and rows of two epochs on this rank, or the error, for each of MODES."""
+    from accelerate import Accelerator, DataLoaderConfiguration
+
+    rank, world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")  # by which Accelerate knows where it runs
+    os.environ |= dict(zip(names, map(str, (rank, rank, world_size, world_size)), strict=True))
+    found: list[Any] = []
+    for what, dispatch, split in MODES:
+        modes = DataLoaderConfiguration(dispatch_batches=dispatch, split_batches=split)
+        try:
+            loader = Accelerator(cpu=True, dataloader_config=modes).prepare(PREPARED[what](uri))
+            found.append([len(loader), [[number for batch in loader for number in batch["id"].tolist()] for _ in "12"]])
+        except (InvalidArgumentError, ValueError) as error:
+            found.append(f"{type(error).__name__}: {error}")
+    return found
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory) -> dict[tuple[str, bool | None, bool], list[Any]]:
+    """What each of two ranks found, by what is prepared and the mode."""
+    pytest.importorskip("accelerate")
+    uri = str(tmp_path_factory.mktemp("data") / "table.lance")
+    lance.write_dataset(pa.table({"id": range(ROWS)}), uri)
+    ranks = run_ranks(read_in_every_mode, 2, uri, folder=tmp_path_factory.mktemp("ranks"))
+    return dict(zip(MODES, map(list, zip(*ranks, strict=True)), strict=True))
+
+
+def gives_every_row_once(of_ranks: list[Any]) -> bool:
+    epochs = zip(*(epochs for _, epochs in of_ranks), strict=True)
+    return all(sorted(itertools.chain(*epoch)) == list(range(ROWS)) for epoch in epochs)
+
+
+@pytest.mark.parametrize("mode", [mode for mode in MODES if mode[0] in ("the dataset", "a loader of rows by index")])
+def test_in_every_mode_each_row_comes_once(found, mode):
+    assert gives_every_row_once(found[mode])
+
+
+@pytest.mark.parametrize("dispatch", [None, True])
+def test_process_0_may_read_for_all(found, dispatch):
+    of_ranks = found["a loader of one rank", dispatch, False]
+
+    assert gives_every_row_once(of_ranks)
+    assert [length for length, _ in of_ranks] == [ROWS // BATCH // 2] * 2
+
+
+@pytest.mark.parametrize("what", ["a loader", "a loader with a worker"])
+@pytest.mark.parametrize("dispatch", [None, True])
+def test_handing_out_what_is_a_part_already_is_refused(found, what, dispatch):
+    for error in found[what, dispatch, False]:
+        assert error.startswith("InvalidArgumentError: accelerator.prepare(loader) with dispatch_batches hands out")
+        assert "Leave the loader out of accelerator.prepare" in error
+        assert "rank=0 and world_size=1" in error
+
+
+@pytest.mark.parametrize("what", [what for what in PREPARED if what.startswith("a loader") and "index" not in what])
+def test_sharding_batches_once_more_is_refused(found, what):
+    for error in found[what, False, False]:
+        assert error.startswith("InvalidArgumentError: accelerator.prepare(loader) with dispatch_batches=False shards")
+
+
+@pytest.mark.parametrize("dispatch", [None, True, False])
+def test_accelerate_itself_splits_no_batches_of_a_loader_without_a_batch_size(found, dispatch):
+    for error in found["a loader", dispatch, True]:
+        assert error.startswith("ValueError: In order to use `split_batches==True` you must have a `batch_size`")
+
+
+def test_nothing_else_learns_of_a_generator(tmp_path):
+    lance.write_dataset(pa.table({"id": range(ROWS)}), tmp_path / "table.lance")
+
+    assert not hasattr(of_found_ranks(str(tmp_path / "table.lance")), "generator")
+
+
+def test_collation_of_transformers_would_stack_batches_and_is_refused(tmp_path):
+    collate_fn = pytest.importorskip("transformers").default_data_collator
+    lance.write_dataset(pa.table({"id": range(ROWS)}), tmp_path / "table.lance")
+    loader = DataLoader(of_found_ranks(str(tmp_path / "table.lance")), batch_size=2, collate_fn=collate_fn)
+
+    with pytest.raises(InvalidArgumentError, match="Give it a LanceMapDataset, or override its get_train_dataloader"):
+        next(iter(loader))
