@@ -7,6 +7,7 @@ batches    what rows become: columns, decoding, format, transform; shared by bot
 prefetch   which rows are read together, ahead and by which threads, and how batches are cut from them
 epochs     which epoch an iteration reads, agreed on with the workers of a DataLoader
 ranks      who reads: rank, world size, DataLoader worker
+sharders   frameworks that would share out among ranks what is shared out already
 
 Importing this package imports no Ray.
 """
