@@ -5,11 +5,13 @@ from __future__ import annotations
 import operator
 from dataclasses import astuple, dataclass
 
+from ray_lance.notebook import FieldFacts
+
 __all__ = ["LoaderMetrics"]
 
 
 @dataclass(frozen=True)
-class LoaderMetrics:
+class LoaderMetrics(FieldFacts):
     """What was delivered since a dataset or shard was made, over all its passes.
 
     Attributes:

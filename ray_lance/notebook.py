@@ -1,12 +1,34 @@
-"""Tables in the HTML that notebooks show."""
+"""How objects show themselves: a line in a terminal, a table in a notebook."""
 
 from __future__ import annotations
 
 import html
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
-__all__ = ["facts_as_html", "html_table"]
+__all__ = ["Facts", "FieldFacts", "facts_as_html", "html_table"]
+
+
+class Facts:
+    """Shows the facts of an object. Those that are None are left out, and none may be a secret."""
+
+    def _facts(self) -> Mapping[str, Any]:
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        facts = (f"{name}={value!r}" for name, value in self._facts().items() if value is not None)
+        return f"{type(self).__name__}({', '.join(facts)})"
+
+    def _repr_html_(self) -> str:
+        return facts_as_html(type(self).__name__, self._facts())
+
+
+class FieldFacts(Facts):
+    """Shows the fields of a dataclass, those that it hides aside."""
+
+    def _facts(self) -> Mapping[str, Any]:
+        return {each.name: getattr(self, each.name) for each in fields(self) if each.repr}  # type: ignore[arg-type]
 
 
 def facts_as_html(title: str, facts: Mapping[str, Any]) -> str:

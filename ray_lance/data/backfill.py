@@ -27,6 +27,7 @@ from ray_lance.data.gather import Gatherer
 from ray_lance.data.window import Window
 from ray_lance.errors import CommitError, InvalidArgumentError
 from ray_lance.masking import cause
+from ray_lance.notebook import FieldFacts
 from ray_lance.progress import Progress, shown_progress
 from ray_lance.retry import RetryPolicy
 from ray_lance.table import TableRef
@@ -88,7 +89,7 @@ class BackfillOptions:
 
 
 @dataclass(frozen=True)
-class AddColumnsSummary:
+class AddColumnsSummary(FieldFacts):
     """What ``add_columns`` did.
 
     Attributes:

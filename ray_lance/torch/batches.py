@@ -160,6 +160,15 @@ class RowReader:
         """Whose rows are read."""
         return self._permutation
 
+    def facts(self) -> dict[str, Any]:
+        """What a person wants to know; None for what is as usual."""
+        options = self._options
+        return {
+            "permutation": self._permutation,
+            "columns": options.columns,
+            "format": None if options.format == "torch" else options.format,
+        }
+
     @property
     def options(self) -> BatchOptions:
         """What they become."""

@@ -168,6 +168,19 @@ class Course:
             self._position = self._loaded
             self.epochs.set_next(epoch, is_loaded=True)
 
+    def facts(self) -> dict[str, Any]:
+        """What a person wants to know: the steps of this rank, and where it stands."""
+        state = self.state()
+        schedule = self.schedule(self._start_of(0))
+        return {
+            "rank": schedule.rank,
+            "world_size": schedule.world_size,
+            "batch_size": schedule.batch_size,
+            "steps_per_epoch": schedule.rank_steps,
+            "epoch": state["epoch"],
+            "rows_read": state["rows"],
+        }
+
     def state(self) -> dict[str, Any]:
         """The state after the steps that were returned; in a worker with its part beside the cursor."""
         position = self._position

@@ -14,6 +14,7 @@ from ray_lance.errors import InvalidArgumentError
 from ray_lance.forks import not_forked
 from ray_lance.formats import Format
 from ray_lance.metrics import LoaderMetrics
+from ray_lance.notebook import Facts
 from ray_lance.order import Tail
 from ray_lance.parallel import DataParallel
 from ray_lance.permutation import Permutation
@@ -35,7 +36,7 @@ from ray_lance.versions import Version
 __all__ = ["LanceIterableDataset"]
 
 
-class LanceIterableDataset(IterableDataset[Any]):
+class LanceIterableDataset(Facts, IterableDataset[Any]):
     """Batches of a Lance dataset in a fixed, resumable order, for one rank of a training run.
 
     Rank r of n yields the r-th n-th of every global batch of ``batch_size * n`` rows. The order, and with it every
@@ -136,6 +137,9 @@ class LanceIterableDataset(IterableDataset[Any]):
         self._reader = RowReader(permutation, options)
         self._course = Course(permutation, steps, placing)
         self._meter = DatasetMeter()
+
+    def _facts(self) -> dict[str, Any]:
+        return {**self._reader.facts(), **self._course.facts()}
 
     @property
     def permutation(self) -> Permutation:

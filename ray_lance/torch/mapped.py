@@ -17,6 +17,7 @@ from ray_lance.decode import Decode
 from ray_lance.errors import InvalidArgumentError
 from ray_lance.formats import Format
 from ray_lance.metrics import LoaderMetrics
+from ray_lance.notebook import Facts
 from ray_lance.order.rows import RowArray
 from ray_lance.permutation import Permutation
 from ray_lance.scan.pushdown import Columns
@@ -32,7 +33,7 @@ from ray_lance.versions import Version
 __all__ = ["LanceMapDataset"]
 
 
-class LanceMapDataset(Dataset[Any]):
+class LanceMapDataset(Facts, Dataset[Any]):
     """Rows of a Lance dataset by index, for a ``DataLoader`` with its own sampler.
 
     ``dataset[i]`` is one row, and a loader's batch is one sorted, batched take (``__getitems__``). Pickles as a recipe
@@ -92,6 +93,9 @@ class LanceMapDataset(Dataset[Any]):
         options = BatchOptions(columns, format, decode, fill, ragged, transform, categories)
         self._reader = RowReader(open_source(source, filter, version, storage_options), options)
         self._meter = DatasetMeter()
+
+    def _facts(self) -> dict[str, Any]:
+        return self._reader.facts()
 
     @property
     def permutation(self) -> Permutation:

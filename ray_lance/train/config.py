@@ -6,6 +6,7 @@ import copy
 import difflib
 import logging
 from collections.abc import Iterable, Mapping, Sequence, Sized
+from dataclasses import fields
 from typing import Any
 
 from ray.data import DataContext, DataIterator, Dataset, ExecutionOptions
@@ -13,6 +14,7 @@ from ray.train import DataConfig
 
 from ray_lance.data.quiet import silenced
 from ray_lance.errors import InvalidArgumentError
+from ray_lance.notebook import Facts
 from ray_lance.order import BatchSchedule, Tail
 from ray_lance.parallel import DataParallel, data_parallel_ranks
 from ray_lance.train.layout import ShardLayout
@@ -27,7 +29,7 @@ __all__ = ["DatasetOptions", "LanceDataConfig"]
 logger = logging.getLogger(__name__)
 
 
-class LanceDataConfig(DataConfig):
+class LanceDataConfig(Facts, DataConfig):
     """``dataset_config=`` of a Ray trainer: exact, elastic and resumable shards of datasets that ray_lance reads.
 
     Each rank reads its own range of the order, with its own streaming execution and without a coordinator. The rows of
@@ -91,6 +93,10 @@ class LanceDataConfig(DataConfig):
             fitting = max(len(data_parallel), 1) if isinstance(data_parallel, Sized) else data_parallel
             data_parallel_ranks(data_parallel, fitting)
         self._reported: set[str] = set()
+
+    def _facts(self) -> dict[str, Any]:
+        given = {each.name: getattr(self._default, each.name) for each in fields(self._default)}
+        return {**given, "datasets": self._options or None, "data_parallel": self._data_parallel}
 
     def __bool__(self) -> bool:
         """True. Ray's trainers ask in their constructors, which is where :meth:`check` can run without being called."""

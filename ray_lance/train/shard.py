@@ -16,6 +16,7 @@ from ray_lance.data.iterator import own_collation
 from ray_lance.data.permuted import PermutationDatasource
 from ray_lance.errors import InvalidArgumentError
 from ray_lance.metrics import LoaderMetrics
+from ray_lance.notebook import Facts
 from ray_lance.order import BatchSchedule, Cursor
 from ray_lance.order.rows import digest_of
 from ray_lance.scan.categories import categories_of
@@ -30,7 +31,7 @@ from ray_lance.train.source import with_source
 __all__ = ["LanceShard", "ShardLayout"]
 
 
-class LanceShard(DataIterator):
+class LanceShard(Facts, DataIterator):
     """What ``ray.train.get_dataset_shard`` returns under :class:`~ray_lance.train.LanceDataConfig`.
 
     A ``ray.data.DataIterator`` with a state. Each pass over it is the next epoch, whether the one before was read to
@@ -241,13 +242,19 @@ class LanceShard(DataIterator):
         """The settings that passes run with."""
         return self._dataset.context
 
-    def __repr__(self) -> str:
+    def _facts(self) -> dict[str, Any]:
         schedule, cursor = self.schedule, self._position.cursor
-        return (
-            f"LanceShard({self._dataset.name!r}, rank={schedule.rank}, world_size={schedule.world_size}, "
-            f"batch_size={schedule.batch_size}, steps_per_epoch={schedule.rank_steps}, dropped={schedule.dropped}, "
-            f"padded={schedule.padded}, epoch={cursor.epoch}, rows={cursor.rows})"
-        )
+        return {
+            "name": self._dataset.name,
+            "rank": schedule.rank,
+            "world_size": schedule.world_size,
+            "batch_size": schedule.batch_size,
+            "steps_per_epoch": schedule.rank_steps,
+            "dropped": schedule.dropped,
+            "padded": schedule.padded,
+            "epoch": cursor.epoch,
+            "rows_read": cursor.rows,
+        }
 
     def _iter_batches(
         self,

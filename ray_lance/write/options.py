@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from ray_lance.arguments import as_count
 from ray_lance.errors import InvalidArgumentError
+from ray_lance.notebook import FieldFacts
 from ray_lance.paths import parse_path
 from ray_lance.retry import RetryPolicy
 
@@ -93,7 +94,7 @@ class WriteOptions:
 
 
 @dataclass(frozen=True)
-class WriteSummary:
+class WriteSummary(FieldFacts):
     """What a write did.
 
     Attributes:
