@@ -20,6 +20,7 @@ from ray_lance.errors import InvalidArgumentError
 from ray_lance.forks import not_forked
 from ray_lance.formats import Format, check_format, convert
 from ray_lance.head import Head
+from ray_lance.native_errors import native_errors
 from ray_lance.notebook import facts_as_html
 from ray_lance.order import (
     DenseRows,
@@ -424,7 +425,8 @@ def _check_count(table: TableRef, order: RowPermutation) -> None:
 
 def _filtered_rows(table: TableRef, filter: str) -> ExplicitRows:
     scan = build_scan([table], [ROW_ID], filter, [], {})
-    ids = scan.scanner(0).to_table()[ROW_ID].to_numpy()
+    with native_errors(f"filter={filter!r} on {table}"):
+        ids = scan.scanner(0).to_table()[ROW_ID].to_numpy()
     return ExplicitRows(ids.astype(np.uint64, copy=False))
 
 
@@ -433,7 +435,8 @@ def _hashed_rows(table: TableRef, order: RowPermutation, by: list[str]) -> tuple
     scan = build_scan([table], [*by, ROW_ID], None, [], {})
     rows = order.rows()
     if isinstance(order.base, DenseRows) and len(rows) == order.base.count:
-        found = scan.scanner(0).to_table().take(pa.array(rows))
+        with native_errors(f"reading the columns {by} of {table}"):
+            found = scan.scanner(0).to_table().take(pa.array(rows))
     else:
         found = take_rows(scan, rows, are_offsets=rows.dtype == np.int64)
     hashes = stable_hash64(*(_hashable(name, found[name]) for name in by))

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from ray_lance.arguments import as_integer
 from ray_lance.masking import cause, without_secrets
+from ray_lance.native_errors import as_own
 
 __all__ = ["RetryPolicy", "is_transient"]
 
@@ -71,8 +72,8 @@ class RetryPolicy:
     def __post_init__(self) -> None:
         object.__setattr__(self, "max_attempts", as_integer("max_attempts", self.max_attempts, 1))
 
-    def pause(self, attempt: int, what: str, error: BaseException) -> None:
-        """Sleep before the next attempt, or raise ``error`` where there is none.
+    def pause(self, attempt: int, what: str, error: Exception) -> None:
+        """Sleep before the next attempt, or raise ``error`` where there is none, as this library's own if it is native.
 
         Full jitter: a uniform share of the exponential bound, so that many workers that failed
         together do not come back together.
@@ -83,7 +84,8 @@ class RetryPolicy:
             error: The error of the last attempt.
         """
         if attempt >= self.max_attempts or not self.should_retry(error):
-            raise without_secrets(error) from error.__cause__
+            own = as_own(error, what)
+            raise without_secrets(own) from (error.__cause__ if own is error else without_secrets(error))
         delay = random.uniform(0, min(self.max_delay_s, self.base_delay_s * 2 ** (attempt - 1)))
         logger.warning(
             "%s failed (attempt %d of %d), again in %.1f s: %s", what, attempt, self.max_attempts, delay, cause(error)

@@ -37,7 +37,7 @@ from ray_lance.write.column_plan import Pass, Plan, plan
 from ray_lance.write.column_record import ColumnRecord, check_columns, recorded_columns
 from ray_lance.write.commit import Send
 from ray_lance.write.field_ids import as_stored
-from ray_lance.write.job import WriteJob, begin
+from ray_lance.write.job import LEGACY, WriteJob, begin
 from ray_lance.write.lance_types import lance_schema
 from ray_lance.write.options import WriteOptions
 from ray_lance.write.schema import portable, refuse_null_types
@@ -142,9 +142,18 @@ def backfill(
     return _summary(target, version, work.writer, work.done, started)
 
 
+def _check_files(target: WriteJob) -> None:
+    if target.file_version == LEGACY:
+        raise InvalidArgumentError(
+            f"uri={target.shown_uri!r}: Lance adds no columns to files of version {LEGACY}: copy the dataset, with "
+            "write_lance(read_lance(uri), another_uri), and add the columns there"
+        )
+
+
 def _prepare(target: WriteJob, compute: Compute, options: BackfillOptions) -> tuple[pa.Schema, ColumnRecord]:
     """Check everything that can be checked before the work starts; returns the new columns and their record."""
     dataset = target.table.open()
+    _check_files(target)
     compute.check_against(dataset.schema)
     scan = compute.scan(target.table, options.where)  # checks the condition and the decoders
     check_resources(compute.ray_arguments)

@@ -8,6 +8,7 @@ from functools import lru_cache
 import pyarrow as pa
 
 from ray_lance.decode import decoded_schema, mean_decoded_bytes
+from ray_lance.native_errors import native_errors
 from ray_lance.scan.scan import Scan
 
 __all__ = ["fixed_width", "row_bytes"]
@@ -83,7 +84,9 @@ def _samples(scan: Scan, count: int, blob_handling: str) -> Iterator[pa.Table]:
     rows = scan.tables[0].open().count_rows()
     for place in range(1 if rows <= count else _SAMPLE_PLACES):
         offset = place * max(0, rows - count) // (_SAMPLE_PLACES - 1)
-        yield scan.scanner(0, offset=offset, limit=count, blob_handling=blob_handling).to_table()
+        with native_errors(f"looking at some rows of {scan.tables[0]}"):
+            sample = scan.scanner(0, offset=offset, limit=count, blob_handling=blob_handling).to_table()
+        yield sample
 
 
 def _column_bytes(column: pa.ChunkedArray) -> int:

@@ -20,6 +20,7 @@ from lance.commit import CommitConflictError
 
 from ray_lance.errors import CommitError, panics_as_errors
 from ray_lance.masking import cause, without_secrets
+from ray_lance.native_errors import native_errors
 from ray_lance.native_output import UNSTABLE_REPLACEMENT, without_lines
 from ray_lance.retry import is_transient
 from ray_lance.write.cleanup import remove_unreferred
@@ -53,7 +54,7 @@ class GroupCommit:
     lost: tuple[WrittenColumn, ...]
 
 
-@panics_as_errors("claiming columns")
+@native_errors("claiming columns")
 def claim(
     target: WriteJob, record: ColumnRecord, columns: pa.Schema, send: Send = lance.LanceDataset.commit
 ) -> ColumnJob:

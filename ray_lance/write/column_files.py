@@ -16,7 +16,8 @@ import numpy.typing as npt
 import pyarrow as pa
 from lance.fragment import DataFile
 
-from ray_lance.errors import CommitError, panics_as_errors
+from ray_lance.errors import CommitError
+from ray_lance.native_errors import native_errors
 from ray_lance.scan.scan import ROW_ADDRESS
 from ray_lance.write.column_job import ColumnJob
 from ray_lance.write.column_plan import FragmentWork
@@ -53,7 +54,7 @@ class WrittenColumn:
         return DataFile(**self.file)
 
 
-@panics_as_errors("writing a column file")
+@native_errors("writing a column file")
 def write_column_file(
     job: ColumnJob, work: FragmentWork, tables: Callable[[], Iterable[pa.Table]], storage: Storage | None = None
 ) -> WrittenColumn:
@@ -68,7 +69,7 @@ def write_column_file(
 
     Raises:
         CommitError: The rows are not those of the fragment, each once.
-        OSError: Storage kept failing after every retry.
+        StorageError: Storage kept failing after every retry.
     """
     job = replace(job, schema=portable(job.schema))  # it may have been sent here as extension types
     storage = storage or job.target.storage()

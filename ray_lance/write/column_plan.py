@@ -14,6 +14,7 @@ import lance
 import numpy as np
 from lance.fragment import DataFile, FragmentMetadata
 
+from ray_lance.native_errors import native_errors
 from ray_lance.paths import sql_path
 from ray_lance.scan.scan import ROW_ADDRESS
 from ray_lance.write.column_record import ColumnRecord
@@ -114,6 +115,7 @@ def plan(dataset: lance.LanceDataset, record: ColumnRecord) -> Plan:
     return Plan(tuple(each for each in passes if each.fragments), done)
 
 
+@native_errors("counting rows")
 def count_selected(dataset: lance.LanceDataset, fragment_ids: Sequence[int], filter: str) -> dict[int, int]:
     """Live rows for which ``filter`` holds, by fragment."""
     fragments = [dataset.get_fragment(fragment_id) for fragment_id in fragment_ids]

@@ -23,11 +23,11 @@ import lance
 import pyarrow as pa
 from lance.fragment import FragmentMetadata
 
-from ray_lance.errors import panics_as_errors
+from ray_lance.native_errors import native_errors
 from ray_lance.places import below_tree
 from ray_lance.write.data_file import write_data_file
 from ray_lance.write.field_ids import renumbered
-from ray_lance.write.job import WriteJob
+from ray_lance.write.job import LEGACY, WriteJob
 from ray_lance.write.schema import fit
 from ray_lance.write.storage import Storage
 
@@ -37,7 +37,6 @@ __all__ = ["Rows", "TableRows", "WrittenFile", "plan_files", "publications", "wr
 _PIECES_PER_FILE = 16
 # Lance holds several batches at a time, more on a busy machine; larger ones make it no faster.
 _BATCH_BYTES = 4 * 2**20
-_LEGACY = "0.1"
 
 
 class Rows(Protocol):
@@ -117,7 +116,7 @@ def plan_files(
     return [part for start, stop in ranges for part in _evenly(start, stop, -(-(stop - start) // max_rows))]
 
 
-@panics_as_errors("writing data files")
+@native_errors("writing data files")
 def write_files(blocks: Sequence[Rows], job: WriteJob, storage: Storage | None = None) -> list[WrittenFile]:
     """Write ``blocks`` as data files of the job's dataset. Nothing is visible to readers before the commit.
 
@@ -128,7 +127,7 @@ def write_files(blocks: Sequence[Rows], job: WriteJob, storage: Storage | None =
 
     Raises:
         SchemaMismatchError: The rows do not fit the schema.
-        OSError: Storage kept failing after every retry.
+        StorageError: Storage kept failing after every retry.
     """
     storage = storage or job.storage()
     blocks = [block for block in blocks if block.num_rows]
@@ -172,7 +171,7 @@ def _target(job: WriteJob, folder: Path) -> dict[str, Any]:
     Files are written for a dataset of their own, which needs nothing of what lies in the job's: neither its indexes
     nor the values of its categories. The ids of the dataset's fields are given to them afterwards.
     """
-    if not (job.adds_rows and job.file_version == _LEGACY):
+    if not (job.adds_rows and job.file_version == LEGACY):
         return {"dataset_uri": str(folder), "mode": "create", "data_storage_version": job.file_version}
     # Files of this version hold field ids themselves. A handle with the dataset's manifest and another root has them.
     _copy_manifest(job, folder)

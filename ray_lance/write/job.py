@@ -27,7 +27,10 @@ from ray_lance.write.options import WriteOptions
 from ray_lance.write.schema import is_blob, portable, refuse_null_types
 from ray_lance.write.storage import Storage, standing_folder, storage_for
 
-__all__ = ["WriteJob", "begin"]
+__all__ = ["LEGACY", "WriteJob", "begin"]
+
+LEGACY = "0.1"
+"""The version of files that hold field ids and take no new columns."""
 
 logger = logging.getLogger(__name__)
 

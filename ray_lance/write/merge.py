@@ -23,8 +23,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from lance.fragment import FragmentMetadata, LanceFragment, RowIdSequence
 
-from ray_lance.errors import InvalidArgumentError, RayLanceError, SchemaMismatchError, panics_as_errors
+from ray_lance.errors import InvalidArgumentError, RayLanceError, SchemaMismatchError
 from ray_lance.masking import cause
+from ray_lance.native_errors import native_errors
 from ray_lance.tensors.objects import to_frame, to_rows
 from ray_lance.write.cleanup import remove_unreferred
 from ray_lance.write.commit import Committed, Send, commit
@@ -77,7 +78,7 @@ def with_bucket(table: pa.Table, job: WriteJob, buckets: int) -> pa.Table:
     return table.append_column(BUCKET, pa.array(bucket))
 
 
-@panics_as_errors("comparing keys")
+@native_errors("comparing keys")
 def match(table: pa.Table, job: WriteJob) -> pa.Table:
     """Compare one bucket with the dataset.
 
@@ -125,7 +126,7 @@ def with_row_ids(files: Sequence[WrittenFile], ids: Addresses) -> list[FragmentM
     return fragments
 
 
-@panics_as_errors("merging rows")
+@native_errors("merging rows")
 def commit_merge(job: WriteJob, new: Sequence[FragmentMetadata], matched: Addresses, send: Send) -> Committed:
     """Make the new rows visible and the rows that they replace invisible, in one version.
 

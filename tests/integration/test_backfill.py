@@ -545,6 +545,15 @@ def test_a_dataset_that_does_not_exist_is_refused(uri):
         add(uri)
 
 
+def test_files_of_the_oldest_version_are_refused(uri):
+    lance.write_dataset(pa.table({"id": range(3)}), uri, data_storage_version="legacy")
+
+    with pytest.raises(InvalidArgumentError, match=r"files of version 0\.1: copy the dataset"):
+        add(uri)
+
+    assert lance.dataset(uri).version == 1
+
+
 @pytest.mark.parametrize(
     "changed",
     [{"where": "id > 3"}, {"fn": lambda batch: {"plus": batch["id"]}}, {"fn_kwargs": {}, "input_columns": ["label"]}],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ray_lance.errors import InvalidArgumentError
+from ray_lance.errors import InvalidArgumentError, StorageError
 from ray_lance.retry import RetryPolicy, is_transient
 
 
@@ -35,7 +35,7 @@ class Flaky:
     def __call__(self) -> str:
         self.calls += 1
         if self.calls <= self.failures:
-            raise TimeoutError
+            raise TimeoutError("no answer")
         return "done"
 
 
@@ -47,9 +47,10 @@ def test_call_tries_until_it_succeeds():
 
 def test_call_gives_up_after_the_last_attempt():
     flaky = Flaky(3)
-    with pytest.raises(TimeoutError):
-        RetryPolicy(max_attempts=3, base_delay_s=0).call(flaky, "test")
+    with pytest.raises(StorageError, match="asking a server: ") as caught:
+        RetryPolicy(max_attempts=3, base_delay_s=0).call(flaky, "asking a server")
     assert flaky.calls == 3
+    assert isinstance(caught.value.__cause__, TimeoutError)
 
 
 def test_at_least_one_attempt():
