@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import lance
@@ -17,7 +18,7 @@ from ray_lance import InvalidArgumentError
 from ray_lance.torch import LanceIterableDataset, LanceMapDataset, make_loader
 from tests.ranks import run_ranks
 
-ROWS, BATCH = 200, 10
+ROWS, BATCH = 180, 10  # whole steps of one, two and three ranks
 
 
 def of_found_ranks(uri: str) -> LanceIterableDataset:
@@ -55,38 +56,58 @@ def read_in_every_mode(uri: str) -> list[Any]:
     return found
 
 
-@pytest.fixture(scope="module")
-def found(tmp_path_factory) -> dict[tuple[str, bool | None, bool], list[Any]]:
-    """What each of two ranks found, by what is prepared and the mode."""
+class Found:
+    """What the ranks found, by what is prepared and the mode."""
+
+    def __init__(self, world_size: int, folder: Path) -> None:
+        self.world_size = world_size
+        uri = str(folder / "table.lance")
+        lance.write_dataset(pa.table({"id": range(ROWS)}), uri)
+        ranks = run_ranks(read_in_every_mode, world_size, uri, folder=folder)
+        self.by_mode = dict(zip(MODES, map(list, zip(*ranks, strict=True)), strict=True))
+
+    def gives_every_row_once(self, *mode: Any) -> bool:
+        epochs = zip(*(epochs for _, epochs in self.by_mode[mode]), strict=True)
+        return all(sorted(itertools.chain(*epoch)) == list(range(ROWS)) for epoch in epochs)
+
+    def lengths(self, *mode: Any) -> set[int]:
+        return {length for length, _ in self.by_mode[mode]}
+
+    def errors(self, *mode: Any) -> list[str]:
+        assert all(isinstance(each, str) for each in self.by_mode[mode]), self.by_mode[mode]
+        return self.by_mode[mode]
+
+
+@pytest.fixture(
+    scope="module", params=[pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(3, marks=pytest.mark.slow)]
+)
+def found(request, tmp_path_factory) -> Found:
     pytest.importorskip("accelerate")
-    uri = str(tmp_path_factory.mktemp("data") / "table.lance")
-    lance.write_dataset(pa.table({"id": range(ROWS)}), uri)
-    ranks = run_ranks(read_in_every_mode, 2, uri, folder=tmp_path_factory.mktemp("ranks"))
-    return dict(zip(MODES, map(list, zip(*ranks, strict=True)), strict=True))
-
-
-def gives_every_row_once(of_ranks: list[Any]) -> bool:
-    epochs = zip(*(epochs for _, epochs in of_ranks), strict=True)
-    return all(sorted(itertools.chain(*epoch)) == list(range(ROWS)) for epoch in epochs)
+    return Found(request.param, tmp_path_factory.mktemp("ranks"))
 
 
 @pytest.mark.parametrize("mode", [mode for mode in MODES if mode[0] in ("the dataset", "a loader of rows by index")])
 def test_in_every_mode_each_row_comes_once(found, mode):
-    assert gives_every_row_once(found[mode])
+    what, _, split = mode
+    if what.endswith("by index") and split and BATCH % found.world_size:
+        assert all("needs to be a round multiple" in error for error in found.errors(*mode))
+    else:
+        assert found.gives_every_row_once(*mode)
 
 
 @pytest.mark.parametrize("dispatch", [None, True])
 def test_process_0_may_read_for_all(found, dispatch):
-    of_ranks = found["a loader of one rank", dispatch, False]
-
-    assert gives_every_row_once(of_ranks)
-    assert [length for length, _ in of_ranks] == [ROWS // BATCH // 2] * 2
+    assert found.gives_every_row_once("a loader of one rank", dispatch, False)
+    assert found.lengths("a loader of one rank", dispatch, False) == {ROWS // BATCH // found.world_size}
 
 
 @pytest.mark.parametrize("what", ["a loader", "a loader with a worker"])
 @pytest.mark.parametrize("dispatch", [None, True])
 def test_handing_out_what_is_a_part_already_is_refused(found, what, dispatch):
-    for error in found[what, dispatch, False]:
+    if found.world_size == 1:
+        assert found.gives_every_row_once(what, dispatch, False)
+        return
+    for error in found.errors(what, dispatch, False):
         assert error.startswith("InvalidArgumentError: accelerator.prepare(loader) with dispatch_batches hands out")
         assert "Leave the loader out of accelerator.prepare" in error
         assert "rank=0 and world_size=1" in error
@@ -94,13 +115,16 @@ def test_handing_out_what_is_a_part_already_is_refused(found, what, dispatch):
 
 @pytest.mark.parametrize("what", [what for what in PREPARED if what.startswith("a loader") and "index" not in what])
 def test_sharding_batches_once_more_is_refused(found, what):
-    for error in found[what, False, False]:
+    if found.world_size == 1:
+        assert found.gives_every_row_once(what, False, False)
+        return
+    for error in found.errors(what, False, False):
         assert error.startswith("InvalidArgumentError: accelerator.prepare(loader) with dispatch_batches=False shards")
 
 
 @pytest.mark.parametrize("dispatch", [None, True, False])
 def test_accelerate_itself_splits_no_batches_of_a_loader_without_a_batch_size(found, dispatch):
-    for error in found["a loader", dispatch, True]:
+    for error in found.errors("a loader", dispatch, True):
         assert error.startswith("ValueError: In order to use `split_batches==True` you must have a `batch_size`")
 
 

@@ -1,7 +1,9 @@
-"""Datasets under PyTorch Lightning, in one process."""
+"""Datasets under PyTorch Lightning, in one process and in several ranks."""
 
 from __future__ import annotations
 
+import itertools
+import os
 from typing import Any
 
 import lance
@@ -10,10 +12,11 @@ import pytest
 import torch
 
 from ray_lance.torch import LanceIterableDataset, make_loader
+from tests.ranks import run_ranks
 
 lightning = pytest.importorskip("lightning")
 
-ROWS, BATCH = 100, 10
+ROWS, BATCH = 120, 10  # whole steps of one, two and three ranks
 pytestmark = [
     pytest.mark.filterwarnings("ignore::UserWarning:lightning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
@@ -94,7 +97,7 @@ def test_every_validation_starts_at_the_first_row_also_after_the_sanity_check(ta
     assert seen.validated == [list(range(2 * BATCH)), whole, whole]
 
 
-@pytest.mark.parametrize("steps", [4, 10, 13, 20])
+@pytest.mark.parametrize("steps", [4, 12, 15, 24])
 def test_a_checkpoint_resumes_with_exactly_the_rest(table, tmp_path, steps):
     saving = lightning.pytorch.callbacks.ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=1, save_top_k=-1)
     stopped = fit(training(table), max_epochs=3, max_steps=steps, callbacks=[saving], enable_checkpointing=True)
@@ -103,3 +106,27 @@ def test_a_checkpoint_resumes_with_exactly_the_rest(table, tmp_path, steps):
 
     together = {epoch: stopped.trained.get(epoch, []) + resumed.trained.get(epoch, []) for epoch in range(3)}
     assert together == epochs(table, 3)
+
+
+def fit_as_a_rank(dataset: LanceIterableDataset, limit: int | None) -> list[list[int]]:
+    """The rows of each of three epochs on this rank, under the strategy that a torchrun would be given."""
+    rank, world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size)}
+    os.environ |= {"LOCAL_WORLD_SIZE": str(world_size), "TORCHELASTIC_RUN_ID": "0"}
+    seen = fit(dataset, max_epochs=3, strategy="ddp", devices=world_size, limit_train_batches=limit)
+    return list(seen.trained.values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("limit", [None, 3])
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_ranks_train_on_their_parts_of_the_same_epochs(table, tmp_path, world_size, limit):
+    ranks = run_ranks(fit_as_a_rank, world_size, training(table), limit, folder=tmp_path)
+
+    steps = None if limit is None else limit * BATCH
+    for rank, epochs_of_rank in enumerate(ranks):
+        told = LanceIterableDataset(table, batch_size=BATCH, shuffle=7, rank=rank, world_size=world_size)
+        for epoch in epochs_of_rank:
+            assert epoch == [number for batch in told for number in batch["id"].tolist()][:steps]
+    if limit is None:
+        assert all(sorted(itertools.chain(*epoch)) == list(range(ROWS)) for epoch in zip(*ranks, strict=True))
