@@ -7,11 +7,11 @@ import traceback
 import pyarrow as pa
 import pytest
 
-from ray_lance.errors import CommitError, DatasetExistsError
+from ray_lance.errors import CommitError, DatasetExistsError, StorageError
 from ray_lance.table import TableRef
 from tests.datasets import sample_table
 from tests.s3 import SECRET, s3_server
-from tests.writes import QUICK, Cue, FaultySend, FaultyStorage, TransientFault, at_once, write_tables
+from tests.writes import QUICK, Cue, FaultySend, FaultyStorage, at_once, write_tables
 
 OLD, NEW = sample_table(20), sample_table(200, 20)
 FILE = 2_000
@@ -56,7 +56,7 @@ def test_a_fault_at_any_file_loses_and_doubles_nothing(s3, table, failing):
 def test_a_lasting_fault_leaves_nothing_behind(s3, table):
     cue = Cue(frozenset({2, 3, 4}))
 
-    with pytest.raises(TransientFault):
+    with pytest.raises(StorageError, match=r"publishing data.*connection reset by peer"):
         write_tables(
             table, [NEW], target_bytes_per_file=FILE, storage=lambda inner: FaultyStorage(inner, publishing=cue)
         )
