@@ -9,7 +9,7 @@ import argparse
 import json
 import statistics
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,19 +22,21 @@ BEGIN, END = "<!-- figures: begin -->\n", "<!-- figures: end -->\n"
 
 @dataclass(frozen=True)
 class Figure:
-    """One line of the README: a ratio, found by benchmark, question and peer.
+    """One line of the results in short: a ratio, found by benchmark, question and peer.
 
     Attributes:
         text: What the subject and the peer are.
         benchmark: Folder of the benchmark.
         question: Beginning of the question that was measured.
         peer: The contender that the subject is compared with.
+        in_readme: Whether the README shows it too: a few, the losses among them.
     """
 
     text: str
     benchmark: str
     question: str
     peer: str
+    in_readme: bool = False
 
 
 FIGURES = (
@@ -43,6 +45,7 @@ FIGURES = (
         "scan",
         "20 fragments",
         "ray.data.read_lance",
+        in_readme=True,
     ),
     Figure("the same, over `lance_ray.read_lance`", "scan", "20 fragments", "lance_ray.read_lance"),
     Figure("the same rows in one fragment, over `ray.data.read_lance`", "scan", "1 fragment", "ray.data.read_lance"),
@@ -56,12 +59,19 @@ FIGURES = (
         "one scalar",
         "ray.data.read_lance(columns=)",
     ),
-    Figure("`materialize()`, over a bare Lance scan in process", "scan", "materialize", "bare Lance scan (in process)"),
+    Figure(
+        "`materialize()`, over a bare Lance scan in process",
+        "scan",
+        "materialize",
+        "bare Lance scan (in process)",
+        in_readme=True,
+    ),
     Figure(
         "a shuffled epoch, over `random_shuffle()`",
         "shuffle",
         "through Ray: shuffled",
         "random_shuffle() over ray.data.read_lance",
+        in_readme=True,
     ),
     Figure(
         "a shuffled epoch, over this library's sequential read",
@@ -94,13 +104,20 @@ FIGURES = (
         "norm",
         "lance_ray.add_columns_from",
     ),
-    Figure("the same, over `lance_ray.add_columns`", "backfill", "norm", "lance_ray.add_columns"),
+    Figure(
+        "`add_columns`, the norm of a million vectors, over `lance_ray.add_columns`",
+        "backfill",
+        "norm",
+        "lance_ray.add_columns",
+        in_readme=True,
+    ),
     Figure("the same, over Lance's own `add_columns` in process", "backfill", "norm", "Lance add_columns (in process)"),
     Figure(
         "two train workers, shuffled, over Ray's split of `ray.data.read_lance` unshuffled",
         "ingest",
         "two train",
         "peer",
+        in_readme=True,
     ),
     Figure(
         "`LanceIterableDataset` shuffled, second epoch on of rows that stay in memory, over `lance.torch` sequential",
@@ -109,10 +126,11 @@ FIGURES = (
         "lance.torch LanceDataset, sequential",
     ),
     Figure(
-        "the same, with all epochs read from storage",
+        "`LanceIterableDataset` shuffled, all epochs from storage, over `lance.torch` sequential",
         "ingest",
         "in process, from storage",
         "lance.torch LanceDataset, sequential",
+        in_readme=True,
     ),
     Figure(
         "the same, with all rows in one fragment",
@@ -167,6 +185,7 @@ def pages() -> dict[str, dict[str, Any]]:
 def results_page(results: dict[str, dict[str, Any]]) -> str:
     """All results as Markdown."""
     parts = ["# Results\n", "Written by `python benchmarks/page.py` from the `results.json` of each benchmark.\n"]
+    parts += ["## In short\n", figures(results, FIGURES)]
     for name, page in results.items():
         parts += [f"## {name}\n", f"{machine_of(page)}. {page['note']}.\n"]
         parts += [text for result in page["results"] for text in result_lines(result)]
@@ -203,10 +222,10 @@ def _is_figure(value: Any) -> bool:
     return isinstance(value, (int, float)) or (isinstance(value, list) and all(isinstance(v, float) for v in value))
 
 
-def figures(results: dict[str, dict[str, Any]]) -> str:
-    """The README's table: a line for each figure whose benchmark has been run."""
+def figures(results: dict[str, dict[str, Any]], chosen: Sequence[Figure]) -> str:
+    """A table with a line for each figure whose benchmark has been run."""
     lines = ["| what | ratio |", "|---|---|"]
-    for figure in FIGURES:
+    for figure in chosen:
         ratio = find(results, figure)
         if ratio is not None:
             lines.append(f"| {figure.text} | {ratio_text(ratio)} |")
@@ -260,7 +279,10 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="write nothing; fail if a page is out of date")
     check = parser.parse_args().check
     results = pages()
-    wanted = {PAGE: results_page(results), README: with_figures(README.read_text(), figures(results))}
+    wanted = {
+        PAGE: results_page(results),
+        README: with_figures(README.read_text(), figures(results, [each for each in FIGURES if each.in_readme])),
+    }
     stale = [path for path, text in wanted.items() if not path.exists() or path.read_text() != text]
     for path in stale:
         print(f"{path.name} is out of date" if check else f"{path.name} written")

@@ -21,9 +21,9 @@ _HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: not part of the interpreter or of an
 
 
 @lru_cache(maxsize=4096)
-def is_installed(module: str) -> bool:
+def is_installed(module: str | None) -> bool:
     """Whether a module belongs to Python or to an installed package; False where that is not known."""
-    if module == "__main__":
+    if module in (None, "__main__"):  # None: made by exec, in a namespace without a name
         return False
     package = module.partition(".")[0]
     path = str(getattr(sys.modules.get(module), "__file__", None) or "").replace("\\", "/")

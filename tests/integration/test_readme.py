@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 README = Path(__file__).parents[2] / "README.md"
+ARCHITECTURE = README.parent / "docs" / "architecture.md"
 
 
 def test_the_snippets_run(tmp_path, monkeypatch):
@@ -17,7 +18,15 @@ def test_the_snippets_run(tmp_path, monkeypatch):
         exec(compile(snippet, str(README), "exec"), names)
 
 
-def test_the_listing_names_what_there_is():
-    package = README.parent / "ray_lance"
-    for name in sorted(path.name for path in package.iterdir() if path.name not in ("__pycache__", "py.typed")):
-        assert name.removesuffix(".py") in README.read_text() or name == "__init__.py", name
+def test_it_is_short():
+    prose = re.sub(r"^```.*?^```", "", README.read_text(), flags=re.MULTILINE | re.DOTALL)
+
+    assert len(prose.split()) <= 700
+
+
+def test_the_architecture_page_lists_exactly_what_there_is():
+    [listing] = re.findall(r"^ray_lance/\n(.*?)^```", ARCHITECTURE.read_text(), re.MULTILINE | re.DOTALL)
+    listed = re.findall(r"(?:^|(?<=\s))(\w+\.py|\w+/)(?=\s)", listing)
+
+    there = {path.name + "/" * path.is_dir() for path in (README.parent / "ray_lance").iterdir()}
+    assert sorted(listed) == sorted(there - {"__pycache__/", "py.typed", "__init__.py"})

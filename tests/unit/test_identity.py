@@ -279,6 +279,16 @@ VALUES = [
 ]
 
 
+def test_functions_of_no_module_are_compared_by_their_code():
+    one, same, other = ({}, {}, {})
+    for number, namespace in ((1, one), (1, same), (2, other)):
+        exec(f"def helper(x): return x + {number}\ndef fn(batch): return helper(batch['id'])", namespace)
+        assert namespace["fn"].__module__ in (None, "builtins")
+
+    assert changed(one["fn"], same["fn"]) == set()
+    assert changed(one["fn"], other["fn"]) != set()
+
+
 def test_values_are_told_apart_and_made_again_are_the_same():
     first, again = ([parts_of(len, {"v": make()})["v"] for make in VALUES] for _ in range(2))
 
