@@ -12,6 +12,14 @@ import pyarrow as pa
 
 _WORDS = ("red", "green", "blue", "yellow", "black")
 _DIM = 8
+_NUMBER = pa.field("x", pa.float64(), nullable=False)
+
+POINT = pa.field(
+    "geo",
+    pa.struct([_NUMBER, _NUMBER.with_name("y")]),
+    metadata={"ARROW:extension:name": "geoarrow.point", "ARROW:extension:metadata": "{}"},
+)
+"""A point in the plane, as Lance knows it in an RTREE and in the functions of SQL."""
 
 Row = dict[str, Any]
 
@@ -58,7 +66,7 @@ def indexed_rows(keys: Iterable[int], change: int = 0) -> pa.Table:
     values = [key + 10 * change for key in keys]
     angles = np.array(values, np.float64).reshape(-1, 1)
     vectors = np.cos(angles * (np.arange(_DIM) + 1) * 0.37).astype(np.float32).reshape(-1)
-    return pa.table(
+    rows = pa.table(
         {
             "k": pa.array(keys, pa.int64()),
             "c": pa.array([value % 7 for value in values], pa.int32()),
@@ -68,6 +76,7 @@ def indexed_rows(keys: Iterable[int], change: int = 0) -> pa.Table:
             "vec": pa.FixedSizeListArray.from_arrays(pa.array(vectors), _DIM),
         }
     )
+    return rows.append_column(POINT, [pa.array([{"x": value % 7, "y": value % 11} for value in values], POINT.type)])
 
 
 def _filters(column: str, rules: dict[str, Callable[[Any], bool]]) -> Any:
@@ -80,6 +89,15 @@ def _filters(column: str, rules: dict[str, Callable[[Any], bool]]) -> Any:
 _NUMBERS = _filters("c", {f"c = {value}": lambda found, value=value: found == value for value in range(7)})
 _TAGS = _filters("tags", {f"array_has(tags, '{word}')": lambda tags, word=word: word in tags for word in _WORDS})
 _PARTS = _filters("text", {f"contains(text, '{word}')": lambda text, word=word: word in text for word in _WORDS})
+_REGIONS = _filters(
+    "geo",
+    {
+        f"st_intersects(geo, st_geomfromtext('POLYGON((0 0, 0 {side}, {side} {side}, {side} 0, 0 0))'))": (
+            lambda point, side=side: point["x"] <= side and point["y"] <= side
+        )
+        for side in (1, 4)
+    },
+)
 _SEARCHES = tuple(
     ({"full_text_query": {"columns": ["text"], "query": word}}, lambda rows, word=word: _with_word(rows, word))
     for word in _WORDS
@@ -106,6 +124,7 @@ INDEXES = {
     "BITMAP": Index("c", "BITMAP", _NUMBERS),
     "ZONEMAP": Index("c", "ZONEMAP", _NUMBERS),
     "BLOOMFILTER": Index("c", "BLOOMFILTER", _NUMBERS),
+    "RTREE": Index("geo", "RTREE", _REGIONS),
     "LABEL_LIST": Index("tags", "LABEL_LIST", _TAGS),
     "NGRAM": Index("text", "NGRAM", _PARTS),
     "INVERTED": Index("text", "INVERTED", _SEARCHES, (("with_position", True),)),

@@ -16,6 +16,7 @@ from lance.arrow import bfloat16_array
 from lance.blob import blob_array
 
 from ray_lance.table import TableRef
+from tests.indexes import POINT
 from tests.oracle.cases import Merge, Rows
 from tests.oracle.ways import InProcess, read_shuffled
 
@@ -136,11 +137,23 @@ def _blobs(rows: int) -> list[bytes | None]:
 def _blob_1(uri: str) -> Table:
     field = pa.field("value", pa.large_binary(), metadata={"lance-encoding:blob": "true"})
 
+    return _of_field(uri, field, _blobs, data_storage_version="2.1")
+
+
+def _points(uri: str) -> Table:
+    made = _of_field(uri, POINT.with_name("value"), lambda rows: [{"x": row, "y": -row} for row in range(rows)])
+    made.open().create_scalar_index("value", "RTREE")
+    return made
+
+
+def _of_field(uri: str, field: pa.Field, values: Callable[[int], list[Any]], **options: Any) -> Table:
+    """A table with a column that its field's metadata says more of."""
+
     def rows(ids: range) -> pa.Table:
-        table = _rows(ids, pa.array(_blobs(len(ids)), pa.large_binary()))
+        table = _rows(ids, pa.array(values(len(ids)), field.type))
         return table.cast(table.schema.set(table.schema.get_field_index("value"), field))
 
-    lance.write_dataset(rows(range(_ROWS)), uri, data_storage_version="2.1", max_rows_per_file=5)
+    lance.write_dataset(rows(range(_ROWS)), uri, max_rows_per_file=5, **options)
     return Table(uri, rows(range(_ROWS - 2, _ROWS + 2)), lambda: lance.dataset(uri))
 
 
@@ -153,6 +166,7 @@ FEATURES: Mapping[str, Callable[[str], Table]] = {
     "NGRAM": _scalar_index("NGRAM", "text"),
     "ZONEMAP": _scalar_index("ZONEMAP", "num"),
     "BLOOMFILTER": _scalar_index("BLOOMFILTER", "num"),
+    "RTREE (points)": _points,
     "INVERTED (full text)": _scalar_index("INVERTED", "text"),
     "IVF_FLAT": _vector_index("IVF_FLAT"),
     "IVF_PQ": _vector_index("IVF_PQ", num_sub_vectors=2),
