@@ -189,6 +189,7 @@ FEATURES: Mapping[str, Callable[[str], Table]] = {
     "dropped columns": _changed(lambda dataset: dataset.drop_columns(["tags"])),
     "renamed columns": _changed(lambda dataset: dataset.alter_columns({"path": "tags", "name": "labels"})),
     "compacted files": _changed(lambda dataset: dataset.optimize.compact_files()),
+    "files of version 0.1 (legacy)": lambda uri: _plain(uri, data_storage_version="legacy"),
     "files of version 2.0": lambda uri: _plain(uri, data_storage_version="2.0"),
     "files of version 2.1": lambda uri: _plain(uri, data_storage_version="2.1"),
     "files of version 2.2": lambda uri: _plain(uri, data_storage_version="2.2"),
