@@ -11,19 +11,20 @@ import lance
 import pyarrow as pa
 from ray.data import Dataset, SaveMode
 
-from ray_lance.arguments import as_count, as_integer
+from ray_lance.arguments import as_choice, as_count, as_integer, as_mapping, as_names, as_sequence
 from ray_lance.data.backfill import AddColumnsSummary, BackfillOptions, backfill
 from ray_lance.data.compute import Compute
 from ray_lance.data.datasink import write
 from ray_lance.data.explain import explain_dataset
 from ray_lance.data.read import Namespace, ReadOptions, read, read_permutation, table_refs, write_target
+from ray_lance.data.remote import checked
 from ray_lance.data.rows_given import as_dataset
 from ray_lance.decode import Decode
 from ray_lance.errors import InvalidArgumentError
 from ray_lance.permutation import Permutation
 from ray_lance.scan.pushdown import Columns, Filter
 from ray_lance.scan.reader import Fill
-from ray_lance.table import TableRef
+from ray_lance.table import TableRef, check_source
 from ray_lance.versions import Version
 from ray_lance.write.options import DEFAULT_TARGET_BYTES, WriteOptions, WriteSummary
 
@@ -123,20 +124,23 @@ def add_columns(
     """
     if fn is None:
         raise InvalidArgumentError("fn=None must be a function or a callable class")
-    if on_error not in ("raise", "null"):
-        raise InvalidArgumentError(f"on_error={on_error!r} must be 'raise' or 'null'")
     compute = Compute(
         fn,
-        (input_columns,) if isinstance(input_columns, str) else tuple(input_columns),
+        as_names("input_columns", input_columns),
         batch_size=batch_size,
         batch_format=batch_format,
-        null_on_error=on_error == "null",
-        arguments=tuple(fn_args),
-        keywords=dict(fn_kwargs or {}),
-        constructor_arguments=tuple(fn_constructor_args),
-        constructor_keywords=dict(fn_constructor_kwargs or {}),
+        null_on_error=as_choice("on_error", on_error, ("raise", "null")) == "null",
+        arguments=as_sequence("fn_args", fn_args),
+        keywords=as_mapping("fn_kwargs", fn_kwargs),
+        constructor_arguments=as_sequence("fn_constructor_args", fn_constructor_args),
+        constructor_keywords=as_mapping("fn_constructor_kwargs", fn_constructor_kwargs),
         concurrency=concurrency,
-        ray_arguments={"num_cpus": num_cpus, "num_gpus": num_gpus, "memory": memory, **(ray_remote_args or {})},
+        ray_arguments={
+            "num_cpus": num_cpus,
+            "num_gpus": num_gpus,
+            "memory": memory,
+            "ray_remote_args": ray_remote_args,
+        },
         decode=decode,
     )
     options = BackfillOptions(schema, where, overwrite, fragments_per_commit)
@@ -259,7 +263,7 @@ def read_lance(
         "max_calls": max_calls,
         "accelerator_type": accelerator_type,
         "runtime_env": runtime_env,
-        "ray_remote_args": dict(ray_remote_args) if ray_remote_args is not None else None,
+        "ray_remote_args": ray_remote_args,
         "concurrency": concurrency,
     }
     shuffle = None if shuffle is None else as_integer("shuffle", shuffle)
@@ -370,7 +374,7 @@ def write_lance(
     dataset = as_dataset(dataset)
     options = WriteOptions(
         mode=mode,
-        on=(on,) if isinstance(on, str) else tuple(on or ()),
+        on=() if on is None else as_names("on", on),
         update=update,
         insert=insert,
         delete_missing=delete_missing,
@@ -382,7 +386,7 @@ def write_lance(
     )
     namespace = Namespace(table_id, namespace_impl, namespace_properties)
     table = write_target(uri, namespace, storage_options)
-    remote_args = None if ray_remote_args is None else dict(ray_remote_args)
+    remote_args = checked({"ray_remote_args": ray_remote_args}).get("ray_remote_args")
     concurrency = None if concurrency is None else as_count("concurrency", concurrency)
     return write(dataset, table, options, ray_remote_args=remote_args, concurrency=concurrency)
 
@@ -397,5 +401,8 @@ def explain(source: Dataset | Source) -> str:
     Returns:
         Text to print.
     """
+    if not isinstance(source, (Dataset, Permutation)):
+        for one in source or [()] if isinstance(source, (list, tuple)) else [source]:
+            check_source("source", one)
     dataset = source if isinstance(source, Dataset) else read_lance(source)
     return "\n\n".join(str(explanation) for explanation in explain_dataset(dataset))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import lance
 import pyarrow as pa
 
+from ray_lance.arguments import as_flag, as_text, shown
 from ray_lance.errors import InvalidArgumentError
 
 __all__ = ["blob"]
@@ -27,8 +28,9 @@ def blob(name: str, *, version: int = 2, nullable: bool = True) -> pa.Field:
     Example:
         ``write_lance(ds, uri, schema=[blob("image")])``
     """
+    name, nullable = as_text("name", name, "a column name"), as_flag("nullable", nullable)
     if version == 2:
         return lance.blob_field(name, nullable=nullable)
     if version == 1:
         return pa.field(name, pa.large_binary(), nullable, {"lance-encoding:blob": "true"})
-    raise InvalidArgumentError(f"version={version!r} must be 1 or 2, the blob layouts that Lance has")
+    raise InvalidArgumentError(f"version={shown(version)} must be 1 or 2, the blob layouts that Lance has")

@@ -144,9 +144,10 @@ def _bench_text(
 
 
 def _table(arguments: argparse.Namespace) -> TableRef:
-    from ray_lance.table import TableRef
+    from ray_lance.table import TableRef, check_source
 
     storage_options = dict(arguments.storage_option) or None
+    check_source("uri", arguments.uri)
     return TableRef.of(arguments.uri, version=arguments.version, storage_options=storage_options).pin()
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from ray_lance.arguments import as_count, as_integer
+from ray_lance.arguments import as_choice, as_count, as_integer, shown
 from ray_lance.errors import InvalidArgumentError, TensorConversionError, UnknownColumnError
 from ray_lance.lazy import torch
 from ray_lance.paths import find_name, parse_path
@@ -83,10 +83,8 @@ class ImageDecode:
     def __post_init__(self) -> None:
         if self.size is not None:
             object.__setattr__(self, "size", _sides(self.size))
-        if self.mode not in _CHANNELS:
-            raise InvalidArgumentError(f"mode={self.mode!r} must be one of {list(_CHANNELS)}")
-        if self.on_error not in get_args(OnError):
-            raise InvalidArgumentError(f"on_error={self.on_error!r} must be one of {list(get_args(OnError))}")
+        as_choice("mode", self.mode, _CHANNELS)
+        as_choice("on_error", self.on_error, get_args(OnError))
         if self.on_error == "fill" and self.size is None:
             raise InvalidArgumentError("on_error='fill' needs size=(height, width): a filler must have a size")
         object.__setattr__(self, "fill", as_integer("fill", self.fill, 0))
@@ -142,11 +140,11 @@ def find_decoders(decode: Decode, schema: pa.Schema) -> dict[str, ImageDecode]:
     """
     if decode is None:
         return {}
-    if decode == "auto":
+    if isinstance(decode, str) and decode == "auto":
         decode = dict.fromkeys(_hugging_face_images(schema), "image")
     if not isinstance(decode, Mapping):
         raise InvalidArgumentError(
-            f"decode={decode!r} must map columns to decoders, such as {{'image': 'image'}}, or be 'auto' or None"
+            f"decode={shown(decode)} must map columns to decoders, such as {{'image': 'image'}}, or be 'auto' or None"
         )
     decoders: dict[str, ImageDecode] = {}
     for key, value in decode.items():
@@ -247,7 +245,7 @@ def _sides(size: Any) -> tuple[int, int]:
         height, width = (as_count("size", side) for side in sides)
     except ValueError:  # ours, or of another number of sides
         raise InvalidArgumentError(
-            f"size={size!r} must be (height, width) in pixels, both positive, such as (224, 224), or one number"
+            f"size={shown(size)} must be (height, width) in pixels, both positive, such as (224, 224), or one number"
         ) from None
     return height, width
 

@@ -40,6 +40,8 @@ __all__ = [
     "panics_as_errors",
 ]
 
+_MOST_SHOWN = 100
+
 
 class RayLanceError(Exception):
     """Base class of every error that ray_lance raises on purpose."""
@@ -64,7 +66,8 @@ class UnknownColumnError(InvalidArgumentError, KeyError):
         columns = list(available)
         nearest = difflib.get_close_matches(name, columns, n=1)
         hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
-        super().__init__(f"{argument}: there is no column {name!r}.{hint} The dataset has {columns}.")
+        shown = name if len(name) <= _MOST_SHOWN else f"{name[:_MOST_SHOWN]}..."
+        super().__init__(f"{argument}: there is no column {shown!r}.{hint} The dataset has {columns}.")
 
     def __reduce__(self) -> tuple[type[InvalidArgumentError], tuple[object, ...]]:
         # Rebuilt from its message: the constructor's own arguments are gone by then.

@@ -8,7 +8,8 @@ from typing import Any, Literal, TypeAlias, get_args
 import numpy as np
 import pyarrow as pa
 
-from ray_lance.errors import InvalidArgumentError, TensorConversionError
+from ray_lance.arguments import as_choice
+from ray_lance.errors import TensorConversionError
 from ray_lance.lazy import torch
 from ray_lance.tensors import to_tensors
 from ray_lance.tensors.dtypes import as_one_dtype
@@ -24,8 +25,7 @@ FORMATS: tuple[str, ...] = get_args(Format)
 
 def check_format(format: str) -> None:
     """Raise InvalidArgumentError where ``format`` is not one of the nine."""
-    if format not in FORMATS:
-        raise InvalidArgumentError(f"format={format!r} must be one of {list(FORMATS)}")
+    as_choice("format", format, FORMATS)
 
 
 def convert(table: pa.Table, format: Format) -> Any:

@@ -6,20 +6,35 @@ data: they get equal batches, and what is counted are groups.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 from numbers import Integral
 from typing import TypeAlias
 
 import numpy as np
 
-from ray_lance.arguments import as_integer
+from ray_lance.arguments import as_count, as_integer, shown
 from ray_lance.errors import InvalidArgumentError
 
-__all__ = ["DataParallel", "data_parallel_ranks"]
+__all__ = ["DataParallel", "check_data_parallel", "data_parallel_ranks"]
 
 DataParallel: TypeAlias = int | Sequence[int] | Mapping[int, int] | Callable[[int, int], int]
 """The number of data-parallel ranks, where the ranks of each are neighbours. Or the data-parallel rank of each rank: a
 list with one entry for each rank, a dict by rank, or a function of rank and world size."""
+
+
+def check_data_parallel(data_parallel: object) -> None:
+    """Refuse what groups ranks under no world size, before that is known.
+
+    Raises:
+        InvalidArgumentError: It is of another type, less than 1, or its own entries leave out a data-parallel rank.
+    """
+    if data_parallel is None or callable(data_parallel):
+        return
+    if isinstance(data_parallel, Integral) and not isinstance(data_parallel, bool):
+        as_count("data_parallel", data_parallel)
+        return
+    size = len(data_parallel) if isinstance(data_parallel, Sized) else 1
+    data_parallel_ranks(data_parallel, max(size, 1))  # type: ignore[arg-type]
 
 
 def data_parallel_ranks(data_parallel: DataParallel, world_size: int) -> tuple[int, ...]:
@@ -39,7 +54,7 @@ def data_parallel_ranks(data_parallel: DataParallel, world_size: int) -> tuple[i
     groups = set(ranks)
     if groups != set(range(len(groups))):
         raise InvalidArgumentError(
-            f"data_parallel={_shown(data_parallel)} gives ranks 0 to {world_size - 1} the data-parallel ranks "
+            f"data_parallel={shown(data_parallel)} gives ranks 0 to {world_size - 1} the data-parallel ranks "
             f"{list(ranks)}: these must be 0 to one less than their number, with none left out"
         )
     return ranks
@@ -52,13 +67,13 @@ def _ranks(data_parallel: DataParallel, world_size: int) -> tuple[int, ...]:
         return _neighbours(int(data_parallel), world_size)
     if isinstance(data_parallel, str) or not isinstance(data_parallel, (Sequence, Mapping, np.ndarray)):
         raise InvalidArgumentError(
-            f"data_parallel={_shown(data_parallel)} must be the number of data-parallel ranks, or the data-parallel "
+            f"data_parallel={shown(data_parallel)} must be the number of data-parallel ranks, or the data-parallel "
             "rank of each rank: a list such as [0, 0, 1, 1], a dict by rank, or a function of rank and world size"
         )
     keys = set(data_parallel) if isinstance(data_parallel, Mapping) else set(range(len(data_parallel)))
     if keys != set(range(world_size)):
         raise InvalidArgumentError(
-            f"data_parallel={_shown(data_parallel)} must have one entry for each of the {world_size} ranks, 0 to "
+            f"data_parallel={shown(data_parallel)} must have one entry for each of the {world_size} ranks, 0 to "
             f"{world_size - 1}"
         )
     return tuple(_as_rank(rank, data_parallel[rank]) for rank in range(world_size))
@@ -75,8 +90,3 @@ def _neighbours(groups: int, world_size: int) -> tuple[int, ...]:
 
 def _as_rank(rank: int, value: object) -> int:
     return as_integer(f"data_parallel of rank {rank}", value)
-
-
-def _shown(data_parallel: object) -> str:
-    text = repr(data_parallel)
-    return text if len(text) < 200 else f"{text[:200]}..."

@@ -15,8 +15,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from ray_lance import stored
-from ray_lance.arguments import as_count, as_integer
-from ray_lance.errors import InvalidArgumentError
+from ray_lance.arguments import as_count, as_integer, as_names, shown
+from ray_lance.errors import InvalidArgumentError, UnknownColumnError
 from ray_lance.forks import not_forked
 from ray_lance.formats import Format, check_format, convert
 from ray_lance.head import Head
@@ -42,11 +42,11 @@ from ray_lance.scan.plan import MAX_TASK_BYTES, TaskSizing
 from ray_lance.scan.positions import plan_positions
 from ray_lance.scan.pushdown import Columns, build_scan
 from ray_lance.scan.reserved import readable_names
-from ray_lance.scan.scan import ROW_ID, Scan
+from ray_lance.scan.scan import ROW_ID, Scan, has_column
 from ray_lance.scan.size import row_bytes
 from ray_lance.scan.stream import batches_of, read_ahead
 from ray_lance.scan.take import take_rows
-from ray_lance.table import TableRef
+from ray_lance.table import TableRef, check_source
 from ray_lance.tensors import Categories
 from ray_lance.tensors.objects import to_objects
 from ray_lance.versions import Version
@@ -130,6 +130,7 @@ class Permutation:
             DatasetNotFoundError: There is no permutation there, or its table's version is gone.
             InvalidArgumentError: It is no permutation, it is damaged, or its table has been replaced by another.
         """
+        check_source("uri", uri)
         order, details = stored.read_saved(TableRef.of(uri, storage_options=storage_options))
         table = TableRef.of(details.table, version=details.version, storage_options=storage_options).pin()
         _check_identity(table, details.identity)
@@ -146,6 +147,7 @@ class Permutation:
         Raises:
             DatasetExistsError: There is a dataset at ``uri``.
         """
+        check_source("uri", uri)
         options = self.table.storage_options if storage_options is None else storage_options
         details = stored.Details(
             str(self.table.uri),
@@ -212,11 +214,7 @@ class Permutation:
         Raises:
             InvalidArgumentError: ``clump`` or ``window`` is not positive, or the window is no multiple of the clump.
         """
-        for name, value in (("clump", clump), ("window", window)):
-            if isinstance(value, str) and value != "auto":
-                raise InvalidArgumentError(f"{name}={value!r} must be a number of rows or 'auto'")
-        clump = clump if clump == "auto" else as_integer("clump", clump)
-        window = window if window == "auto" else as_integer("window", window)
+        clump, window = _rows_or_auto("clump", clump), _rows_or_auto("window", window)
         rows = len(self)
         if clump == "auto":
             readable = readable_names(self.table.open().schema)
@@ -230,7 +228,7 @@ class Permutation:
 
     def epoch(self, number: int) -> Permutation:
         """The order of one epoch, at least 0; every execution of a Ray dataset then reads this one."""
-        return self._with(self._order.epoch(number), fixed_epoch=True)
+        return self._with(self._order.epoch(as_integer("number", number, 0)), fixed_epoch=True)
 
     def shard(self, rank: int, world_size: int) -> Permutation:
         """The ``rank``-th of ``world_size`` contiguous parts, whose sizes differ by at most one row."""
@@ -260,11 +258,20 @@ class Permutation:
         # A split into one part checks that the rows are the same in every epoch.
         whole, mixing = self._order.split({"all": 1.0}, None)["all"], self._order.mixing
         whole = replace(whole, mixing=None)  # in the rows' own order, so that a shuffle's clumps are neighbours
-        ids, hashes = _hashed_rows(self.table, whole, [by] if isinstance(by, str) else list(by))
+        ids, hashes = _hashed_rows(self.table, whole, self._split_columns(by))
         return {
             name: self._with(replace(whole, row_set=ExplicitRows(ids[members]), mixing=mixing, start=0, stop=None))
             for name, members in hash_split(hashes, fractions, seed).items()
         }
+
+    def _split_columns(self, by: str | Sequence[str]) -> list[str]:
+        columns, schema = as_names("by", by), self.table.open().schema
+        if not columns:
+            raise InvalidArgumentError("by=() must name a column: leave it out to split rows one by one")
+        for column in columns:
+            if not has_column(schema, column):
+                raise UnknownColumnError("by", column, schema.names)
+        return list(columns)
 
     def rows(self, start: int = 0, stop: int | None = None) -> RowArray:
         """Rows at positions ``[start, stop)``, in time and memory proportional to their number, wherever they are.
@@ -291,7 +298,7 @@ class Permutation:
             UnknownColumnError: There is no such column.
         """
         check_format(format)
-        wanted = np.atleast_1d(np.asarray(indices))
+        wanted = _as_positions("indices", indices)
         scan = build_scan([self.table], columns, None, [], {})
         return convert(self._take(self._order.take(wanted), scan), format)
 
@@ -447,6 +454,25 @@ def _hashable(name: str, column: pa.ChunkedArray) -> Any:
     if pa.types.is_integer(column.type) and column.null_count == 0:
         return column.to_numpy()
     return to_objects(column, name)
+
+
+def _rows_or_auto(name: str, value: Any) -> int | Auto:
+    if isinstance(value, str):
+        if value != "auto":
+            raise InvalidArgumentError(f"{name}={shown(value)} must be a number of rows or 'auto'")
+        return "auto"
+    return as_integer(name, value)
+
+
+def _as_positions(name: str, indices: npt.ArrayLike) -> npt.NDArray[Any]:
+    """``indices`` as an array of one dimension."""
+    try:
+        wanted = np.atleast_1d(np.asarray(indices))
+    except ValueError:  # of lists that differ in length
+        wanted = np.empty(1, dtype=object)
+    if wanted.ndim != 1 or (wanted.dtype.kind not in "iu" and len(wanted)):
+        raise InvalidArgumentError(f"{name}={shown(indices)} must be an integer or a one-dimensional list of integers")
+    return wanted
 
 
 def _fitting_clump(clump: int, window: int | Auto) -> int:

@@ -25,7 +25,7 @@ from ray_lance.masking import cause, without_secrets
 from ray_lance.order import DenseRows, ExplicitRows, RowPermutation, Shuffle, ShuffledRows, SlicedRows
 from ray_lance.order.permutation import ORDER_VERSION
 from ray_lance.order.rows import RowSet, digest_of
-from ray_lance.table import TableRef
+from ray_lance.table import TableRef, check_source
 from ray_lance.tensors.objects import to_objects
 from ray_lance.versions import Version, as_version
 
@@ -150,6 +150,8 @@ def lancedb_order(table: Any, permutation_table: Any, split: str | int | None) -
         InvalidArgumentError: ``permutation_table`` is something else, or has no such split.
         DatasetNotFoundError: The version of ``table`` that the permutation was made from is gone.
     """
+    if split is not None and not isinstance(split, str):
+        split = as_integer("split", split, 0)
     rows = _permutation_rows(permutation_table)
     metadata = rows.schema.metadata or {}
     try:
@@ -180,7 +182,9 @@ def _permutation_rows(permutation_table: Any) -> pa.Table:
 
 
 def _base_table(table: Any, version: int | None) -> TableRef:
-    source = TableRef.of(table.to_lance() if hasattr(table, "to_lance") else table)
+    opened = table.to_lance() if hasattr(table, "to_lance") else table
+    check_source("table", opened)
+    source = TableRef.of(opened)
     if version is None or source.version == version:
         return source.pin()
     try:
@@ -197,7 +201,7 @@ def _split_number(split: str | int | None, names: list[str], rows: pa.Table) -> 
         if split not in names:
             raise InvalidArgumentError(f"split={split!r} is none of the permutation table's splits {names}")
         return names.index(split)
-    number = 0 if split is None else as_integer("split", split)
+    number = split or 0
     known = to_objects(pa.compute.unique(rows["split_id"]), "split_id")
     if number not in known and not 0 <= number < max(1, len(names)):
         raise InvalidArgumentError(f"split={split!r} is none of the permutation table's splits {sorted(known)}")

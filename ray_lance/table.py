@@ -12,6 +12,7 @@ from typing import Any
 
 import lance
 
+from ray_lance.arguments import as_mapping, as_names, as_options, as_text, shown
 from ray_lance.errors import InvalidArgumentError
 from ray_lance.forks import use_lance
 from ray_lance.handles import handles, open_table
@@ -22,7 +23,7 @@ from ray_lance.notebook import facts_as_html
 from ray_lance.places import absolute, check_uri, place_of
 from ray_lance.versions import MAIN, Version, as_version, branch_of
 
-__all__ = ["TableRef"]
+__all__ = ["TableRef", "check_source"]
 
 _OPTIONS_WITH_OWN_ARGUMENT = ("uri", "version", "storage_options", "namespace_client", "table_id")
 
@@ -57,6 +58,7 @@ class TableRef:
     manifest: bytes | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
+        self._check_types()
         if (self.uri is None) == (self.namespace_impl is None) and not self._is_resolved_namespace():
             raise InvalidArgumentError(
                 f"uri={self._shown_uri()!r}, namespace_impl={self.namespace_impl!r}: give either a uri, or "
@@ -71,6 +73,19 @@ class TableRef:
         object.__setattr__(self, "version", as_version(self.version))
         _check_dataset_options(self.dataset_options, self.version)
         self._remember_secrets()
+
+    def _check_types(self) -> None:
+        if self.uri is not None:
+            as_text("uri", self.uri, "a path or URI, or None for a table of a namespace")
+        if self.table_id is not None:
+            object.__setattr__(self, "table_id", as_names("table_id", self.table_id))
+        if self.namespace_impl is not None:
+            as_text("namespace_impl", self.namespace_impl, "the implementation of a namespace, such as 'dir'")
+        for name in ("storage_options", "namespace_properties"):
+            object.__setattr__(self, name, as_options(name, getattr(self, name)))
+        object.__setattr__(self, "dataset_options", as_mapping("dataset_options", self.dataset_options))
+        if not isinstance(self.manifest, bytes | None):
+            raise InvalidArgumentError(f"manifest={shown(self.manifest)} must be bytes: it comes from pin()")
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -102,18 +117,12 @@ class TableRef:
             source = _ref_of_open_dataset(source)
         if isinstance(source, cls):
             return source._with(version, storage_options, dataset_options)
-        if not isinstance(source, (str, os.PathLike)):
-            raise InvalidArgumentError(
-                f"source={type(source).__name__}: must be a uri, a path, a lance.LanceDataset or a TableRef"
-            )
-        uri = os.fspath(source)
-        if not isinstance(uri, str) or not uri:
-            raise InvalidArgumentError(f"uri={uri!r} must be a path or URI that is not empty")
+        check_source("source", source)
         return cls(
-            absolute(uri),
+            absolute(os.fspath(source)),  # type: ignore[arg-type]
             version,
-            _as_dict("storage_options", storage_options),
-            dataset_options=_as_dict("dataset_options", dataset_options),
+            as_options("storage_options", storage_options),
+            dataset_options=as_mapping("dataset_options", dataset_options),
         )
 
     def open(self) -> lance.LanceDataset:
@@ -272,16 +281,30 @@ class TableRef:
         if version is not None and self.version is None:
             changes["version"] = version
         if storage_options is not None:
-            changes["storage_options"] = _as_dict("storage_options", storage_options)
+            changes["storage_options"] = as_options("storage_options", storage_options)
         if dataset_options:
-            changes["dataset_options"] = {**self.dataset_options, **_as_dict("dataset_options", dataset_options)}
+            changes["dataset_options"] = {**self.dataset_options, **as_mapping("dataset_options", dataset_options)}
         return replace(self, **changes) if changes else self
 
 
-def _as_dict(name: str, value: Any) -> dict[str, Any]:
-    if value is not None and not isinstance(value, Mapping):
-        raise InvalidArgumentError(f"{name}={type(value).__name__} must be a mapping of names to values")
-    return dict(value or {})
+def check_source(name: str, source: object) -> None:
+    """Refuse what stands for no table.
+
+    Args:
+        name: The argument that it was given as.
+        source: What was given.
+
+    Raises:
+        InvalidArgumentError: It is neither a path or URI, nor an open dataset, nor a reference.
+    """
+    if isinstance(source, (lance.LanceDataset, TableRef)):
+        return
+    is_path = isinstance(source, (str, os.PathLike)) and isinstance(os.fspath(source), str)
+    if not is_path or not source:
+        place = "''" if is_path else type(source).__name__
+        raise InvalidArgumentError(
+            f"{name}={place} must be a uri or a path that is not empty, a lance.LanceDataset or a TableRef"
+        )
 
 
 def _without_time(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ray_lance.arguments import as_count
+from ray_lance.arguments import as_count, as_flag, as_text, shown
 from ray_lance.errors import InvalidArgumentError
 from ray_lance.tensors.kinds import is_numeric, variable_shape_field
 
 __all__ = ["tensor"]
+
+_MOST_DIMENSIONS = 64  # of arrays of numpy and tensors of torch
 
 
 def tensor(name: str, value_type: Any, ndim: int, *, nullable: bool = True) -> pa.Field:
@@ -34,7 +36,9 @@ def tensor(name: str, value_type: Any, ndim: int, *, nullable: bool = True) -> p
         ``write_lance(ds, uri, schema=[tensor("image", "uint8", 3)])``
     """
     dtype = _value_type(value_type)
-    ndim = as_count("ndim", ndim)
+    name, nullable = as_text("name", name, "a column name"), as_flag("nullable", nullable)
+    if (ndim := as_count("ndim", ndim)) > _MOST_DIMENSIONS:
+        raise InvalidArgumentError(f"ndim={ndim} must be at most {_MOST_DIMENSIONS}")
     field = pa.field(name, pa.list_(dtype), nullable)
     return field if ndim == 1 else variable_shape_field(field, pa.field("item", dtype), ndim)
 
@@ -47,6 +51,6 @@ def _value_type(value_type: Any) -> pa.DataType:
         dtype = pa.null()
     if value_type is None or not (is_numeric(dtype) or pa.types.is_boolean(dtype)):  # to numpy None is a float64
         raise InvalidArgumentError(
-            f"value_type={value_type!r} must be a type of numbers or bool, such as pyarrow.uint8()"
+            f"value_type={shown(value_type)} must be a type of numbers or bool, such as pyarrow.uint8()"
         )
     return dtype

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, TypeAlias
 
-from ray_lance.arguments import as_integer
+from ray_lance.arguments import as_integer, shown
 from ray_lance.errors import InvalidArgumentError
 
 __all__ = ["MAIN", "Version", "as_version", "branch_of", "is_fixed"]
@@ -61,7 +61,7 @@ def branch_of(manifest: bytes) -> str | None:
 
 def _branch_version(version: tuple[Any, ...]) -> tuple[str, int | None]:
     if len(version) != 2 or not (version[0] is None or (isinstance(version[0], str) and version[0])):
-        raise InvalidArgumentError(f"version={version!r} {_RULE}")
+        raise InvalidArgumentError(f"version={shown(version)} {_RULE}")
     branch, number = version
     return branch or MAIN, None if number is None else _number(number, version)
 
@@ -70,9 +70,9 @@ def _number(number: Any, version: Any) -> int:
     try:
         plain = as_integer("version", number)
     except InvalidArgumentError:
-        raise InvalidArgumentError(f"version={version!r} {_RULE}") from None
-    if plain < 1:
-        raise InvalidArgumentError(f"version={version!r} must be at least 1, the first version of a dataset")
+        raise InvalidArgumentError(f"version={shown(version)} {_RULE}") from None
+    if not 1 <= plain < 2**64:
+        raise InvalidArgumentError(f"version={shown(version)} must be at least 1, the first version of a dataset")
     return plain
 
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 import ray
 from ray.data import DataContext
 
-from ray_lance.arguments import as_count
+from ray_lance.arguments import as_count, as_flag, shown
 from ray_lance.data.blocks import iterate_blocks
 from ray_lance.data.cluster import check_resources
 from ray_lance.data.column_writer import ColumnWriter, RowFailure
@@ -72,13 +72,14 @@ class BackfillOptions:
     retry: RetryPolicy = field(default_factory=RetryPolicy)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "overwrite", as_flag("overwrite", self.overwrite))
         if self.fragments_per_commit is not None:
             size = as_count("fragments_per_commit", self.fragments_per_commit)
             object.__setattr__(self, "fragments_per_commit", size)
         if self.schema is None:
             return
         if not isinstance(self.schema, pa.Schema) or not self.schema.names:
-            raise InvalidArgumentError(f"schema={self.schema!r} must be a pyarrow.Schema of the new columns")
+            raise InvalidArgumentError(f"schema={shown(self.schema)} must be a pyarrow.Schema of the new columns")
         refuse_null_types(self.schema)
         required = [column.name for column in self.schema if not column.nullable]
         if required:

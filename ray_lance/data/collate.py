@@ -11,9 +11,11 @@ import pyarrow as pa
 import torch
 from ray.data.collate_fn import ArrowBatchCollateFn
 
+from ray_lance.arguments import as_choice, as_flag, shown
 from ray_lance.errors import InvalidArgumentError, UnknownColumnError
 from ray_lance.tensors import Categories, CategoryOption, FillValue, Ragged, Tensors, to_tensors
 from ray_lance.tensors.categories import as_categories
+from ray_lance.tensors.filling import check_fill
 
 __all__ = ["DefaultTensors", "TensorCollate", "as_dict", "moved"]
 
@@ -54,8 +56,11 @@ class TensorCollate(ArrowBatchCollateFn):
     categories: CategoryOption = "values"
 
     def __post_init__(self) -> None:
-        if self.ragged not in ("nested", "pad", "list"):
-            raise InvalidArgumentError(f"ragged={self.ragged!r} must be 'nested', 'pad' or 'list'")
+        as_choice("ragged", self.ragged, ("nested", "pad", "list"))
+        check_fill(self.fill)
+        _check_dtypes(self.dtypes)
+        _check_device(self.device)
+        object.__setattr__(self, "pin_memory", as_flag("pin_memory", self.pin_memory))
         if self.pin_memory and not torch.cuda.is_available():
             raise InvalidArgumentError("pin_memory=True needs CUDA, and this process sees no CUDA device: leave it out")
         object.__setattr__(self, "categories", as_categories(self.categories))
@@ -113,6 +118,24 @@ class DefaultTensors(TensorCollate):
 
     def _converted(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
         return tensor.to(self.dtypes) if isinstance(self.dtypes, torch.dtype) else super()._converted(name, tensor)
+
+
+def _check_dtypes(dtypes: Any) -> None:
+    for dtype in dtypes.values() if isinstance(dtypes, Mapping) else (dtypes,):
+        if not isinstance(dtype, torch.dtype | None):
+            raise InvalidArgumentError(
+                f"dtypes={shown(dtype)} must be a torch.dtype such as torch.float16, or a dict of them by column"
+            )
+
+
+def _check_device(device: Any) -> None:
+    try:
+        if device is not None:
+            torch.device(device)
+    except (RuntimeError, TypeError, OverflowError, ValueError):
+        raise InvalidArgumentError(
+            f"device={shown(device)} must be a torch.device, or the name of one such as 'cuda:0'"
+        ) from None
 
 
 def moved(batch: Any, device: Any, *, non_blocking: bool = True) -> Any:

@@ -13,7 +13,7 @@ import ray
 from ray import cloudpickle
 from ray.data import Dataset
 
-from ray_lance.arguments import as_concurrency, as_count
+from ray_lance.arguments import as_choice, as_concurrency, as_count
 from ray_lance.data.batches import (
     BATCH_FORMATS,
     BatchCall,
@@ -28,12 +28,12 @@ from ray_lance.data.execution import begun_as_admitted, executed_promptly, with_
 from ray_lance.data.fragments import FragmentDatasource
 from ray_lance.data.identity import parts_of
 from ray_lance.data.quiet import silenced
-from ray_lance.data.remote import actor_pool, flat, for_read
+from ray_lance.data.remote import actor_pool, checked, flat, for_read
 from ray_lance.data.window import Window
 from ray_lance.decode import Decode, ImageDecode
 from ray_lance.errors import InvalidArgumentError, UnknownColumnError
 from ray_lance.scan.plan import FragmentRange
-from ray_lance.scan.pushdown import build_scan
+from ray_lance.scan.pushdown import build_scan, check_filter
 from ray_lance.scan.reader import ReadPlan
 from ray_lance.scan.scan import ROW_ADDRESS, Scan, has_column
 from ray_lance.scan.size import row_bytes
@@ -90,8 +90,8 @@ class Compute:
             raise InvalidArgumentError(f"fn={self.function!r} must be a function or a callable class")
         object.__setattr__(self, "batch_size", as_count("batch_size", self.batch_size))
         object.__setattr__(self, "concurrency", as_concurrency(self.concurrency))
-        if self.batch_format not in BATCH_FORMATS:
-            raise InvalidArgumentError(f"batch_format={self.batch_format!r} must be one of {list(BATCH_FORMATS)}")
+        as_choice("batch_format", self.batch_format, BATCH_FORMATS)
+        object.__setattr__(self, "ray_arguments", flat(checked(self.ray_arguments, of_actors=self.is_class)))
         if not self.input_columns:
             raise InvalidArgumentError('input_columns=[] must name the columns that fn is given, such as ["text"]')
         if not self.is_class and (self.constructor_arguments or self.constructor_keywords):
@@ -119,7 +119,10 @@ class Compute:
             UnknownColumnError: ``filter`` or ``decode`` names a column that does not exist or is not an input.
             InvalidArgumentError: Lance refuses the filter, or a column that is to be decoded holds no bytes.
         """
-        return build_scan([table], list(self.input_columns), filter, [ROW_ADDRESS], {}).decoding(self.decode)
+        scan = build_scan([table], list(self.input_columns), None, [ROW_ADDRESS], {})
+        if filter is not None:
+            check_filter(scan, filter, "where")
+        return replace(scan, filter=filter).decoding(self.decode)
 
     def recipe(self, where: str | None, decoders: Mapping[str, ImageDecode] | None = None) -> Recipe:
         """What the dataset keeps of this computation, to tell it from others.
@@ -149,7 +152,7 @@ class Compute:
 
     def first_schema(self, table: TableRef, where: str | None) -> pa.Schema:
         """The columns that the function makes of the first batch, in a task with the resources of the others."""
-        task = ray.remote(_first_schema).options(**flat(self.ray_arguments))
+        task = ray.remote(_first_schema).options(**self.ray_arguments)
         schema: pa.Schema = ray.get(task.remote(table, where, self))
         return schema
 
@@ -189,7 +192,7 @@ class Compute:
             batch_format="pyarrow",
             zero_copy_batch=True,
             compute=actor_pool(self.concurrency, max(1, tasks)),
-            **flat(self.ray_arguments),
+            **self.ray_arguments,
         )
 
     def _beside_actors(self, tasks: int) -> dict[str, Any]:
@@ -209,7 +212,7 @@ class Compute:
             ComputingDatasource(source, compute, self.batch_size),
             override_num_blocks=1,
             concurrency=min(self._workers(), max(1, len(source.planned().tasks))) if self.concurrency else None,
-            **for_read(flat(self.ray_arguments)),
+            **for_read(self.ray_arguments),
         )
         return with_unshaped_blocks(computed)  # the tasks size their blocks by time, too
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -10,14 +9,14 @@ from typing import Any
 import ray
 from ray.data import Dataset
 
-from ray_lance.arguments import as_count
+from ray_lance.arguments import as_count, as_flag, as_mapping, as_names, as_options, as_text, shown
 from ray_lance.data.cluster import check_resources
 from ray_lance.data.dataset import ReadDataset
 from ray_lance.data.datasource import LanceDatasource
 from ray_lance.data.execution import executed_promptly
 from ray_lance.data.fragments import FragmentDatasource
 from ray_lance.data.permuted import PermutationDatasource
-from ray_lance.data.remote import flat, for_read
+from ray_lance.data.remote import checked, flat, for_read
 from ray_lance.decode import Decode
 from ray_lance.errors import InvalidArgumentError
 from ray_lance.masking import mask_uri
@@ -25,9 +24,9 @@ from ray_lance.permutation import Permutation
 from ray_lance.scan.pushdown import Columns, Filter, build_scan
 from ray_lance.scan.reader import Fill
 from ray_lance.scan.scan import FRAGMENT_ID, ROW_ADDRESS, ROW_ID
-from ray_lance.table import TableRef
+from ray_lance.table import TableRef, check_source
 from ray_lance.tensors import named_fill
-from ray_lance.tensors.filling import check_values
+from ray_lance.tensors.filling import check_fill, check_values
 from ray_lance.versions import Version
 
 __all__ = ["Namespace", "ReadOptions", "read", "read_permutation", "table_refs", "write_target"]
@@ -41,16 +40,28 @@ class Namespace:
         table_id: Table identifier as a list of strings.
         impl: Implementation, such as ``"dir"`` or ``"rest"``.
         properties: Properties of the connection.
+
+    Raises:
+        InvalidArgumentError: One of them breaks its rule.
     """
 
     table_id: Sequence[str] | None = None
     impl: str | None = None
     properties: Mapping[str, str] | None = None
 
+    def __post_init__(self) -> None:
+        if self.table_id is not None:
+            object.__setattr__(self, "table_id", as_names("table_id", self.table_id))
+        if self.impl is not None:
+            as_text("namespace_impl", self.impl, "the implementation of a namespace, such as 'dir' or 'rest'")
+        if self.properties is not None:
+            object.__setattr__(self, "properties", as_options("namespace_properties", self.properties))
+
     @property
-    def is_given(self) -> bool:
-        """Whether any part of it was passed."""
-        return self.table_id is not None or self.impl is not None or self.properties is not None
+    def given(self) -> list[str]:
+        """The arguments of it that were passed."""
+        parts = {"table_id": self.table_id, "namespace_impl": self.impl, "namespace_properties": self.properties}
+        return [name for name, value in parts.items() if value is not None]
 
 
 @dataclass(frozen=True)
@@ -70,11 +81,10 @@ class ReadOptions:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "num_blocks", _count("override_num_blocks", self.num_blocks))
-        if not isinstance(self.scanner_options, Mapping):
-            raise InvalidArgumentError(
-                f"scanner_options={self.scanner_options!r} must be a mapping of names to values, the keyword arguments "
-                "of lance.LanceDataset.scanner"
-            )
+        object.__setattr__(self, "scanner_options", as_mapping("scanner_options", self.scanner_options))
+        for name in ("with_row_id", "with_row_address", "with_metadata"):
+            object.__setattr__(self, name, as_flag(name, getattr(self, name)))
+        check_fill(self.fill)
         for name in ("batch_size", "batch_readahead", "fragment_readahead", "io_buffer_size", "batch_size_bytes"):
             _count(f"scanner_options[{name!r}]", self.scanner_options.get(name))
 
@@ -125,7 +135,9 @@ def table_refs(
     sources = list(source) if isinstance(source, (list, tuple)) else [source]
     if not sources:
         raise InvalidArgumentError("uri=[] must name at least one dataset")
-    if not namespace.is_given and source is not None:
+    if not namespace.given and source is not None:
+        for one in sources:
+            check_source("uri", one)
         return [
             TableRef.of(one, version=version, storage_options=storage_options, dataset_options=options).pin()
             for one in sources
@@ -140,16 +152,19 @@ def write_target(source: Any, namespace: Namespace, storage_options: Mapping[str
     Raises:
         InvalidArgumentError: Neither or both are given.
     """
-    if not namespace.is_given:
+    if not namespace.given:
         if source is None:
             raise InvalidArgumentError("uri=None: give a uri, or namespace_impl with table_id")
+        check_source("uri", source)
         return TableRef.of(source, storage_options=storage_options)
     if source is not None:
-        shown = mask_uri(source) if isinstance(source, str) else source
-        raise InvalidArgumentError(f"uri={shown!r}: give either a uri or a namespace with table_id, not both")
+        place = mask_uri(source) if isinstance(source, str) else source
+        raise InvalidArgumentError(
+            f"uri={shown(place)}, and {', '.join(namespace.given)} too: give either a uri or a namespace with table_id"
+        )
     return TableRef(
         None,
-        storage_options=dict(storage_options or {}),
+        storage_options=as_options("storage_options", storage_options),
         table_id=None if namespace.table_id is None else tuple(namespace.table_id),
         namespace_impl=namespace.impl,
         namespace_properties=dict(namespace.properties or {}),
@@ -164,7 +179,7 @@ def read(refs: Sequence[TableRef], options: ReadOptions, ray_arguments: Mapping[
         options: What to read of them.
         ray_arguments: Arguments of :func:`ray.data.read_datasource`; None values are left out.
     """
-    ray_arguments = _resources(ray_arguments)
+    ray_arguments = checked(ray_arguments)
     options = options.resolved()
     scan = build_scan(refs, options.columns, options.filter, options.meta_columns, options.scanner_options)
     scan = scan.decoding(options.decode)
@@ -185,7 +200,7 @@ def read_permutation(permutation: Permutation, options: ReadOptions, ray_argumen
         options: What to read; without a filter or fragments, which the permutation has decided.
         ray_arguments: Arguments of :func:`ray.data.read_datasource`; None values are left out.
     """
-    ray_arguments = _resources(ray_arguments)
+    ray_arguments = checked(ray_arguments)
     options = options.resolved()
     for name, value in (
         ("filter", options.filter),
@@ -221,25 +236,14 @@ def _read_datasource(datasource: LanceDatasource, ray_arguments: Mapping[str, An
     return executed_promptly(ReadDataset.of(dataset))
 
 
-def _resources(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    for name in ("num_cpus", "num_gpus", "memory"):
-        value = arguments.get(name)
-        if value is not None and (isinstance(value, bool) or not isinstance(value, numbers.Real) or value < 0):
-            raise InvalidArgumentError(f"{name}={value!r} must be a number that is not negative")
-    return {**arguments, "concurrency": _count("concurrency", arguments.get("concurrency"))}
-
-
 def _count(name: str, value: Any) -> int | None:
     return None if value is None else as_count(name, value)
 
 
 def _without_conflicts(dataset_options: Any, base_store_params: Any) -> dict[str, Any]:
-    if dataset_options is not None and not isinstance(dataset_options, Mapping):
-        raise InvalidArgumentError(
-            f"dataset_options={type(dataset_options).__name__} must be a mapping of names to values, the keyword "
-            "arguments of lance.dataset"
-        )
-    options = dict(dataset_options or {})
+    options = as_mapping("dataset_options", dataset_options)
+    for uri, params in as_mapping("base_store_params", base_store_params).items():
+        as_mapping(f"base_store_params[{mask_uri(uri)!r}]", params)
     store_params = _one_secret_of("base_store_params", base_store_params, options.pop("base_store_params", None))
     return {**options, "base_store_params": store_params} if store_params else options
 

@@ -1,13 +1,18 @@
-"""Arguments of ``ray.remote`` for the functions of Ray Data, which take each by its own name since Ray 2.60."""
+"""Arguments of ``ray.remote``: checked, and as the functions of Ray Data take them, each by its name since Ray 2.60."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import ray
 from ray.data import ActorPoolStrategy
 
-__all__ = ["actor_pool", "flat", "for_read"]
+from ray_lance.arguments import as_amount, as_count, as_integer, as_mapping, as_options, as_sequence, as_text
+from ray_lance.errors import InvalidArgumentError
+from ray_lance.masking import cause
+
+__all__ = ["actor_pool", "checked", "flat", "for_read"]
 
 _NAMED = frozenset(
     {
@@ -23,6 +28,54 @@ _NAMED = frozenset(
         "runtime_env",
     }
 )
+
+
+_CHECKS: Mapping[str, Callable[[str, Any], Any]] = {
+    "accelerator_type": lambda name, value: as_text(name, value, "the name of an accelerator, such as 'A100'"),
+    "concurrency": as_count,
+    "fallback_strategy": lambda name, value: [as_mapping(name, each) for each in as_sequence(name, value)],
+    "label_selector": as_options,
+    "max_calls": lambda name, value: as_integer(name, value, 0),
+    "memory": as_amount,
+    "num_cpus": as_amount,
+    "num_gpus": as_amount,
+    "ray_remote_args": as_mapping,
+    "resources": lambda name, value: {key: as_amount(name, each) for key, each in as_mapping(name, value).items()},
+    "runtime_env": as_mapping,
+}
+
+
+def checked(arguments: Mapping[str, Any], *, of_actors: bool = False) -> dict[str, Any]:
+    """The arguments that are given, each as its rule wants it.
+
+    Args:
+        arguments: By name; ``ray_remote_args`` among them has further ones.
+        of_actors: Whether they are for actors rather than tasks.
+
+    Raises:
+        InvalidArgumentError: One breaks its rule, or Ray does not know it.
+    """
+    given = {name: value for name, value in arguments.items() if value is not None}
+    given = {name: _CHECKS[name](name, value) for name, value in given.items()}
+    _let_check("ray_remote_args", given.get("ray_remote_args", {}), of_actors)
+    for name in given.keys() - {"ray_remote_args", "concurrency"}:
+        _let_check(name, {name: given[name]}, of_actors)
+    return given
+
+
+def _let_check(name: str, arguments: Mapping[str, Any], of_actors: bool) -> None:
+    """Let Ray check what only it knows, which nothing is started for."""
+    arguments = {key: value for key, value in arguments.items() if key != "concurrency"}
+    if not arguments:
+        return
+    try:
+        ray.remote(**arguments)(type("Actor", (), {}) if of_actors else _task)
+    except (TypeError, ValueError) as error:
+        raise InvalidArgumentError(f"{name}: Ray refuses it: {cause(error)}") from None
+
+
+def _task() -> None:
+    """Is never run."""
 
 
 def flat(arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import lance
 import pyarrow as pa
 
+from ray_lance.arguments import shown
 from ray_lance.errors import InvalidArgumentError, UnknownColumnError
 from ray_lance.masking import cause, without_secrets
 from ray_lance.scan.reserved import check_names, meta_among, refuse_reserved
@@ -70,15 +71,22 @@ def build_scan(
     return scan
 
 
-def check_filter(scan: Scan, filter: Filter) -> None:
+def check_filter(scan: Scan, filter: Filter, name: str = "filter") -> None:
     """Let Lance plan the filter on every table.
+
+    Args:
+        scan: The tables.
+        filter: The condition.
+        name: The argument that it was given as.
 
     Raises:
         UnknownColumnError: The filter names a column that a table does not have.
         InvalidArgumentError: Lance cannot parse the filter, or its types do not fit.
     """
     if not isinstance(filter, pa.compute.Expression) and (not isinstance(filter, str) or not filter.strip()):
-        raise InvalidArgumentError(f'filter={filter!r} must be a SQL condition that is not empty, such as "label = 2"')
+        raise InvalidArgumentError(
+            f'{name}={shown(filter)} must be a SQL condition that is not empty, such as "label = 2"'
+        )
     for table in scan.tables:
         dataset = table.open()
         try:
@@ -86,9 +94,9 @@ def check_filter(scan: Scan, filter: Filter) -> None:
         except (KeyError, ValueError, OSError, NotImplementedError, pa.ArrowException) as error:
             if (missing := _NO_FIELD.search(str(error))) is not None:
                 raise UnknownColumnError(
-                    f"filter={filter!r}", missing.group(1).strip('"`'), dataset.schema.names
+                    f"{name}={shown(filter)}", missing.group(1).strip('"`'), dataset.schema.names
                 ) from without_secrets(error)
-            raise InvalidArgumentError(f"filter={filter!r}: {cause(error)}") from without_secrets(error)
+            raise InvalidArgumentError(f"{name}={shown(filter)}: {cause(error)}") from without_secrets(error)
 
 
 def takes_filter(scan: Scan, expression: pa.compute.Expression) -> bool:
@@ -115,9 +123,11 @@ def _wanted_columns(
     if isinstance(columns, Mapping):
         return dict(columns)
     if isinstance(columns, str):
-        raise InvalidArgumentError(f"columns={columns!r} must be a list of names, such as [{columns!r}]")
+        raise InvalidArgumentError(f"columns={shown(columns)} must be a list of names, such as [{shown(columns)}]")
     if not isinstance(columns, Iterable) or not all(isinstance(name, str) for name in columns):
-        raise InvalidArgumentError(f"columns={columns!r} must be a list of names, or names mapped to SQL expressions")
+        raise InvalidArgumentError(
+            f"columns={shown(columns)} must be a list of names, or names mapped to SQL expressions"
+        )
     for name in columns:
         known = name in META_COLUMNS or name in added or any(has_column(schema, name) for schema in schemas)
         if not known:

@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeAlias
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ray_lance.arguments import shown
 from ray_lance.errors import InvalidArgumentError, TensorConversionError
 from ray_lance.tensors.dense import Column, dense_converter
 from ray_lance.tensors.kinds import refuse_pickled, tensor_kind
@@ -144,10 +145,10 @@ def as_categories(option: CategoryOption) -> Categories | Literal["values", "cod
         return option
     if isinstance(option, Mapping):
         return Categories(option)
-    if option in ("values", "codes"):
+    if isinstance(option, str) and option in ("values", "codes"):
         return option
     raise InvalidArgumentError(
-        f"categories={option!r} must be 'values', 'codes', or lists of categories by column, such as "
+        f"categories={shown(option)} must be 'values', 'codes', or lists of categories by column, such as "
         "{'color': ['red', 'green']}"
     )
 

@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeAlias, TypeVar
 import numpy as np
 import pyarrow as pa
 
+from ray_lance.arguments import as_choice
 from ray_lance.errors import InvalidArgumentError, TensorConversionError, UnknownColumnError
 from ray_lance.lazy import torch
 from ray_lance.paths import Path, parse_path
@@ -26,6 +27,7 @@ from ray_lance.tensors.dense import (
     type_ids,
     write_fill,
 )
+from ray_lance.tensors.filling import check_fill
 from ray_lance.tensors.kinds import VariableShape, refuse_pickled, storage_type, tensor_kind
 from ray_lance.tensors.memory import Mask, combine, storage
 from ray_lance.tensors.objects import to_objects
@@ -101,8 +103,10 @@ def to_tensors(
         InvalidArgumentError: An unknown ``ragged``, or ``categories`` that are none.
         UnknownColumnError: ``fill`` or ``categories`` names a column or a struct's leaf that ``data`` does not have.
     """
-    if ragged not in ("nested", "pad", "list"):
-        raise InvalidArgumentError(f"ragged={ragged!r} must be 'nested', 'pad' or 'list'")
+    if not isinstance(data, (pa.Table, pa.RecordBatch)):
+        raise InvalidArgumentError(f"data={type(data).__name__} must be a pyarrow.Table or a pyarrow.RecordBatch")
+    as_choice("ragged", ragged, ("nested", "pad", "list"))
+    check_fill(fill)
     schema = data.schema
     options = Options(ragged, named_fill(fill, schema), categories=_categories(as_categories(categories), data))
     out: Tensors = {}

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 
+from ray_lance.arguments import as_choice, shown
 from ray_lance.decode import Decode, decode_table, find_decoders, to_image_tensors
 from ray_lance.errors import InvalidArgumentError, TensorConversionError
 from ray_lance.formats import Format, check_format, convert
@@ -26,6 +27,7 @@ from ray_lance.scan.size import row_bytes
 from ray_lance.scan.take import take_in_pieces, take_rows
 from ray_lance.tensors import Categories, CategoryOption, FillValue, Ragged, named_fill, to_tensors
 from ray_lance.tensors.categories import as_categories
+from ray_lance.tensors.filling import check_fill
 from ray_lance.tensors.kinds import refuse_pickled
 from ray_lance.tensors.to_torch import named_entries
 from ray_lance.versions import Version
@@ -61,8 +63,8 @@ class BatchOptions:
 
     def __post_init__(self) -> None:
         check_format(self.format)
-        if self.ragged not in ("nested", "pad", "list"):
-            raise InvalidArgumentError(f"ragged={self.ragged!r} must be 'nested', 'pad' or 'list'")
+        as_choice("ragged", self.ragged, ("nested", "pad", "list"))
+        check_fill(self.fill)
         object.__setattr__(self, "categories", as_categories(self.categories))
         given = (self.fill is not None, self.ragged != "nested", self.categories != "values")
         if self.format != "torch" and any(given):
@@ -71,7 +73,7 @@ class BatchOptions:
                 "convert in a transform"
             )
         if self.transform is not None and not callable(self.transform):
-            raise InvalidArgumentError(f"transform={self.transform!r} must be callable")
+            raise InvalidArgumentError(f"transform={shown(self.transform)} must be callable")
 
 
 def open_source(

@@ -8,7 +8,7 @@ from collections import deque
 from pathlib import Path
 from typing import Literal, Protocol, TypeAlias
 
-from ray_lance.arguments import as_integer
+from ray_lance.arguments import as_integer, shown
 from ray_lance.errors import InvalidArgumentError
 from ray_lance.torch.ranks import current_worker
 
@@ -23,13 +23,13 @@ _CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.lim
 
 def check_cache_bytes(cache_bytes: CacheBytes) -> None:
     """Raise InvalidArgumentError unless ``cache_bytes`` is ``"auto"`` or a number of bytes."""
-    if cache_bytes == "auto":
+    if isinstance(cache_bytes, str) and cache_bytes == "auto":
         return
     try:
         as_integer("cache_bytes", cache_bytes, 0)
     except InvalidArgumentError:
         raise InvalidArgumentError(
-            f"cache_bytes={cache_bytes!r} must be 'auto' or a whole number of bytes for this process, 0 for no cache"
+            f"cache_bytes={shown(cache_bytes)} must be 'auto' or a whole number of bytes of this process, 0 for none"
         ) from None
 
 

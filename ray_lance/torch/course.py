@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, get_args
 
-from ray_lance.arguments import as_integer
+from ray_lance.arguments import as_choice, as_integer
 from ray_lance.errors import CursorMismatchError, InvalidArgumentError
 from ray_lance.order import BatchSchedule, Cursor, Tail
 from ray_lance.permutation import Permutation
@@ -42,6 +42,8 @@ class StepOptions:
         object.__setattr__(self, "batch_size", as_integer("batch_size", self.batch_size, 1))
         if self.lanes is not None:
             object.__setattr__(self, "lanes", as_integer("lanes", self.lanes, 1))
+        if self.tail is not None:
+            as_choice("tail", self.tail, get_args(Tail))
 
 
 @dataclass(frozen=True)

@@ -133,7 +133,7 @@ class LanceIterableDataset(Facts, IterableDataset[Any]):
         placing = _placing(rank, world_size, device_mesh, dp_dim, data_parallel)
         permutation = open_source(source, filter, version, storage_options)
         if shuffle is not None:
-            permutation = permutation.shuffle(shuffle)
+            permutation = permutation.shuffle(as_integer("shuffle", shuffle))
         self._reader = RowReader(permutation, options)
         self._course = Course(permutation, steps, placing)
         self._meter = DatasetMeter()

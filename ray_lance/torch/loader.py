@@ -10,6 +10,7 @@ import lance
 import pyarrow as pa
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
+from ray_lance.arguments import as_count, as_flag, as_integer, shown
 from ray_lance.errors import InvalidArgumentError
 from ray_lance.masking import mask_uri
 from ray_lance.permutation import Permutation
@@ -49,6 +50,9 @@ def make_loader(
             that the dataset has decided.
     """
     _check_dataset(dataset)
+    shuffle, stateful = as_flag("shuffle", shuffle), as_flag("stateful", stateful)
+    num_workers = as_integer("num_workers", num_workers, 0)
+    batch_size = None if batch_size is None else as_count("batch_size", batch_size)
     if (num_workers or multiprocessing_context) and _start_method(multiprocessing_context) == "fork":
         raise InvalidArgumentError(
             f"multiprocessing_context={multiprocessing_context!r}: Lance's threads do not survive a fork, and workers "
@@ -111,7 +115,14 @@ def _whole_batch(data: Any) -> Any:
 def _start_method(context: Any) -> str | None:
     if context is None:
         return multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]
-    return context if isinstance(context, str) else context.get_start_method()
+    methods = multiprocessing.get_all_start_methods()
+    if isinstance(context, multiprocessing.context.BaseContext):
+        return context.get_start_method(allow_none=True)
+    if not isinstance(context, str) or context not in methods:
+        raise InvalidArgumentError(
+            f"multiprocessing_context={shown(context)} must be one of {methods}, or a context of multiprocessing"
+        )
+    return context
 
 
 def _loader_class(stateful: bool, *, has_epochs: bool) -> Any:

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import torch.distributed
 from torch.utils.data import get_worker_info
 
-from ray_lance.arguments import as_integer
+from ray_lance.arguments import as_integer, shown
 from ray_lance.errors import InvalidArgumentError
 from ray_lance.forks import check_process, is_refused
-from ray_lance.parallel import DataParallel, data_parallel_ranks
+from ray_lance.parallel import DataParallel, check_data_parallel, data_parallel_ranks
 from ray_lance.torch.sharders import refuse_dispatch
 from ray_lance.torch.shared import is_spawning
 
@@ -43,7 +43,9 @@ def given_placement(rank: int | None, world_size: int | None) -> Placement | Non
     if rank is None and world_size is None:
         return None
     if rank is None or world_size is None:
-        raise InvalidArgumentError(f"rank={rank}, world_size={world_size}: give both, or neither to have them found")
+        raise InvalidArgumentError(
+            f"rank={shown(rank)}, world_size={shown(world_size)}: give both, or neither to have them found"
+        )
     rank, world_size = as_integer("rank", rank), as_integer("world_size", world_size, 1)
     if not 0 <= rank < world_size:
         raise InvalidArgumentError(f"rank={rank} must be from 0 to world_size - 1 = {world_size - 1}")
@@ -97,8 +99,8 @@ def _dims_of(mesh: Any, dims: str | int | Sequence[str | int] | None) -> list[in
     numbers = [by_name[dim] for dim in wanted if dim in by_name]
     if not numbers or len(set(numbers)) < len(wanted):
         raise InvalidArgumentError(
-            f"dp_dim={dims!r} must name the dimensions of device_mesh along which ranks read different rows, such as "
-            f"'dp' or ('replicate', 'shard'): it has {names or mesh.ndim}"
+            f"dp_dim={shown(dims)} must name the dimensions of device_mesh along which ranks read different rows, such "
+            f"as 'dp' or ('replicate', 'shard'): it has {names or mesh.ndim}"
         )
     return numbers
 
@@ -115,6 +117,7 @@ class Placing:
     """
 
     def __init__(self, given: Placement | None, data_parallel: DataParallel | None) -> None:
+        check_data_parallel(data_parallel)
         self._data_parallel = data_parallel
         self._given = None if given is None else self._among_groups(given)
         self._of_trainer: Placement | None = None

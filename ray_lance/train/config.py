@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import difflib
 import logging
-from collections.abc import Iterable, Mapping, Sequence, Sized
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -16,7 +16,7 @@ from ray_lance.data.quiet import silenced
 from ray_lance.errors import InvalidArgumentError
 from ray_lance.notebook import Facts
 from ray_lance.order import BatchSchedule, Tail
-from ray_lance.parallel import DataParallel, data_parallel_ranks
+from ray_lance.parallel import DataParallel, check_data_parallel, data_parallel_ranks
 from ray_lance.train.layout import ShardLayout
 from ray_lance.train.options import DatasetOptions
 from ray_lance.train.resources import check_cpus_for, check_cpus_left
@@ -88,10 +88,8 @@ class LanceDataConfig(Facts, DataConfig):
         self._options = {
             name: DatasetOptions.of(name, options).over(self._default) for name, options in (datasets or {}).items()
         }
+        check_data_parallel(data_parallel)
         self._data_parallel = data_parallel
-        if data_parallel is not None and not callable(data_parallel):
-            fitting = max(len(data_parallel), 1) if isinstance(data_parallel, Sized) else data_parallel
-            data_parallel_ranks(data_parallel, fitting)
         self._reported: set[str] = set()
 
     def _facts(self) -> dict[str, Any]:

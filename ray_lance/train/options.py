@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, get_args
 
-from ray_lance.arguments import as_integer
+from ray_lance.arguments import as_choice, as_integer
 from ray_lance.errors import InvalidArgumentError
 from ray_lance.order import Tail
 from ray_lance.train.layout import ShardLayout
@@ -39,8 +39,8 @@ class DatasetOptions:
                 f"global_batch_size={self.global_batch_size} and batch_size={self.batch_size}: give one of them; the "
                 "first is over all ranks, the second per rank"
             )
-        if self.tail is not None and self.tail not in get_args(Tail):
-            raise InvalidArgumentError(f"tail={self.tail!r} must be one of {list(get_args(Tail))}")
+        if self.tail is not None:
+            as_choice("tail", self.tail, get_args(Tail))
         if self.global_batch_size is not None and self.lanes is not None and self.global_batch_size % self.lanes:
             raise InvalidArgumentError(
                 f"lanes={self.lanes} does not divide global_batch_size={self.global_batch_size}: each step takes the "

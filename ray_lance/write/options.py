@@ -8,7 +8,7 @@ from enum import Enum
 
 import pyarrow as pa
 
-from ray_lance.arguments import as_count
+from ray_lance.arguments import as_choice, as_count, as_flag, as_names, shown
 from ray_lance.errors import InvalidArgumentError
 from ray_lance.notebook import FieldFacts
 from ray_lance.paths import parse_path
@@ -65,14 +65,14 @@ class WriteOptions:
         object.__setattr__(self, "mode", _mode(self.mode))
         object.__setattr__(self, "on", _names(self.on))
         object.__setattr__(self, "schema", _schema(self.schema))
+        for name in ("update", "insert", "delete_missing", "enable_stable_row_ids"):
+            object.__setattr__(self, name, as_flag(name, getattr(self, name)))
         self._check_merge()
         for name in ("target_bytes_per_file", "max_rows_per_file"):
             if (value := getattr(self, name)) is not None or name == "target_bytes_per_file":
                 object.__setattr__(self, name, as_count(name, value))
-        if self.data_storage_version is not None and self.data_storage_version not in _STORAGE_VERSIONS:
-            raise InvalidArgumentError(
-                f"data_storage_version={self.data_storage_version!r} must be one of {list(_STORAGE_VERSIONS)}"
-            )
+        if self.data_storage_version is not None:
+            as_choice("data_storage_version", self.data_storage_version, _STORAGE_VERSIONS)
 
     def _check_merge(self) -> None:
         if self.mode == "merge":
@@ -124,18 +124,13 @@ def _mode(mode: object) -> str:
     value = mode.value if isinstance(mode, Enum) else mode
     if isinstance(value, str):
         value = _SYNONYMS.get(value, value)
-    if value not in _MODES:
-        raise InvalidArgumentError(f"mode={mode!r} must be one of {list(_MODES)}, or a ray.data.SaveMode")
-    return str(value)
+    if not isinstance(value, str) or value not in _MODES:
+        raise InvalidArgumentError(f"mode={shown(mode)} must be one of {list(_MODES)}, or a ray.data.SaveMode")
+    return value
 
 
 def _names(on: object) -> tuple[str, ...]:
-    names = (on,) if isinstance(on, str) else on
-    if names is None:
-        return ()
-    names = tuple(names) if isinstance(names, Iterable) else (names,)
-    if not all(isinstance(name, str) for name in names):
-        raise InvalidArgumentError(f"on={on!r} must be a column name or a sequence of column names")
+    names = () if on is None else as_names("on", on)
     columns = tuple(map(_column, names))
     if len(set(columns)) != len(columns):
         raise InvalidArgumentError(f"on={list(names)} names a column twice")

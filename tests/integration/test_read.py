@@ -256,7 +256,7 @@ class TestArguments:
             ({"columns": 3}, "columns=3 must be a list of names"),
             ({"columns": ["id", 3]}, r"columns=\['id', 3\] must be a list of names"),
             ({"columns": ["_distance"]}, "columns: there is no column '_distance'"),
-            ({"scanner_options": "id"}, "scanner_options='id' must be a mapping"),
+            ({"scanner_options": "id"}, "scanner_options=str must be a mapping"),
             ({"dataset_options": ["a"]}, "dataset_options=list must be a mapping"),
             ({"dataset_options": {"no_such": 1}}, "dataset_options.*no_such"),
             ({"storage_options": "a"}, "storage_options=str must be a mapping"),

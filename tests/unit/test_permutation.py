@@ -435,5 +435,5 @@ class TestArguments:
             Permutation("/no/such/place.lance")
         with pytest.raises(ray_lance.InvalidArgumentError, match="rank=3"):
             Permutation(uri).shard(3, 3)
-        with pytest.raises(ray_lance.InvalidArgumentError, match="epoch"):
+        with pytest.raises(ray_lance.InvalidArgumentError, match="number=-1"):
             Permutation(uri).epoch(-1)

@@ -32,7 +32,7 @@ BAD = [
     ({"mode": None}, "mode=None must be one of"),
     ({"mode": "merge"}, r"on=\(\): mode=\"merge\" needs the key columns"),
     ({"mode": "merge", "on": ["a", "a"]}, "names a column twice"),
-    ({"mode": "merge", "on": [1]}, "must be a column name"),
+    ({"mode": "merge", "on": [1]}, "must be a name or a list of names"),
     ({"mode": "merge", "on": "a", "update": False, "insert": False}, "would do nothing"),
     ({"on": "a"}, "on=.* applies to mode=\"merge\" only, not to mode='create'"),
     ({"mode": "append", "delete_missing": True}, "delete_missing=True applies"),
