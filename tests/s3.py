@@ -53,7 +53,8 @@ class S3:
             for fragment in version.get_fragments():
                 referred.update(f"data/{file.path}" for file in fragment.metadata.files)
                 referred.add(fragment.deletion_file() or "")
-        return [path for path in self.files(name) if not path.startswith("_versions/") and path not in referred]
+        apart = ("_versions/", "_indices/")  # which name no files of rows
+        return [path for path in self.files(name) if not path.startswith(apart) and path not in referred]
 
 
 @contextmanager

@@ -30,7 +30,9 @@ RECIPE = Recipe(("id",), None, "plus", ())
 PLUS = pa.schema([("plus", pa.int64())])
 
 
-def start(uri: str, recipe: Recipe = RECIPE, columns: pa.Schema = PLUS, *, overwrite: bool = False) -> ColumnJob:
+def start(
+    uri: str | TableRef, recipe: Recipe = RECIPE, columns: pa.Schema = PLUS, *, overwrite: bool = False
+) -> ColumnJob:
     target = begin(TableRef.of(uri), WriteOptions(mode="append", retry=QUICK))
     record = check_columns(target.table.open().schema, columns, recipe, overwrite=overwrite)
     return claim(target, record, columns)

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import traceback
+from datetime import timedelta
 
+import lance
 import pyarrow as pa
 import pytest
 
 from ray_lance.errors import CommitError, DatasetExistsError, StorageError
 from ray_lance.table import TableRef
+from ray_lance.write.column_commit import commit_group
 from tests.datasets import sample_table
+from tests.indexes import INDEXES, indexed_rows
 from tests.s3 import SECRET, s3_server
-from tests.writes import QUICK, Cue, FaultySend, FaultyStorage, at_once, write_tables
+from tests.unit.write.test_columns import start, write
+from tests.unit.write.test_history import LostAnswer
+from tests.writes import QUICK, Cue, FaultySend, FaultyStorage, at_once, merge, write_tables
 
 OLD, NEW = sample_table(20), sample_table(200, 20)
 FILE = 2_000
@@ -122,3 +128,64 @@ def test_secrets_are_in_no_error_and_no_repr(table, caplog):
 
     assert len(shown) > 4
     assert all(SECRET not in text for text in [*shown, caplog.text])
+
+
+def numbered(keys: range, change: int = 0) -> pa.Table:
+    rows = indexed_rows(keys, change)
+    return rows.append_column("id", rows["k"])
+
+
+def by_key(table: pa.Table) -> dict[int, dict]:
+    return {row["k"]: row for row in table.to_pylist()}
+
+
+@pytest.fixture
+def indexed(table) -> TableRef:
+    """Rows 0 to 39 in two files with an index and stable row ids."""
+    options = table.storage_options
+    lance.write_dataset(
+        numbered(range(40)), table.uri, max_rows_per_file=25, enable_stable_row_ids=True, storage_options=options
+    )
+    INDEXES["BTREE"].create(table.uri, storage_options=options)
+    return table
+
+
+def test_a_table_with_an_index_and_stable_row_ids_takes_rows_and_columns(s3, indexed):
+    write_tables(indexed, [numbered(range(40, 50))], mode="append")
+    ids = by_key(indexed.open().to_table(columns=["k"], with_row_id=True))
+    merge(indexed, numbered(range(30, 55), change=1), on=["k"])
+    job = start(indexed)
+    commit_group(job, write(job))
+
+    for step in (lambda: None, lambda: indexed.open().optimize.optimize_indices()):
+        step()
+        assert INDEXES["BTREE"].wrong_answers(indexed.uri, storage_options=indexed.storage_options) == []
+    found = by_key(indexed.open().to_table(with_row_id=True))
+    assert {key: found[key].pop("_rowid") for key in ids} == {key: row["_rowid"] for key, row in ids.items()}
+    assert {key: row["plus"] for key, row in found.items()} == {key: key + 1 for key in range(55)}
+    expected = by_key(pa.concat_tables([numbered(range(30)), numbered(range(30, 55), change=1)]))
+    assert {key: {name: found[key][name] for name in row} for key, row in expected.items()} == expected
+    indexed.open().validate()
+    assert s3.orphans(indexed.uri.rsplit("/", 1)[1]) == []
+
+
+@pytest.mark.parametrize("clean_up", [False, True], ids=["appended", "and cleaned up"])
+@pytest.mark.parametrize("mode", ["append", "merge"])
+def test_rows_stay_once_where_the_answer_is_lost_and_others_append(indexed, mode, clean_up):
+    def others() -> None:
+        dataset = lance.write_dataset(
+            numbered(range(90, 95)), indexed.uri, mode="append", storage_options=indexed.storage_options
+        )
+        if clean_up:
+            dataset.cleanup_old_versions(older_than=timedelta(0))
+
+    send, rows = LostAnswer(others), numbered(range(40, 50))
+    if mode == "append":
+        write_tables(indexed, [rows], mode=mode, send=send)
+    else:
+        merge(indexed, rows, on=["k"], send=send)
+
+    assert send.calls == 1
+    assert sorted(indexed.open().to_table()["k"].to_pylist()) == [*range(50), *range(90, 95)]
+    assert INDEXES["BTREE"].wrong_answers(indexed.uri, storage_options=indexed.storage_options) == []
+    indexed.open().validate()
