@@ -166,7 +166,7 @@ def shown_progress(name: str, *, bars: bool = True) -> Iterator[Progress]:
     try:
         yield progress
     except BaseException as error:
-        progress.end(f"ended by {type(error).__name__}")
+        progress.end(f"ended by {_name(error)}")
         raise
     progress.end()
 
@@ -196,3 +196,8 @@ def _duration(seconds: float) -> str:
     if hours:
         return f"{hours} h {minutes:02} min"
     return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
+
+
+def _name(error: BaseException) -> str:
+    """Name of an error's class; of an error in a task of Ray the name of what was raised there."""
+    return type(getattr(error, "cause", None) or error).__name__

@@ -205,7 +205,8 @@ def refuse_pickled(field: pa.Field, error: type[RayLanceError] = SchemaMismatchE
         raise error(
             f"column {field.name!r} holds pickled Python objects, which can run any code and so are never read from "
             "nor written to a dataset: leave the column out, or write it with an Arrow type, for instance numbers, "
-            "strings or tensors of one dtype"
+            "strings or tensors of one dtype. Of lists and structs, map_batches(..., batch_format='pyarrow') makes no "
+            "such objects"
         )
     stored = storage_type(field.type)
     children = [stored.field(index) for index in range(stored.num_fields)]
