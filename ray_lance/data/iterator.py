@@ -8,7 +8,7 @@ batch is done where it is used. Cutting and converting are Ray's own functions, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -25,7 +25,6 @@ from ray.data._internal.iterator.iterator_impl import DataIteratorImpl
 from ray.data._internal.utils.torch_utils import DefaultFinalizeFn
 from ray.data.block import Block, BlockAccessor
 
-from ray_lance.arguments import as_count
 from ray_lance.data.collate import DefaultTensors, TensorCollate, as_dict, moved
 from ray_lance.data.datasource import without_stub
 from ray_lance.data.plan import categories_read
@@ -56,26 +55,10 @@ class BlockwiseIterator(DataIteratorImpl):
                 :func:`ray_lance.tensors.to_tensors` makes of them.
             pin_memory: Whether tensors go through page-locked memory, which needs CUDA.
             **options: Ray's other arguments.
-
-        Raises:
-            InvalidArgumentError: ``batch_size`` is no number of rows.
         """
-        _check_batch_size(options)
         categories = partial(categories_read, self._base_dataset)
         own = own_collation(collate_fn, dtypes, pin_memory, categories)
         return super().iter_torch_batches(**own, **options)  # type: ignore[no-any-return]
-
-    def iter_batches(self, **options: Any) -> Iterable[Any]:
-        """Batches in a format of Ray's; see ``ray.data.DataIterator.iter_batches``.
-
-        Args:
-            **options: Ray's arguments.
-
-        Raises:
-            InvalidArgumentError: ``batch_size`` is no number of rows.
-        """
-        _check_batch_size(options)
-        return super().iter_batches(**options)  # type: ignore[no-any-return]
 
     def _create_batch_iterator(
         self, ref_bundles_iter: Iterator[Any], prefetch_bytes_callback: Any = None, **kwargs: Any
@@ -90,12 +73,6 @@ class BlockwiseIterator(DataIteratorImpl):
         if not own.is_short or kwargs["batch_size"] is None or kwargs["shuffle_buffer_min_size"] is not None:
             return _Batches(ref_bundles_iter, **kwargs)
         return _BatchesOfBlocks(ref_bundles_iter, **kwargs)
-
-
-def _check_batch_size(options: Mapping[str, Any]) -> None:
-    # Ray makes no batch at all of batches without a row.
-    if options.get("batch_size") is not None:
-        as_count("batch_size", options["batch_size"])
 
 
 def own_collation(

@@ -21,7 +21,7 @@ import ray_lance
 from ray_lance.data.collate import TensorCollate
 from ray_lance.data.dataset import ReadDataset
 from ray_lance.data.iterator import BlockwiseIterator
-from ray_lance.errors import InvalidArgumentError, TensorConversionError
+from ray_lance.errors import TensorConversionError
 from ray_lance.tensors import to_tensors
 from tests.datasets import write_fragments
 
@@ -234,12 +234,3 @@ def test_ray_counts_batches_not_blocks():
     batches = len(list(made))
 
     assert (stats.iter_batches_total, stats.iter_rows_total) == (batches, sum(SIZES))
-
-
-@pytest.mark.parametrize("size", [0, -1, 2.5, "all", True])
-@pytest.mark.parametrize("way", ["iter_batches", "iter_torch_batches"])
-def test_of_no_number_of_rows_are_refused(uri, way, size):
-    write_fragments(uri, [10])
-
-    with pytest.raises(InvalidArgumentError, match=f"batch_size={size!r} must be a whole number of at least 1"):
-        getattr(ray_lance.read_lance(uri), way)(batch_size=size)
