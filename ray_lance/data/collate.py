@@ -17,7 +17,7 @@ from ray_lance.tensors import Categories, CategoryOption, FillValue, Ragged, Ten
 from ray_lance.tensors.categories import as_categories
 from ray_lance.tensors.filling import check_fill
 
-__all__ = ["DefaultTensors", "TensorCollate", "as_dict", "moved"]
+__all__ = ["DefaultTensors", "TensorCollate", "as_dict", "check_device", "moved"]
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class TensorCollate(ArrowBatchCollateFn):
         as_choice("ragged", self.ragged, ("nested", "pad", "list"))
         check_fill(self.fill)
         _check_dtypes(self.dtypes)
-        _check_device(self.device)
+        check_device(self.device)
         object.__setattr__(self, "pin_memory", as_flag("pin_memory", self.pin_memory))
         if self.pin_memory and not torch.cuda.is_available():
             raise InvalidArgumentError("pin_memory=True needs CUDA, and this process sees no CUDA device: leave it out")
@@ -128,7 +128,8 @@ def _check_dtypes(dtypes: Any) -> None:
             )
 
 
-def _check_device(device: Any) -> None:
+def check_device(device: Any) -> None:
+    """Raise InvalidArgumentError where ``device`` is neither a device, nor the name of one, nor None."""
     try:
         if device is not None:
             torch.device(device)

@@ -8,7 +8,7 @@ batch is done where it is used. Cutting and converting are Ray's own functions, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -24,17 +24,21 @@ from ray.data._internal.block_batching.util import blocks_to_batches
 from ray.data._internal.iterator.iterator_impl import DataIteratorImpl
 from ray.data._internal.utils.torch_utils import DefaultFinalizeFn
 from ray.data.block import Block, BlockAccessor
+from ray.data.collate_fn import CollateFn
 
-from ray_lance.data.collate import DefaultTensors, TensorCollate, as_dict, moved
+from ray_lance.arguments import as_choice, as_count, as_flag, as_integer, shown
+from ray_lance.data.collate import DefaultTensors, TensorCollate, as_dict, check_device, moved
 from ray_lance.data.datasource import without_stub
 from ray_lance.data.plan import categories_read
+from ray_lance.errors import InvalidArgumentError
 from ray_lance.tensors import Categories
 from ray_lance.tensors.categories import with_values
 
-__all__ = ["BlockwiseIterator", "own_collation"]
+__all__ = ["BlockwiseIterator", "check_batching", "own_collation"]
 
 _CPU = torch.device("cpu")
 _ARRAYS = ("default", "numpy")
+_FORMATS = (*_ARRAYS, "pandas", "pyarrow", "cudf")
 
 
 class BlockwiseIterator(DataIteratorImpl):
@@ -56,9 +60,15 @@ class BlockwiseIterator(DataIteratorImpl):
             pin_memory: Whether tensors go through page-locked memory, which needs CUDA.
             **options: Ray's other arguments.
         """
+        check_batching(options)
         categories = partial(categories_read, self._base_dataset)
         own = own_collation(collate_fn, dtypes, pin_memory, categories)
         return super().iter_torch_batches(**own, **options)  # type: ignore[no-any-return]
+
+    def _iter_batches(self, **options: Any) -> Any:
+        # Every way that Ray has to iterate in batches comes through here.
+        check_batching(options)
+        return super()._iter_batches(**options)
 
     def _create_batch_iterator(
         self, ref_bundles_iter: Iterator[Any], prefetch_bytes_callback: Any = None, **kwargs: Any
@@ -75,6 +85,27 @@ class BlockwiseIterator(DataIteratorImpl):
         return _BatchesOfBlocks(ref_bundles_iter, **kwargs)
 
 
+def check_batching(options: Mapping[str, Any]) -> None:
+    """Refuse, where an iteration is asked for, what Ray would fail over in the midst of it, or make no batch of.
+
+    Args:
+        options: Arguments of ``iter_batches`` by name; those that are missing are not looked at.
+
+    Raises:
+        InvalidArgumentError: One of them breaks its rule.
+    """
+    given = {name: value for name, value in options.items() if value is not None}
+    for name, value in given.items():
+        if name in ("batch_size", "local_shuffle_buffer_size"):
+            as_count(name, value)
+    if given.get("device", "auto") != "auto":
+        check_device(given["device"])
+    if "prefetch_batches" in options:
+        as_integer("prefetch_batches", options["prefetch_batches"], 0)
+    as_flag("drop_last", options.get("drop_last", False))
+    as_choice("batch_format", given.get("batch_format", "default"), _FORMATS)
+
+
 def own_collation(
     collate_fn: Any, dtypes: Any, pin_memory: bool, categories: Callable[[], Categories]
 ) -> dict[str, Any]:
@@ -86,6 +117,9 @@ def own_collation(
         pin_memory: Whether tensors go through page-locked memory.
         categories: Finds the categories of the dataset.
     """
+    pin_memory = as_flag("pin_memory", pin_memory)
+    if not isinstance(collate_fn, CollateFn) and not callable(collate_fn) and collate_fn is not None:
+        raise InvalidArgumentError(f"collate_fn={shown(collate_fn)} must be a function, or a CollateFn of ray.data")
     if collate_fn is None:
         collate_fn, dtypes = DefaultTensors(dtypes=dtypes), None
     if isinstance(collate_fn, TensorCollate):

@@ -6,13 +6,14 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
+from numbers import Integral
 from typing import Any
 
 from ray.data import DataContext, DataIterator, Dataset
 from ray.data.block import BlockAccessor
 
-from ray_lance.arguments import as_integer
-from ray_lance.data.iterator import own_collation
+from ray_lance.arguments import as_integer, shown
+from ray_lance.data.iterator import check_batching, own_collation
 from ray_lance.data.permuted import PermutationDatasource
 from ray_lance.errors import InvalidArgumentError
 from ray_lance.metrics import LoaderMetrics
@@ -215,6 +216,7 @@ class LanceShard(Facts, DataIterator):
             "local_shuffle_buffer_size": local_shuffle_buffer_size,
             "local_shuffle_seed": local_shuffle_seed,
         }
+        check_batching({"device": device})
         own = own_collation(collate_fn, dtypes, pin_memory, lambda: self.categories)
         return super().iter_torch_batches(device=device, **own, **options)  # type: ignore[no-any-return]
 
@@ -267,10 +269,12 @@ class LanceShard(Facts, DataIterator):
         **options: Any,
     ) -> Iterable[Any]:
         # Every way that Ray has to iterate in batches comes through here.
-        options["prefetch_batches"] = as_integer("prefetch_batches", prefetch_batches, 0)
-        if batch_size not in (None, self.batch_size):
+        options["prefetch_batches"] = prefetch_batches
+        check_batching({**options, "drop_last": drop_last})
+        is_own = isinstance(batch_size, Integral) and int(batch_size) == self.batch_size
+        if batch_size is not None and not is_own:
             raise InvalidArgumentError(
-                f"batch_size={batch_size!r}: this rank's batches have {self.batch_size} rows, which is "
+                f"batch_size={shown(batch_size)}: this rank's batches have {self.batch_size} rows, which is "
                 f"{self._layout}. Leave it out or pass {self.batch_size}; to change it, change LanceDataConfig"
             )
         if drop_last and self._layout.tail == "uneven":
@@ -280,7 +284,8 @@ class LanceShard(Facts, DataIterator):
             )
         if local_shuffle_buffer_size is not None or local_shuffle_seed is not None:
             raise InvalidArgumentError(
-                f"local_shuffle_buffer_size={local_shuffle_buffer_size}, local_shuffle_seed={local_shuffle_seed}: the "
+                f"local_shuffle_buffer_size={shown(local_shuffle_buffer_size)}, local_shuffle_seed="
+                f"{shown(local_shuffle_seed)}: the "
                 "order is the permutation's; shuffle with read_lance(..., shuffle=seed)"
             )
         return Passes(lambda: self._batches(options), self.__len__)
