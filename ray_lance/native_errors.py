@@ -14,6 +14,8 @@ __all__ = ["as_own", "native_errors"]
 # Lance raises its errors, and Arrow those of Lance's streams, as plain ValueError and RuntimeError, too.
 _OF_LANCE = re.compile(r"\.rs:\d+:\d+|LanceError|External error")
 _OF_FILTER = "filter expression"
+# What is asked for can never work: the storage is not to blame.
+_REFUSED = re.compile(r"Invalid user input|Not supported")
 _ADVICE = {
     r"/_indices/.*not found|not found.*/_indices/": (
         "An index lacks a file: build it again, or drop it with lance.dataset(uri).drop_index(name)"
@@ -52,6 +54,8 @@ def as_own(error: Exception, what: str) -> Exception:
     text = cause(error)
     if _OF_FILTER in text:
         return InvalidArgumentError(f"{what}: the filter has no value for some row: {text}")
+    if _REFUSED.search(str(error)):
+        return InvalidArgumentError(f"{what}: Lance refuses it: {text}")
     return StorageError(f"{what}: {text}{_advice(text)}")
 
 

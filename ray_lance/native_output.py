@@ -3,9 +3,9 @@
 They are printed past Python, so that neither its log nor its warnings can leave them out.
 
 Settings could: ``LANCE_LOG=warn,lance_table::transaction::manifest_build=error`` leaves out Lance's line, and
-``RAY_BACKEND_LOG_LEVEL`` Ray's. But each is read once, when ``lance`` is imported and when Ray is connected to, which is
-mostly before this library is imported; they are the user's; and Ray's would leave out all other lines of its level. Nor
-can the operation be another one: no other replaces files of columns without rewriting the rows of the fragment.
+``RAY_BACKEND_LOG_LEVEL`` Ray's. But each is read once, when ``lance`` is imported and when Ray is connected to, mostly
+before this library is imported; they are the user's; and Ray's would leave out all other lines of its level. Nor can
+the operation be another one: no other replaces files of columns without rewriting the rows of the fragment.
 """
 
 from __future__ import annotations

@@ -56,6 +56,15 @@ def test_a_filter_that_fails_at_a_row(uri):
         Permutation(uri, filter="CAST(word AS INT) > 1")
 
 
+def test_what_lance_refuses_is_no_fault_of_the_storage(tmp_path):
+    ids = pa.array([b"0" * 16], pa.binary(16)).cast(pa.uuid())
+    rows = pa.table({"ids": pa.FixedSizeListArray.from_arrays(ids, 1)})
+    job = begin(TableRef.of(tmp_path / "table"), WriteOptions(mode="create")).with_schema(rows.schema)
+
+    with pytest.raises(InvalidArgumentError, match=r"writing a data file: Lance refuses it: field `ids\.item`"):
+        write_files([TableRows(rows)], job)
+
+
 def test_a_place_where_no_folder_can_be(tmp_path):
     (tmp_path / "file").touch()
     rows = pa.table({"id": [1]})
