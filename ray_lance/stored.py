@@ -151,7 +151,7 @@ def lancedb_order(table: Any, permutation_table: Any, split: str | int | None) -
         DatasetNotFoundError: The version of ``table`` that the permutation was made from is gone.
     """
     if split is not None and not isinstance(split, str):
-        split = as_integer("split", split, 0)
+        split = as_integer("split", split)
     rows = _permutation_rows(permutation_table)
     metadata = rows.schema.metadata or {}
     try:

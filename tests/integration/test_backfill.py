@@ -504,7 +504,7 @@ def test_wrong_output_is_refused_and_nothing_is_committed(uri, fn, message):
         ({"input_columns": ["ids"]}, UnknownColumnError, "Did you mean 'id'"),
         ({"input_columns": []}, InvalidArgumentError, "input_columns"),
         ({"where": "nosuch = 1"}, UnknownColumnError, "nosuch"),
-        ({"where": "id ="}, InvalidArgumentError, "filter"),
+        ({"where": "id ="}, InvalidArgumentError, "where"),
         ({"batch_size": 0}, InvalidArgumentError, "batch_size=0"),
         ({"batch_format": "tf"}, InvalidArgumentError, "batch_format='tf'"),
         ({"fragments_per_commit": 0}, InvalidArgumentError, "fragments_per_commit=0"),
