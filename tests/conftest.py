@@ -10,8 +10,16 @@ os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
 import hypothesis
 import pytest
 
+from ray_lance import masking
+
 hypothesis.settings.register_profile("default", deadline=None, max_examples=50)
 hypothesis.settings.load_profile("default")
+
+
+@pytest.fixture(autouse=True)
+def no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one test gives as a secret, such as "option", is to be seen in the messages of the next."""
+    monkeypatch.setattr(masking, "_secrets", {})
 
 
 @pytest.fixture
