@@ -11,12 +11,13 @@ import lance
 import pyarrow as pa
 from ray.data import Dataset, SaveMode
 
-from ray_lance.arguments import as_choice, as_count, as_integer, as_mapping, as_names, as_sequence
+from ray_lance.arguments import as_choice, as_count, as_integer, as_mapping, as_names, as_sequence, shown
+from ray_lance.changes import Changes, Since
 from ray_lance.data.backfill import AddColumnsSummary, BackfillOptions, backfill
 from ray_lance.data.compute import Compute
 from ray_lance.data.datasink import write
 from ray_lance.data.explain import explain_dataset
-from ray_lance.data.read import Namespace, ReadOptions, read, read_permutation, table_refs, write_target
+from ray_lance.data.read import Namespace, ReadOptions, only_changed, read, read_permutation, table_refs, write_target
 from ray_lance.data.remote import checked
 from ray_lance.data.rows_given import as_dataset
 from ray_lance.decode import Decode
@@ -154,6 +155,8 @@ def read_lance(
     columns: Columns = None,
     filter: Filter | None = None,
     version: Version | None = None,
+    since: Since | None = None,
+    changes: Changes = "all",
     shuffle: int | None = None,
     storage_options: Mapping[str, str] | None = None,
     base_store_params: Mapping[str, Mapping[str, Any]] | None = None,
@@ -198,6 +201,10 @@ def read_lance(
             ``Dataset.filter(expr=...)`` is pushed down too.
         version: Version number, tag, or tuple of a branch and a version number or None, such as ``("dev", None)``.
             Default: the latest version.
+        since: Read only rows that were added or changed since this version number, tag or time (``datetime``). Tables
+            with stable row ids tell these of each row, whatever happened to it; of others whole fragments are known to
+            be new, and what moves rows (updates, merges, compactions) is an error.
+        changes: With ``since``: ``"inserted"`` rows, ``"updated"`` ones that were there before, or ``"all"`` of both.
         shuffle: Seed of a shuffle: the same as reading ``Permutation(uri, filter).shuffle(shuffle)``.
         storage_options: Options of the object store, such as credentials and endpoint.
         base_store_params: Storage options by URI of the dataset's further base paths.
@@ -267,9 +274,12 @@ def read_lance(
         "concurrency": concurrency,
     }
     shuffle = None if shuffle is None else as_integer("shuffle", shuffle)
+    if since is None and changes != "all":
+        raise InvalidArgumentError(f"changes={shown(changes)} needs since=: the version since which rows have changed")
     if isinstance(uri, Permutation):
         given: dict[str, Any] = {
             "version": version,
+            "since": since,
             "storage_options": storage_options,
             "dataset_options": dataset_options,
         }
@@ -285,20 +295,24 @@ def read_lance(
         dataset_options=dataset_options,
         base_store_params=base_store_params,
     )
+    if since is not None:
+        options = only_changed(refs, options, since, changes)
     if shuffle is None:
         return read(refs, options, ray_arguments)
     if len(refs) > 1:
         raise InvalidArgumentError(f"shuffle={shuffle!r}: one dataset can be shuffled, and uri names {len(refs)}")
-    if filter is not None and not isinstance(filter, str):
+    if since is not None and options.fragment_ids is not None:
+        raise InvalidArgumentError(f"since={since!r}: with shuffle= the dataset must have stable row ids")
+    if options.filter is not None and not isinstance(options.filter, str):
         raise InvalidArgumentError(f"filter={filter}: with shuffle= it must be SQL, whose text identifies the order")
-    permutation = Permutation(refs[0], filter).shuffle(shuffle)
+    permutation = Permutation(refs[0], options.filter).shuffle(shuffle)
     return read_permutation(permutation, replace(options, filter=None), ray_arguments)
 
 
 def _refuse_for_permutation(arguments: Mapping[str, Any]) -> None:
     for name, value in arguments.items():
         if value is not None:
-            shown = repr(value) if name in ("version", "table_id", "namespace_impl") else "..."
+            shown = repr(value) if name in ("version", "since", "table_id", "namespace_impl") else "..."
             raise InvalidArgumentError(
                 f"{name}={shown} does not apply to a permutation, which has its table already: pass it to "
                 "Permutation(...) or to TableRef.of(...)"

@@ -10,6 +10,7 @@ import ray
 from ray.data import Dataset
 
 from ray_lance.arguments import as_count, as_flag, as_mapping, as_names, as_options, as_text, shown
+from ray_lance.changes import Changes, Since, changed_since
 from ray_lance.data.cluster import check_resources
 from ray_lance.data.dataset import ReadDataset
 from ray_lance.data.datasource import LanceDatasource
@@ -29,7 +30,7 @@ from ray_lance.tensors import named_fill
 from ray_lance.tensors.filling import check_fill, check_values
 from ray_lance.versions import Version
 
-__all__ = ["Namespace", "ReadOptions", "read", "read_permutation", "table_refs", "write_target"]
+__all__ = ["Namespace", "ReadOptions", "only_changed", "read", "read_permutation", "table_refs", "write_target"]
 
 
 @dataclass(frozen=True)
@@ -169,6 +170,21 @@ def write_target(source: Any, namespace: Namespace, storage_options: Mapping[str
         namespace_impl=namespace.impl,
         namespace_properties=dict(namespace.properties or {}),
     )
+
+
+def only_changed(tables: Sequence[TableRef], options: ReadOptions, since: Since, changes: Changes) -> ReadOptions:
+    """The same options for the rows that were added or changed since an earlier version.
+
+    Raises:
+        InvalidArgumentError: There are several tables, or an argument contradicts another or breaks its rule.
+    """
+    if len(tables) > 1:
+        raise InvalidArgumentError(f"since={since!r}: one dataset has one history, and uri names {len(tables)}")
+    options = options.resolved()
+    if options.fragment_ids is not None:
+        raise InvalidArgumentError(f"since={since!r} and fragment_ids= both choose fragments: give one of them")
+    changed = changed_since(tables[0], since, changes)
+    return replace(options, filter=changed.and_filter(options.filter), fragment_ids=changed.fragment_ids)
 
 
 def read(refs: Sequence[TableRef], options: ReadOptions, ray_arguments: Mapping[str, Any]) -> Dataset:

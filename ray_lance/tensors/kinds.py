@@ -148,8 +148,12 @@ def is_numeric(dtype: pa.DataType) -> bool:
 
 
 def bfloat16_field(name: str, metadata: dict[bytes, bytes] | None = None) -> pa.Field:
-    """A field of Lance's bfloat16, as storage and metadata, so that it needs no Lance to be made or pickled."""
-    return pa.field(name, pa.binary(2), metadata={**(metadata or {}), _NAME: BFLOAT16.encode(), _PARAMETERS: b""})
+    """A field of Lance's bfloat16, as storage and metadata, so that it needs no Lance to be made or pickled.
+
+    The order of the metadata, which is part of a serialized schema, is the same wherever the field comes from.
+    """
+    kept = {key: text for key, text in (metadata or {}).items() if key not in EXTENSION_KEYS}
+    return pa.field(name, pa.binary(2), metadata={**kept, _NAME: BFLOAT16.encode(), _PARAMETERS: b""})
 
 
 def variable_shape_field(field: pa.Field, value: pa.Field, ndim: int) -> pa.Field:

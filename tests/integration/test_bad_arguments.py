@@ -152,6 +152,8 @@ CALLS: dict[str, Call] = {
             "columns": NO_COLUMNS,
             "filter": NO_CONDITION,
             "version": NO_VERSION,
+            "since": [object(), 2.5, -1, 0, 10**30, "", [1], ("dev", None), True],
+            "changes": NO_CHOICE,
             "shuffle": NO_INTEGER,
             "base_store_params": [*NO_OPTIONS, {"s3://bucket": SECRET}],
             "scanner_options": [*NO_MAPPING, {"nonsense": 1}],
