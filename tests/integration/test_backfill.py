@@ -451,7 +451,10 @@ def test_a_task_hands_on_large_results_while_it_goes_on(uri):
 
     rows = computed_blocks(uri, wide, pa.schema([("wide", pa.list_(pa.float32(), width))]), batch_size=1, concurrency=1)
 
-    assert rows == [8, 2] * 4
+    # Blocks end at 32 MiB, or after two seconds where the machine is slow.
+    assert sum(rows) == 40
+    assert max(rows) <= 8
+    assert len(rows) >= 8, "four tasks, each with more than one block"
 
 
 @pytest.mark.parametrize("options", [{}, {"constructor_keywords": {"addend": 1}}], ids=["tasks", "actors"])

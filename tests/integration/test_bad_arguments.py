@@ -494,7 +494,7 @@ def _rows() -> Iterator[Any]:
                 yield pytest.param(name, parameter, id=f"{name}({parameter})")
 
 
-@pytest.mark.parametrize(("name", "parameter"), _rows())
+@pytest.mark.parametrize(("name", "parameter"), list(_rows()))
 def test_a_wrong_value_is_refused_by_name_in_a_few_lines(things, name, parameter):
     call = CALLS[name]
     assert call.wrong[parameter]
