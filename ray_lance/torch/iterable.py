@@ -29,7 +29,7 @@ from ray_lance.torch.kept import KeptRows, begin_pass
 from ray_lance.torch.meter import DatasetMeter, rows_of_steps
 from ray_lance.torch.prefetch import batches
 from ray_lance.torch.ranks import Placing, Worker, current_worker, given_placement, mesh_placement
-from ray_lance.torch.sharders import refuse_dispatch, refuse_second_shard
+from ray_lance.torch.sharders import refuse_second_shard, refuse_shard_of_a_part
 from ray_lance.torch.source import PassSource
 from ray_lance.versions import Version
 
@@ -168,7 +168,7 @@ class LanceIterableDataset(Facts, IterableDataset[Any]):
         self._course.check_state(worker)
         schedule, caller = self._course.epoch_schedule(), sys._getframe(1)
         refuse_batches_of_batches(caller, schedule.batch_size)
-        refuse_dispatch(caller, schedule.world_size)
+        refuse_shard_of_a_part(caller, schedule.world_size)
         # All workers of a loader begin together, even if one of them has no batch.
         begun = self._course.begin(worker) if worker.of_loader else None
         return not_forked(self._batches(begun, worker))

@@ -8,33 +8,46 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from types import FrameType
+from typing import Any
 
 from ray_lance.errors import InvalidArgumentError
 
-__all__ = ["refuse_dispatch", "refuse_second_shard"]
+__all__ = ["refuse_second_shard", "refuse_shard_of_a_part"]
 
 _ACCELERATE = "accelerate.data_loader"
+_MODULES = (_ACCELERATE, "transformers.trainer_pt_utils")
 _WAY_OUT = (
     "Leave the loader out of accelerator.prepare: each rank then reads its own rows. Or give the dataset rank=0 and "
     "world_size=1 and prepare it with dispatch_batches=True: process 0 then reads for all"
 )
 
 
-def refuse_dispatch(caller: FrameType, world_size: int) -> None:
-    """Refuse a loader of Accelerate that hands out what process 0 reads, where that is only its own part.
+def refuse_shard_of_a_part(caller: FrameType, world_size: int) -> None:
+    """Refuse to be shared out among ranks by a framework, where the dataset reads only its own rank's part.
 
     Args:
-        caller: Who iterates over the dataset, or sends it to workers.
+        caller: Who iterates over the dataset, or sends it to workers; datasets that wrap it may lie between.
         world_size: Ranks among which the dataset has shared out its rows.
 
     Raises:
-        InvalidArgumentError: It is such a loader, and there are several ranks.
+        InvalidArgumentError: A loader of Accelerate hands out what process 0 reads, or an ``IterableDatasetShard`` of
+            Accelerate or Transformers takes each rank's share; and there are several ranks.
     """
-    if world_size > 1 and _ACCELERATE in sys.modules and any(map(_is_dispatcher, _callers(caller))):
-        raise InvalidArgumentError(
-            f"accelerator.prepare(loader) with dispatch_batches hands out what process 0 reads, and this dataset reads "
-            f"one of {world_size} parts there: the others would be lost. {_WAY_OUT}"
-        )
+    if world_size == 1 or sys.modules.keys().isdisjoint(_MODULES):
+        return
+    for sharder in map(_sharder, _callers(caller)):
+        kind = type(sharder).__name__
+        if kind == "DataLoaderDispatcher":
+            raise InvalidArgumentError(
+                f"accelerator.prepare(loader) with dispatch_batches hands out what process 0 reads, and this dataset "
+                f"reads one of {world_size} parts there: the others would be lost. {_WAY_OUT}"
+            )
+        if kind == "IterableDatasetShard" and sharder.num_processes > 1:
+            raise InvalidArgumentError(
+                f"{type(sharder).__module__}.{kind}, by which accelerator.prepare(loader) with dispatch_batches=False "
+                f"shares out what each process reads, would keep one of {sharder.num_processes} shares of what is one "
+                f"of {world_size} parts already: the rest would be lost. {_WAY_OUT}"
+            )
 
 
 def refuse_second_shard(caller: FrameType) -> None:
@@ -59,8 +72,6 @@ def _callers(frame: FrameType | None) -> Iterator[FrameType]:
         frame = frame.f_back
 
 
-def _is_dispatcher(frame: FrameType) -> bool:
-    return (
-        frame.f_globals.get("__name__") == _ACCELERATE
-        and type(frame.f_locals.get("self")).__name__ == "DataLoaderDispatcher"
-    )
+def _sharder(frame: FrameType) -> Any:
+    """The object whose method runs in a frame of the modules that shard; None in other frames."""
+    return frame.f_locals.get("self") if frame.f_globals.get("__name__") in _MODULES else None

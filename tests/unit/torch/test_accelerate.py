@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import lance
 import pyarrow as pa
 import pytest
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from ray_lance import InvalidArgumentError
 from ray_lance.torch import LanceIterableDataset, LanceMapDataset, make_loader
@@ -126,6 +126,54 @@ def test_sharding_batches_once_more_is_refused(found, what):
 def test_accelerate_itself_splits_no_batches_of_a_loader_without_a_batch_size(found, dispatch):
     for error in found.errors("a loader", dispatch, True):
         assert error.startswith("ValueError: In order to use `split_batches==True` you must have a `batch_size`")
+
+
+class Wrapper(IterableDataset):
+    """A dataset of the user's, which Accelerate asks for a generator in place of the one within."""
+
+    def __init__(self, inner: LanceIterableDataset) -> None:
+        self.inner = inner
+
+    def __iter__(self) -> Iterator[Any]:
+        yield from self.inner
+
+
+@pytest.fixture(params=["accelerate.data_loader", "transformers.trainer_pt_utils"])
+def shard(request) -> Callable[..., Any]:
+    return pytest.importorskip(request.param).IterableDatasetShard
+
+
+WRAPPERS = pytest.mark.parametrize("wrap", [Wrapper, lambda dataset: dataset + dataset], ids=["wrapper", "chain"])
+
+
+@WRAPPERS
+def test_a_wrapped_dataset_that_reads_a_part_is_not_sharded_once_more(tmp_path, shard, wrap):
+    lance.write_dataset(pa.table({"id": range(ROWS)}), tmp_path / "table.lance")
+    part = LanceIterableDataset(tmp_path / "table.lance", batch_size=BATCH, rank=1, world_size=3)
+
+    with pytest.raises(InvalidArgumentError, match=r"one of 2 shares of what is one of 3 parts.*Leave the loader out"):
+        next(iter(shard(wrap(part), batch_size=1, num_processes=2, process_index=0)))
+
+
+@WRAPPERS
+@pytest.mark.parametrize(("parts", "shares"), [(1, 2), (2, 1)])
+def test_a_wrapped_dataset_is_sharded_by_one_of_both(tmp_path, shard, wrap, parts, shares):
+    lance.write_dataset(pa.table({"id": range(ROWS)}), tmp_path / "table.lance")
+
+    found = [
+        number
+        for rank, share in itertools.product(range(parts), range(shares))
+        for batch in shard(
+            wrap(LanceIterableDataset(tmp_path / "table.lance", batch_size=BATCH, rank=rank, world_size=parts)),
+            batch_size=1,
+            num_processes=shares,
+            process_index=share,
+        )
+        for number in batch["id"].tolist()
+    ]
+
+    assert sorted(set(found)) == list(range(ROWS))
+    assert len(found) == (ROWS if wrap is Wrapper else 2 * ROWS)
 
 
 def test_nothing_else_learns_of_a_generator(tmp_path):
