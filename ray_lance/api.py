@@ -312,9 +312,9 @@ def read_lance(
 def _refuse_for_permutation(arguments: Mapping[str, Any]) -> None:
     for name, value in arguments.items():
         if value is not None:
-            shown = repr(value) if name in ("version", "since", "table_id", "namespace_impl") else "..."
+            text = repr(value) if name in ("version", "since", "table_id", "namespace_impl") else "..."
             raise InvalidArgumentError(
-                f"{name}={shown} does not apply to a permutation, which has its table already: pass it to "
+                f"{name}={text} does not apply to a permutation, which has its table already: pass it to "
                 "Permutation(...) or to TableRef.of(...)"
             )
 
