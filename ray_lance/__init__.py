@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ray_lance.api import add_columns, explain, read_lance, write_lance
+    from ray_lance.backfill.run import AddColumnsSummary
     from ray_lance.blobs import blob
-    from ray_lance.data.backfill import AddColumnsSummary
     from ray_lance.data.collate import TensorCollate
     from ray_lance.decode import ImageDecode
     from ray_lance.errors import (
@@ -61,7 +61,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "AddColumnsSummary": "ray_lance.data.backfill",
+    "AddColumnsSummary": "ray_lance.backfill.run",
     "ImageDecode": "ray_lance.decode",
     "Permutation": "ray_lance.permutation",
     "TableRef": "ray_lance.table",

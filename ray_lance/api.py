@@ -12,9 +12,9 @@ import pyarrow as pa
 from ray.data import Dataset, SaveMode
 
 from ray_lance.arguments import as_choice, as_count, as_integer, as_mapping, as_names, as_sequence, shown
+from ray_lance.backfill.compute import Compute
+from ray_lance.backfill.run import AddColumnsSummary, BackfillOptions, backfill
 from ray_lance.changes import Changes, Since
-from ray_lance.data.backfill import AddColumnsSummary, BackfillOptions, backfill
-from ray_lance.data.compute import Compute
 from ray_lance.data.datasink import write
 from ray_lance.data.explain import explain_dataset
 from ray_lance.data.read import Namespace, ReadOptions, only_changed, read, read_permutation, table_refs, write_target

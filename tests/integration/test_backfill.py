@@ -14,11 +14,11 @@ import ray
 import torch
 
 import ray_lance
-from ray_lance.data.backfill import BackfillOptions, backfill
-from ray_lance.data.column_writer import ColumnWriter
-from ray_lance.data.compute import Compute
-from ray_lance.data.gather import Gathered
-from ray_lance.data.window import Window
+from ray_lance.backfill.assemble import CompleteFragment
+from ray_lance.backfill.compute import Compute
+from ray_lance.backfill.run import BackfillOptions, backfill
+from ray_lance.backfill.window import Window
+from ray_lance.backfill.writer import ColumnWriter
 from ray_lance.errors import (
     CommitError,
     DatasetNotFoundError,
@@ -394,7 +394,7 @@ class Started(ColumnWriter):
 
 def test_however_many_fragments_are_finished_at_once_few_tasks_write_them():
     """Beside actors they reserve no CPU, so that each of them may cost a process."""
-    finished = [Gathered(FragmentWork(number, 1, 1, keeps=False, sources=()), ()) for number in range(2_000)]
+    finished = [CompleteFragment(FragmentWork(number, 1, 1, keeps=False, sources=()), ()) for number in range(2_000)]
     writer = Started()
 
     writer.submit(finished)

@@ -10,8 +10,8 @@ import pytest
 import ray
 
 import ray_lance
-from ray_lance.data.backfill import BackfillOptions, backfill
-from ray_lance.data.compute import Compute
+from ray_lance.backfill.compute import Compute
+from ray_lance.backfill.run import BackfillOptions, backfill
 from ray_lance.errors import CommitError, RayLanceError
 from ray_lance.table import TableRef
 from tests.datasets import sample_table

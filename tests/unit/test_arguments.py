@@ -12,8 +12,8 @@ import torch
 
 from ray_lance import ImageDecode, Permutation, RayLanceError, TableRef
 from ray_lance.arguments import as_concurrency, as_count, as_integer
-from ray_lance.data.backfill import BackfillOptions
-from ray_lance.data.compute import Compute
+from ray_lance.backfill.compute import Compute
+from ray_lance.backfill.run import BackfillOptions
 from ray_lance.data.read import ReadOptions
 from ray_lance.retry import RetryPolicy
 from ray_lance.torch import LanceIterableDataset, LanceMapDataset

@@ -23,7 +23,7 @@ FORBIDDEN = {
     # What Ray's workers import, which start in half the time without these.
     "ray_lance.data.permuted": ("torch", "lance_namespace"),
     "ray_lance.data.merge": ("torch", "lance_namespace"),
-    "ray_lance.data.column_writer": ("torch", "lance_namespace"),
+    "ray_lance.backfill.writer": ("torch", "lance_namespace"),
     "ray_lance.torch": ("ray", "PIL"),
     "ray_lance.cli": ("ray", "lance", "torch", "pyarrow", "numpy"),
     "ray_lance.measure": ("ray",),

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from ray_lance.data.batches import BATCH_FORMATS
+from ray_lance.backfill.udf import BATCH_FORMATS
 from ray_lance.errors import InvalidArgumentError, TensorConversionError, UnknownColumnError
 from ray_lance.tensors import to_tensors
 from ray_lance.tensors.categories import Categories, CategoryUnion

@@ -15,7 +15,7 @@ from ray.data._internal.object_extensions.arrow import ArrowPythonObjectType
 
 import ray_lance
 from ray_lance import Permutation, TensorCollate, TensorConversionError
-from ray_lance.data.batches import BATCH_FORMATS
+from ray_lance.backfill.udf import BATCH_FORMATS
 from ray_lance.formats import FORMATS, convert
 from ray_lance.tensors import deliver, delivered_schema, storable, to_tensors
 from ray_lance.torch import LanceIterableDataset, LanceMapDataset
@@ -134,4 +134,4 @@ def test_python_objects_are_made_in_one_place() -> None:
         if isinstance(node, ast.Attribute) and node.attr in calls and ast.unparse(node.value) != "json"
     }
     places = {("tensors/objects.py", name) for name in ("to_pylist", "to_pydict", "to_pandas")}
-    assert found == places | {("data/batches.py", "to_pandas")}  # of a block that was checked
+    assert found == places | {("backfill/udf.py", "to_pandas")}  # of a block that was checked

@@ -9,8 +9,8 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from ray_lance.data import attempts
-from ray_lance.data.batches import FAILURE, BatchCall, ClassOnBatches, call_on_batch, first_schema
+from ray_lance.backfill import attempts
+from ray_lance.backfill.udf import FAILURE, BatchCall, ClassOnBatches, call_on_batch, first_schema
 from ray_lance.errors import RayLanceError, SchemaMismatchError
 from ray_lance.scan.scan import ROW_ADDRESS
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ray_lance.data.window import Window
+from ray_lance.backfill.window import Window
 
 
 @st.composite

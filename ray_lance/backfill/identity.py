@@ -13,8 +13,8 @@ import types
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from ray_lance.data.digest import Digest, NotComparableError, reduced
-from ray_lance.data.origin import closure_of, global_names, is_installed, version_of
+from ray_lance.backfill.digest import Digest, NotComparableError, reduced
+from ray_lance.backfill.origin import closure_of, global_names, is_installed, version_of
 from ray_lance.errors import InvalidArgumentError
 from ray_lance.write.column_record import PYTHON
 

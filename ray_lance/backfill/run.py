@@ -18,13 +18,13 @@ import ray
 from ray.data import DataContext
 
 from ray_lance.arguments import as_count, as_flag, shown
-from ray_lance.data.blocks import iterate_blocks
+from ray_lance.backfill.assemble import FragmentAssembler
+from ray_lance.backfill.compute import Compute, count_rows
+from ray_lance.backfill.stream import iterate_blocks
+from ray_lance.backfill.window import Window
+from ray_lance.backfill.writer import ColumnWriter, RowFailure
 from ray_lance.data.cluster import check_resources
-from ray_lance.data.column_writer import ColumnWriter, RowFailure
-from ray_lance.data.compute import Compute, count_rows
 from ray_lance.data.faults import own_error, said_once
-from ray_lance.data.gather import Gatherer
-from ray_lance.data.window import Window
 from ray_lance.errors import CommitError, InvalidArgumentError
 from ray_lance.masking import cause
 from ray_lance.notebook import FieldFacts
@@ -247,16 +247,16 @@ class _Work:
         if self._window is not None:
             self._window.begin_pass(len(todo.fragments))
         schema = self._schema if self._job is None else self._job.schema
-        rows = self._compute.dataset(table, todo, schema, exact=self._options.schema is None, window=self._window)
-        gatherer: Gatherer[ray.ObjectRef] = Gatherer(todo.fragments)
-        with iterate_blocks(rows, _PAUSE_S) as pieces:
-            for piece in pieces:
-                if piece is not None:
+        computing = self._compute.dataset(table, todo, schema, exact=self._options.schema is None, window=self._window)
+        assembler: FragmentAssembler[ray.ObjectRef] = FragmentAssembler(todo.fragments)
+        with iterate_blocks(computing, _PAUSE_S) as blocks:
+            for rows in blocks:
+                if rows is not None:
                     self._claimed()
-                    computed += piece.stop - piece.start
-                self.writer.submit([] if piece is None else gatherer.add(piece))
+                    computed += rows.stop - rows.start
+                self.writer.submit([] if rows is None else assembler.add(rows))
                 progress.show(computed, self.writer.rows_failed)
-        gatherer.finish()
+        assembler.finish()
         return computed
 
     def _claimed(self) -> ColumnJob:

@@ -14,7 +14,9 @@ from ray import cloudpickle
 from ray.data import Dataset
 
 from ray_lance.arguments import as_choice, as_concurrency, as_count
-from ray_lance.data.batches import (
+from ray_lance.backfill.computed_read import ComputingDatasource
+from ray_lance.backfill.identity import parts_of
+from ray_lance.backfill.udf import (
     BATCH_FORMATS,
     BatchCall,
     ClassOnBatches,
@@ -22,14 +24,12 @@ from ray_lance.data.batches import (
     constructed,
     first_schema,
 )
+from ray_lance.backfill.window import Admission, Window
 from ray_lance.data.cluster import cluster_cpus
-from ray_lance.data.computing import Admission, ComputingDatasource
 from ray_lance.data.execution import begun_as_admitted, executed_promptly, with_unshaped_blocks
 from ray_lance.data.fragments import FragmentDatasource
-from ray_lance.data.identity import parts_of
 from ray_lance.data.quiet import silenced
 from ray_lance.data.remote import actor_pool, checked, flat, for_read
-from ray_lance.data.window import Window
 from ray_lance.decode import Decode, ImageDecode
 from ray_lance.errors import InvalidArgumentError, UnknownColumnError
 from ray_lance.scan.plan import FragmentRange
@@ -177,7 +177,7 @@ class Compute:
         computed.context.execution_options.preserve_order = True
         computed.context.checkpoint_config = None  # the columns themselves tell what is done
         if window is not None:
-            computed = begun_as_admitted(computed, Admission(window, source, todo).admits)
+            computed = begun_as_admitted(computed, Admission(window, todo, source.last_fragments()).admits)
         return silenced(executed_promptly(computed))
 
     def _in_actors(self, source: FragmentDatasource, call: BatchCall, whole_batches: bool) -> Dataset:

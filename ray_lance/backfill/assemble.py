@@ -1,4 +1,4 @@
-"""Which rows of which blocks make up a fragment: bookkeeping on the driver, which never sees the rows."""
+"""Takes the computed blocks in scan order, as references and row counts; returns the fragments that they complete."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import Generic, TypeVar
 from ray_lance.errors import RayLanceError
 from ray_lance.write.column_plan import FragmentWork
 
-__all__ = ["Gathered", "Gatherer", "Piece"]
+__all__ = ["BlockRows", "CompleteFragment", "FragmentAssembler"]
 
 B = TypeVar("B")
 
 
 @dataclass(frozen=True)
-class Piece(Generic[B]):
+class BlockRows(Generic[B]):
     """Rows ``[start, stop)`` of a block.
 
     Attributes:
         block: The block, or a reference to it.
         start: First row.
-        stop: Behind the last row.
+        stop: One more than the last row.
     """
 
     block: B
@@ -30,20 +30,20 @@ class Piece(Generic[B]):
 
 
 @dataclass(frozen=True)
-class Gathered(Generic[B]):
+class CompleteFragment(Generic[B]):
     """A fragment all of whose rows have been computed.
 
     Attributes:
         work: The fragment.
-        pieces: Where its rows are, in order.
+        parts: Where its rows are, in order.
     """
 
     work: FragmentWork
-    pieces: tuple[Piece[B], ...]
+    parts: tuple[BlockRows[B], ...]
 
 
-class Gatherer(Generic[B]):
-    """Cuts a stream of blocks, whose rows are those of the fragments in order, at the borders of the fragments.
+class FragmentAssembler(Generic[B]):
+    """Cuts a stream of blocks, whose rows are those of the fragments in order, at the fragments' boundaries.
 
     Args:
         fragments: What is read, in scan order; each has at least one row.
@@ -51,27 +51,27 @@ class Gatherer(Generic[B]):
 
     def __init__(self, fragments: Sequence[FragmentWork]) -> None:
         self._waiting = list(reversed(fragments))
-        self._pieces: list[Piece[B]] = []
+        self._parts: list[BlockRows[B]] = []
         self._missing = self._waiting[-1].rows if self._waiting else 0
 
-    def add(self, piece: Piece[B]) -> list[Gathered[B]]:
+    def add(self, rows: BlockRows[B]) -> list[CompleteFragment[B]]:
         """Take the next rows of the stream; returns the fragments that they complete.
 
         Raises:
             RayLanceError: There are more rows than the fragments have.
         """
         completed = []
-        start, stop = piece.start, piece.stop
+        start, stop = rows.start, rows.stop
         while start < stop:
             if not self._waiting:
-                raise RayLanceError(f"{stop - start} rows more were read than the fragments have")
+                raise RayLanceError(f"the read returned {stop - start} rows more than the fragments have")
             cut = min(stop, start + self._missing)
-            self._pieces.append(Piece(piece.block, start, cut))
+            self._parts.append(BlockRows(rows.block, start, cut))
             self._missing -= cut - start
             start = cut
             if self._missing == 0:
-                completed.append(Gathered(self._waiting.pop(), tuple(self._pieces)))
-                self._pieces = []
+                completed.append(CompleteFragment(self._waiting.pop(), tuple(self._parts)))
+                self._parts = []
                 self._missing = self._waiting[-1].rows if self._waiting else 0
         return completed
 

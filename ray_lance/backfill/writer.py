@@ -12,10 +12,10 @@ import numpy as np
 import pyarrow as pa
 import ray
 
-from ray_lance.data.batches import FAILURE, named
+from ray_lance.backfill.assemble import BlockRows, CompleteFragment
+from ray_lance.backfill.udf import FAILURE, named
+from ray_lance.backfill.window import Window
 from ray_lance.data.cluster import cluster_cpus
-from ray_lance.data.gather import Gathered, Piece
-from ray_lance.data.window import Window
 from ray_lance.scan.scan import ROW_ADDRESS
 from ray_lance.tensors.objects import to_objects
 from ray_lance.write.column_commit import commit_group
@@ -90,7 +90,7 @@ class ColumnWriter:
         self._job = job
         self._shared = ray.put(job)
 
-    def submit(self, fragments: Sequence[Gathered[ray.ObjectRef]]) -> None:
+    def submit(self, fragments: Sequence[CompleteFragment[ray.ObjectRef]]) -> None:
         """Write fragments in tasks; waits while too many are running. Commits what is due."""
         for first in range(0, len(fragments), _FILES_PER_TASK):
             while len(self._tasks) >= self._most_tasks:
@@ -122,13 +122,13 @@ class ColumnWriter:
         ray.wait(self._tasks, num_returns=len(self._tasks), timeout=60) if self._tasks else None
         self._tasks = []
 
-    def _start(self, fragments: Sequence[Gathered[ray.ObjectRef]]) -> None:
+    def _start(self, fragments: Sequence[CompleteFragment[ray.ObjectRef]]) -> None:
         """Start a task. References travel inside a list, so that the task fetches one block after the other."""
         blocks: dict[ray.ObjectRef, int] = {}
         numbered = [
-            Gathered(
+            CompleteFragment(
                 fragment.work,
-                tuple(replace(piece, block=blocks.setdefault(piece.block, len(blocks))) for piece in fragment.pieces),
+                tuple(replace(rows, block=blocks.setdefault(rows.block, len(blocks))) for rows in fragment.parts),
             )
             for fragment in fragments
         ]
@@ -167,23 +167,23 @@ class ColumnWriter:
 
 
 def _write_fragments(
-    job: ColumnJob, fragments: Sequence[Gathered[int]], blocks: Sequence[ray.ObjectRef]
+    job: ColumnJob, fragments: Sequence[CompleteFragment[int]], blocks: Sequence[ray.ObjectRef]
 ) -> list[_Outcome]:
     return [_write_fragment(job, fragment, blocks) for fragment in fragments]
 
 
-def _write_fragment(job: ColumnJob, fragment: Gathered[int], blocks: Sequence[ray.ObjectRef]) -> _Outcome:
+def _write_fragment(job: ColumnJob, fragment: CompleteFragment[int], blocks: Sequence[ray.ObjectRef]) -> _Outcome:
     failures: dict[str, list[int]] = {}
-    written = write_column_file(job, fragment.work, partial(_tables, fragment.pieces, blocks, job.schema, failures))
+    written = write_column_file(job, fragment.work, partial(_tables, fragment.parts, blocks, job.schema, failures))
     return _Outcome(written, tuple(RowFailure(reason, tuple(sorted(set(rows)))) for reason, rows in failures.items()))
 
 
 def _tables(
-    pieces: Sequence[Piece[int]], blocks: Sequence[ray.ObjectRef], schema: pa.Schema, failures: dict[str, list[int]]
+    parts: Sequence[BlockRows[int]], blocks: Sequence[ray.ObjectRef], schema: pa.Schema, failures: dict[str, list[int]]
 ) -> Iterator[pa.Table]:
-    """The rows of ``pieces``; notes in ``failures`` which failed."""
-    for piece in pieces:
-        table: Any = ray.get(blocks[piece.block]).slice(piece.start, piece.stop - piece.start)
+    """The rows of ``parts``; notes in ``failures`` which failed."""
+    for rows in parts:
+        table: Any = ray.get(blocks[rows.block]).slice(rows.start, rows.stop - rows.start)
         reasons = table.column(FAILURE)
         if reasons.null_count < len(reasons):
             failed = np.flatnonzero(reasons.is_valid())

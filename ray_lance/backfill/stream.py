@@ -11,7 +11,7 @@ from typing import Any
 import ray
 from ray.data import Dataset
 
-from ray_lance.data.gather import Piece
+from ray_lance.backfill.assemble import BlockRows
 from ray_lance.native_output import ACTOR_RESTARTS, without_lines
 
 __all__ = ["iterate_blocks"]
@@ -23,7 +23,7 @@ _LONGEST_JOIN_S = 5.0
 
 
 @contextmanager
-def iterate_blocks(dataset: Dataset, pause_s: float = 0.5) -> Iterator[Iterator[Piece[ray.ObjectRef] | None]]:
+def iterate_blocks(dataset: Dataset, pause_s: float = 0.5) -> Iterator[Iterator[BlockRows[ray.ObjectRef] | None]]:
     """References to the blocks of ``dataset``, and None whenever none has come for ``pause_s`` seconds.
 
     The dataset runs in a thread, which ends with the context. Not a generator that ends it: those are also ended by the
@@ -33,7 +33,7 @@ def iterate_blocks(dataset: Dataset, pause_s: float = 0.5) -> Iterator[Iterator[
         dataset: What to run.
         pause_s: Longest wait in seconds.
     """
-    waiting: queue.Queue[Piece[ray.ObjectRef] | BaseException | None] = queue.Queue(_MOST_WAITING)
+    waiting: queue.Queue[BlockRows[ray.ObjectRef] | BaseException | None] = queue.Queue(_MOST_WAITING)
     stopped = threading.Event()
     thread = threading.Thread(target=_run, args=(dataset, waiting, stopped), daemon=True)
     thread.start()
@@ -45,8 +45,8 @@ def iterate_blocks(dataset: Dataset, pause_s: float = 0.5) -> Iterator[Iterator[
 
 
 def _received(
-    waiting: queue.Queue[Piece[ray.ObjectRef] | BaseException | None], pause_s: float
-) -> Iterator[Piece[ray.ObjectRef] | None]:
+    waiting: queue.Queue[BlockRows[ray.ObjectRef] | BaseException | None], pause_s: float
+) -> Iterator[BlockRows[ray.ObjectRef] | None]:
     while True:
         try:
             item = waiting.get(timeout=pause_s)
@@ -68,7 +68,7 @@ def _run(dataset: Dataset, waiting: queue.Queue[Any], stopped: threading.Event) 
         for bundle in bundles:
             for entry, part in zip(bundle.blocks, bundle.slices, strict=True):
                 start, stop = (0, entry.metadata.num_rows) if part is None else (part.start_offset, part.end_offset)
-                if not _put(Piece(entry.ref, start, stop), waiting, stopped):
+                if not _put(BlockRows(entry.ref, start, stop), waiting, stopped):
                     return
     except BaseException as error:
         end = error

@@ -1,8 +1,12 @@
-"""How far a computation may be ahead of its commits, which bounds what a kill can cost."""
+"""Takes what has been committed, tells which tasks may begin: so a crash costs a bounded number of fragments."""
 
 from __future__ import annotations
 
-__all__ = ["Window"]
+from collections.abc import Sequence
+
+from ray_lance.write.column_plan import Pass
+
+__all__ = ["Admission", "Window"]
 
 # One part is committed while another is written and a third is computed.
 _PARTS = 3
@@ -40,3 +44,22 @@ class Window:
     def admits(self, fragments: int) -> bool:
         """Whether the first ``fragments`` fragments of the pass may be begun."""
         return self._before + fragments <= self._settled + self.size
+
+
+class Admission:
+    """Tells which read tasks of a pass may begin, by their number.
+
+    Args:
+        window: How many fragments may be begun.
+        todo: The fragments of the pass, in the order in which the tasks read them.
+        last_fragments: Of each task the id of the last fragment that it reads from.
+    """
+
+    def __init__(self, window: Window, todo: Pass, last_fragments: Sequence[int]) -> None:
+        position = {work.fragment_id: number for number, work in enumerate(todo.fragments, 1)}
+        self._fragments_begun = [position[fragment_id] for fragment_id in last_fragments]
+        self._window = window
+
+    def admits(self, task: int) -> bool:
+        """Whether task ``task`` may begin, given that all tasks before it have begun."""
+        return task >= len(self._fragments_begun) or self._window.admits(self._fragments_begun[task])

@@ -1,4 +1,4 @@
-"""The datasource that computes what it reads, and when its tasks may begin."""
+"""Read tasks of a datasource -> read tasks that deliver what a function computes of each batch of rows."""
 
 from __future__ import annotations
 
@@ -11,37 +11,16 @@ import ray
 from ray.data import DataContext
 from ray.data.datasource import Datasource, ReadTask
 
-from ray_lance.data.batches import rebatched
+from ray_lance.backfill.udf import rebatched
 from ray_lance.data.faults import faults_of_data
 from ray_lance.data.fragments import FragmentDatasource
-from ray_lance.data.window import Window
-from ray_lance.write.column_plan import Pass
 
-__all__ = ["Admission", "ComputingDatasource"]
+__all__ = ["ComputingDatasource"]
 
 # What a task has computed is handed on when there is this much of it, or this long after the last time: so that
-# slow functions lose little when they are killed.
+# a slow function that is killed loses little.
 _BLOCK_BYTES = 32 * 2**20
 _BLOCK_SECONDS = 2.0
-
-
-class Admission:
-    """Which read tasks may be begun, by their number.
-
-    Args:
-        window: How many fragments may be begun.
-        source: The tasks.
-        todo: The fragments, in the order in which the tasks read them.
-    """
-
-    def __init__(self, window: Window, source: FragmentDatasource, todo: Pass) -> None:
-        place = {work.fragment_id: number for number, work in enumerate(todo.fragments, 1)}
-        self._reach = [place[fragment_id] for fragment_id in source.last_fragments()]
-        self._window = window
-
-    def admits(self, task: int) -> bool:
-        """Whether task ``task`` may be begun, all before it having been."""
-        return task >= len(self._reach) or self._window.admits(self._reach[task])
 
 
 class ComputingDatasource(Datasource):

@@ -12,7 +12,7 @@ import pyarrow as pa
 from lance.blob import BlobType
 from ray.data.block import BlockAccessor
 
-from ray_lance.data.attempts import refuse_another_attempt
+from ray_lance.backfill.attempts import refuse_another_attempt
 from ray_lance.data.faults import faults_of_data
 from ray_lance.errors import InvalidArgumentError, RayLanceError, SchemaMismatchError, TensorConversionError
 from ray_lance.scan.scan import ROW_ADDRESS

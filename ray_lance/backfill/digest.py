@@ -25,7 +25,7 @@ import pyarrow as pa
 import ray
 from ray import cloudpickle
 
-from ray_lance.data.origin import (
+from ray_lance.backfill.origin import (
     attribute_names,
     closure_of,
     global_names,

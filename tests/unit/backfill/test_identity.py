@@ -23,7 +23,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from ray_lance.data.identity import parts_of
+from ray_lance.backfill.identity import parts_of
 from ray_lance.errors import InvalidArgumentError
 
 
@@ -312,8 +312,8 @@ def test_digests_show_nothing():
 
 ALL = """
 import json
-from ray_lance.data.identity import parts_of
-from tests.unit.test_identity import CELLS, VALUES, defined
+from ray_lance.backfill.identity import parts_of
+from tests.unit.backfill.test_identity import CELLS, VALUES, defined
 cells = [parts_of(defined(text.replace("K", "2")), {}) for text in CELLS.values()]
 found = json.dumps([cells, [parts_of(len, {"v": make()}) for make in VALUES]])
 """
