@@ -107,6 +107,7 @@ if __name__ == "__main__":
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     quiet()
     ray.init(
+        "local",
         num_cpus=max(4, os.cpu_count() or 1),  # two for training, two for reading
         include_dashboard=False,
         logging_level="ERROR",

@@ -29,6 +29,8 @@ class ComputingDatasource(Datasource):
     Ray fuses no read with a ``map_batches`` that has a batch size.
     """
 
+    holds_interrupts = True  # those of the source's read tasks, inside of which it computes
+
     def __init__(self, source: FragmentDatasource, compute: Callable[[pa.Table], pa.Table], batch_size: int) -> None:
         super().__init__()
         self._source = source

@@ -16,6 +16,7 @@ from ray_lance.backfill.assemble import BlockRows, CompleteFragment
 from ray_lance.backfill.udf import FAILURE, named
 from ray_lance.backfill.window import Window
 from ray_lance.data.cluster import cluster_cpus
+from ray_lance.data.interrupts import interrupts_held
 from ray_lance.scan.scan import ROW_ADDRESS
 from ray_lance.tensors.objects import to_objects
 from ray_lance.write.column_commit import commit_group
@@ -169,7 +170,12 @@ class ColumnWriter:
 def _write_fragments(
     job: ColumnJob, fragments: Sequence[CompleteFragment[int]], blocks: Sequence[ray.ObjectRef]
 ) -> list[_Outcome]:
-    return [_write_fragment(job, fragment, blocks) for fragment in fragments]
+    outcomes = []
+    with interrupts_held() as raise_interrupt:
+        for fragment in fragments:
+            raise_interrupt()
+            outcomes.append(_write_fragment(job, fragment, blocks))
+    return outcomes
 
 
 def _write_fragment(job: ColumnJob, fragment: CompleteFragment[int], blocks: Sequence[ray.ObjectRef]) -> _Outcome:

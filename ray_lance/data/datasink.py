@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -20,6 +20,7 @@ from ray_lance.data.checkpoints import refuse_job_checkpoints
 from ray_lance.data.cluster import check_resources
 from ray_lance.data.execution import clean_up_after_writes, executed_promptly, running_context
 from ray_lance.data.faults import own_error, said_once
+from ray_lance.data.interrupts import interrupts_held
 from ray_lance.data.quiet import silenced
 from ray_lance.data.rewriting import TaskResult, in_one_schema
 from ray_lance.data.watching import watched_write
@@ -132,9 +133,17 @@ class LanceDatasink(Datasink[TaskResult]):
 
     def write(self, blocks: Iterable[Any], ctx: TaskContext) -> TaskResult:  # noqa: ARG002
         """Write the blocks of one task as files."""
+        with interrupts_held() as raise_interrupt:
+            return self._write(blocks, raise_interrupt)
+
+    def _write(self, blocks: Iterable[Any], raise_interrupt: Callable[[], None]) -> TaskResult:
         keep_freed_memory()
         job = self.start()
-        tables = [table for table in map(as_arrow, blocks) if table.num_rows]
+        tables = []
+        for table in map(as_arrow, blocks):
+            raise_interrupt()
+            if table.num_rows:
+                tables.append(table)
         if not tables:
             return TaskResult((), None)
         if job.schema is None:

@@ -16,6 +16,7 @@ from ray.data.datasource import Datasource, ReadTask
 
 from ray_lance.allocator import keep_freed_memory
 from ray_lance.data.faults import faults_of_data
+from ray_lance.data.interrupts import interrupts_held
 from ray_lance.scan.plan import FragmentRange, TaskSizing
 from ray_lance.scan.positions import PermutationPlan, PermutationRange
 from ray_lance.scan.reader import Fill, ReadPlan
@@ -52,6 +53,8 @@ class LanceDatasource(Datasource):
         fill: What replaces nulls where a tensor cannot hold them: one value, or one by column.
     """
 
+    # Whether an interrupt of a read task waits for a point at which its process stays fit for other tasks.
+    holds_interrupts = True
     # What the read task of an empty dataset reads, and where the row addresses of an order are that has any.
     _empty_task: FragmentRange | PermutationRange = FragmentRange(0, (), 0, 0)
     _row_addresses: ray.ObjectRef | None = None
@@ -154,11 +157,13 @@ def _read_blocks(
     shared: ray.ObjectRef, task: FragmentRange | PermutationRange | StepRange, limit: int | None
 ) -> Iterator[pa.Table]:
     keep_freed_memory()
-    with faults_of_data():
+    with faults_of_data(), interrupts_held() as raise_interrupt:
         for table in _fetch_plan(shared).read(task, limit):
             if not table.schema.names:
                 table = table.append_column(ROW_COUNT_COLUMN, pa.nulls(table.num_rows))
+            raise_interrupt()
             yield table
+            raise_interrupt()
 
 
 # Few: a plan may hold the addresses of all rows, and an idle worker would keep it in the object store.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -34,6 +34,9 @@ _REST_S = 0.005
 _WRITE = "Write"
 # As long as a write task may go on with the file that it is at.
 _GRACE_S = 10.0
+# As long as a read task may go on with the batch that it is at: about what it takes to start a process instead.
+_PATIENCE_S = 3.0
+_POLL_S = 0.05
 
 
 class PromptExecution(ExecutionCallback):
@@ -44,7 +47,7 @@ class PromptExecution(ExecutionCallback):
     one task runs at a time. The coordinator needs a few milliseconds, and some hundred when it has to be started.
 
     When an iteration is left early, Ray kills the processes of the tasks that still run, and the next execution waits
-    seconds for new ones. An interrupt ends a read as well, after the take or the batch that it is at.
+    seconds for new ones. Our own reads are interrupted instead, where that leaves their processes fit for other tasks.
     """
 
     def before_execution_starts(self, executor: StreamingExecutor) -> None:
@@ -54,7 +57,8 @@ class PromptExecution(ExecutionCallback):
             time.sleep(_STEP_S)
         operators: Any = executor._topology
         for operator in operators:
-            operator._cancel_active_tasks = partial(_interrupt, operator._cancel_active_tasks)
+            if any(_holds_interrupts(logical) for logical in operator._logical_operators):
+                operator._cancel_active_tasks = partial(_leave, operator)
 
 
 class CleanedUpExecution(ExecutionCallback):
@@ -178,17 +182,50 @@ def _may_begin(operator: Any, can_begin: Callable[[], bool], admits: Callable[[i
     return can_begin() and admits(operator.metrics.num_inputs_received)
 
 
-def _interrupt(cancel: Any, **_: bool) -> None:
-    cancel(force=False)
+def _holds_interrupts(operator: Any) -> bool:
+    """Whether the tasks of a logical operator are our reads; those that Ray fuses with it run inside of them."""
+    return getattr(getattr(operator, "datasource", None), "holds_interrupts", False)
+
+
+def _leave(operator: Any, **_: bool) -> None:
+    """Have the tasks end soon; does not wait until they have."""
+    running = [task.get_waitable() for task in operator.get_active_tasks()]
+    if running:
+        threading.Thread(target=_end_reads, args=(running,), name="ray_lance-leave", daemon=True).start()
+
+
+def _end_reads(tasks: Sequence[ray.ObjectRefGenerator]) -> None:
+    """Interrupt each task once it has yielded something, and kill it where it has not ended in time.
+
+    A task that has yielded holds interrupts back (``interrupts.py``); one that has not may still be importing.
+    """
+    begun: list[ray.ObjectRefGenerator] = []
+    deadline = time.monotonic() + _PATIENCE_S
+    while tasks and ray.is_initialized():
+        if time.monotonic() >= deadline:
+            for task in tasks:
+                ray.cancel(task, force=True)
+            return
+        for task in _ready([task for task in tasks if task not in begun], _POLL_S):
+            ray.cancel(task, force=False)
+            begun.append(task)
+        ended = _ready([task.completed() for task in tasks], _POLL_S)
+        tasks = [task for task in tasks if task.completed() not in ended]
+
+
+def _ready(waitables: list[Any], timeout_s: float) -> list[Any]:
+    """Those that have something to fetch, all of them or after the timeout."""
+    if not waitables:
+        return []
+    return list(ray.wait(waitables, num_returns=len(waitables), timeout=timeout_s, fetch_local=False)[0])
 
 
 def _end(operator: Any, cancel: Any, **_: bool) -> None:
     """Interrupt the tasks and wait until they have ended; kill those that have not within the grace period."""
-    running = [task.get_waitable()._generator_ref for task in operator.get_active_tasks()]
+    running = [task.get_waitable().completed() for task in operator.get_active_tasks()]
     if not running:
         return
     cancel(force=False)
-    _, running = ray.wait(running, num_returns=len(running), timeout=_GRACE_S, fetch_local=False)
-    if running:
+    if len(_ready(running, _GRACE_S)) < len(running):
         cancel(force=True)
-        ray.wait(running, num_returns=len(running), timeout=_GRACE_S, fetch_local=False)
+        _ready(running, _GRACE_S)

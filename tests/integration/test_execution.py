@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import sys
+import threading
 import time
 
 import numpy as np
+import psutil
 import pytest
 import ray
 from ray.data._internal.execution.execution_callback import ExecutionCallback
@@ -73,3 +76,46 @@ def test_leaving_an_iteration_kills_no_process(uri):
     first = {int(pid) for pid in next(iter(dataset.iter_batches(batch_size=5)))["pid"]}
 
     assert first <= {row["pid"] for row in dataset.take_all()}
+
+
+def with_lock(batch):
+    """As Python's logging takes its lock: an interrupt between the two lines leaves it taken."""
+    lock = sys.__dict__.setdefault("ray_lance_test_lock", threading.Lock())
+    is_free = lock.acquire(timeout=5)
+    time.sleep(0.2)
+    if is_free:
+        lock.release()
+    return {"is_free": np.full(len(batch["id"]), is_free)}
+
+
+def test_leaving_an_iteration_leaves_no_lock_taken(uri):
+    dataset = ray_lance.read_lance(uri, override_num_blocks=20).map_batches(with_lock)
+    for _ in range(3):
+        next(iter(dataset.iter_batches(batch_size=5)))
+
+    assert all(row["is_free"] for row in dataset.take_all())
+
+
+def test_a_function_that_takes_long_is_killed(uri, tmp_path):
+    def slow_after_the_first(batch):
+        if batch["id"][0] >= 100:
+            (tmp_path / f"{os.getpid()}.pid").touch()
+            time.sleep(60)
+        return batch
+
+    dataset = ray_lance.read_lance(uri, override_num_blocks=20).map_batches(slow_after_the_first)
+    started = time.monotonic()
+    next(iter(dataset.iter_batches(batch_size=5)))
+    assert len(ray_lance.read_lance(uri, override_num_blocks=20).take_all()) == 500
+
+    while any(psutil.pid_exists(int(path.stem)) for path in tmp_path.glob("*.pid")):
+        assert time.monotonic() - started < 50, "the function runs to its end"
+        time.sleep(0.1)
+
+
+def test_functions_after_other_sources_are_left_to_ray(uri):
+    dataset = executed_promptly(ray.data.range(200, override_num_blocks=20).map_batches(with_lock))
+    for _ in range(2):
+        next(iter(dataset.iter_batches(batch_size=5)))
+
+    assert all(row["is_free"] for row in dataset.take_all())
