@@ -4,28 +4,26 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, TypeAlias
 
 import lance
 import pyarrow as pa
 from ray.data import Dataset, SaveMode
 
-from ray_lance.arguments import as_choice, as_count, as_integer, as_mapping, as_names, as_sequence, shown
+from ray_lance.arguments import as_choice, as_mapping, as_names, as_sequence
 from ray_lance.backfill.compute import Compute
 from ray_lance.backfill.run import AddColumnsSummary, BackfillOptions, backfill
 from ray_lance.changes import Changes, Since
-from ray_lance.data.datasink import write
 from ray_lance.data.explain import explain_dataset
-from ray_lance.data.read import Namespace, ReadOptions, only_changed, read, read_permutation, table_refs, write_target
-from ray_lance.data.remote import checked
-from ray_lance.data.rows_given import as_dataset
+from ray_lance.data.read import ReadOptions, read
+from ray_lance.data.write import write
 from ray_lance.decode import Decode
 from ray_lance.errors import InvalidArgumentError
 from ray_lance.permutation import Permutation
 from ray_lance.scan.pushdown import Columns, Filter
 from ray_lance.scan.reader import Fill
 from ray_lance.table import TableRef, check_source
+from ray_lance.table_arguments import TableArguments
 from ray_lance.versions import Version
 from ray_lance.write.options import DEFAULT_TARGET_BYTES, WriteOptions, WriteSummary
 
@@ -145,7 +143,7 @@ def add_columns(
         decode=decode,
     )
     options = BackfillOptions(schema, where, overwrite, fragments_per_commit)
-    table = write_target(uri, Namespace(table_id, namespace_impl, namespace_properties), storage_options)
+    table = TableArguments(uri, storage_options, table_id, namespace_impl, namespace_properties).to_write()
     return backfill(table, compute, options)
 
 
@@ -248,6 +246,16 @@ def read_lance(
         InvalidArgumentError: An argument breaks its rule, or two contradict each other.
         SchemaMismatchError: Two of several datasets hold a column with different types.
     """
+    tables = TableArguments(
+        uri,
+        storage_options,
+        table_id,
+        namespace_impl,
+        namespace_properties,
+        version=version,
+        dataset_options=dataset_options,
+        base_store_params=base_store_params,
+    )
     options = ReadOptions(
         columns,
         filter,
@@ -255,10 +263,13 @@ def read_lance(
         with_row_id,
         with_row_address,
         with_metadata,
-        override_num_blocks,
-        fill,
-        {} if scanner_options is None else scanner_options,
-        decode,
+        num_blocks=override_num_blocks,
+        fill=fill,
+        scanner_options={} if scanner_options is None else scanner_options,
+        decode=decode,
+        since=since,
+        changes=changes,
+        shuffle=shuffle,
     )
     ray_arguments = {
         "num_cpus": num_cpus,
@@ -273,50 +284,7 @@ def read_lance(
         "ray_remote_args": ray_remote_args,
         "concurrency": concurrency,
     }
-    shuffle = None if shuffle is None else as_integer("shuffle", shuffle)
-    if since is None and changes != "all":
-        raise InvalidArgumentError(f"changes={shown(changes)} needs since=: the version since which rows have changed")
-    if isinstance(uri, Permutation):
-        given: dict[str, Any] = {
-            "version": version,
-            "since": since,
-            "storage_options": storage_options,
-            "dataset_options": dataset_options,
-        }
-        given |= {"base_store_params": base_store_params, "table_id": table_id, "namespace_impl": namespace_impl}
-        _refuse_for_permutation({**given, "namespace_properties": namespace_properties})
-        permutation = uri if shuffle is None else uri.shuffle(shuffle)
-        return read_permutation(permutation, options, ray_arguments)
-    refs = table_refs(
-        uri,
-        Namespace(table_id, namespace_impl, namespace_properties),
-        version=version,
-        storage_options=storage_options,
-        dataset_options=dataset_options,
-        base_store_params=base_store_params,
-    )
-    if since is not None:
-        options = only_changed(refs, options, since, changes)
-    if shuffle is None:
-        return read(refs, options, ray_arguments)
-    if len(refs) > 1:
-        raise InvalidArgumentError(f"shuffle={shuffle!r}: one dataset can be shuffled, and uri names {len(refs)}")
-    if since is not None and options.fragment_ids is not None:
-        raise InvalidArgumentError(f"since={since!r}: with shuffle= the dataset must have stable row ids")
-    if options.filter is not None and not isinstance(options.filter, str):
-        raise InvalidArgumentError(f"filter={filter}: with shuffle= it must be SQL, whose text identifies the order")
-    permutation = Permutation(refs[0], options.filter).shuffle(shuffle)
-    return read_permutation(permutation, replace(options, filter=None), ray_arguments)
-
-
-def _refuse_for_permutation(arguments: Mapping[str, Any]) -> None:
-    for name, value in arguments.items():
-        if value is not None:
-            text = repr(value) if name in ("version", "since", "table_id", "namespace_impl") else "..."
-            raise InvalidArgumentError(
-                f"{name}={text} does not apply to a permutation, which has its table already: pass it to "
-                "Permutation(...) or to TableRef.of(...)"
-            )
+    return read(tables, options, ray_arguments)
 
 
 def write_lance(
@@ -385,7 +353,6 @@ def write_lance(
             it could not be read.
         CommitError: Nothing was committed.
     """
-    dataset = as_dataset(dataset)
     options = WriteOptions(
         mode=mode,
         on=() if on is None else as_names("on", on),
@@ -398,11 +365,8 @@ def write_lance(
         data_storage_version=data_storage_version,
         enable_stable_row_ids=enable_stable_row_ids,
     )
-    namespace = Namespace(table_id, namespace_impl, namespace_properties)
-    table = write_target(uri, namespace, storage_options)
-    remote_args = checked({"ray_remote_args": ray_remote_args}).get("ray_remote_args")
-    concurrency = None if concurrency is None else as_count("concurrency", concurrency)
-    return write(dataset, table, options, ray_remote_args=remote_args, concurrency=concurrency)
+    table = TableArguments(uri, storage_options, table_id, namespace_impl, namespace_properties).to_write()
+    return write(dataset, table, options, ray_remote_args=ray_remote_args, concurrency=concurrency)
 
 
 def explain(source: Dataset | Source) -> str:

@@ -26,6 +26,7 @@ __all__ = [
     "as_options",
     "as_sequence",
     "as_text",
+    "either",
     "shown",
 ]
 
@@ -191,6 +192,25 @@ def as_options(name: str, value: object) -> dict[str, str]:
                 f"{name}[{key!r}]={type(each).__name__} must be a string, as all values of {name} are"
             )
     return options
+
+
+def either(name: str, argument: Any, option: Any, *, is_secret: bool = False) -> Any:
+    """What was given as an argument of our own, or else among the options that are handed on to Lance.
+
+    Args:
+        name: The argument, which has the same name as the option.
+        argument: Its value, None where it was not given.
+        option: The option, None where it was not given.
+        is_secret: Whether the values may hold credentials, so that an error must not show them.
+
+    Raises:
+        InvalidArgumentError: Both were given, and they differ.
+    """
+    if argument is not None and option is not None and argument != option:
+        if is_secret:
+            raise InvalidArgumentError(f"{name} conflicts with dataset_options[{name!r}]: give one of them")
+        raise InvalidArgumentError(f"{name}={argument!r} conflicts with {option!r} among the options: give one of them")
+    return option if argument is None else argument
 
 
 def _check_range(name: str, number: int, minimum: int) -> None:

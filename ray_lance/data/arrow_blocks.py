@@ -1,7 +1,8 @@
-"""Blocks of Ray Data, which are Arrow tables or DataFrames, as Arrow tables."""
+"""Blocks of Ray Data -> Arrow tables, and rows of bounded bytes for the writer of files."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -9,8 +10,31 @@ import pyarrow as pa
 from ray.data.block import BlockAccessor
 
 from ray_lance.errors import SchemaMismatchError
+from ray_lance.tensors.blocks import storable
 
-__all__ = ["as_arrow"]
+__all__ = ["RayRows", "as_arrow"]
+
+
+@dataclass(frozen=True)
+class RayRows:
+    """:class:`ray_lance.write.fragments.Rows` of a Ray block, which stays in the object store."""
+
+    block: Any
+
+    @property
+    def num_rows(self) -> int:
+        """Rows in the block."""
+        return int(BlockAccessor.for_block(self.block).num_rows())
+
+    def num_bytes(self, start: int, stop: int) -> int:
+        """Bytes in memory of rows ``[start, stop)``."""
+        part = BlockAccessor.for_block(self.block).slice(start, stop, copy=False)
+        return int(BlockAccessor.for_block(part).size_bytes())
+
+    def table(self, start: int, stop: int) -> pa.Table:
+        """Rows ``[start, stop)`` with standard Arrow types."""
+        part = BlockAccessor.for_block(self.block).slice(start, stop, copy=False)
+        return storable(BlockAccessor.for_block(part).to_arrow())
 
 
 def as_arrow(block: Any) -> pa.Table:

@@ -1,37 +1,23 @@
-"""Ray Data's side of a write: tasks that write files, one commit on the driver, clean-up whatever happens."""
+"""Tasks that write blocks as files, one commit of all files on the driver, and clean-up whatever happens."""
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import lance
 import pyarrow as pa
-from ray.data import Dataset
-from ray.data.block import BlockAccessor
+from ray.data import DataContext
 from ray.data.datasource.datasink import Datasink, WriteResult
 
 from ray_lance.allocator import keep_freed_memory
-from ray_lance.data.arrow_blocks import as_arrow
-from ray_lance.data.checkpoints import refuse_job_checkpoints
-from ray_lance.data.cluster import check_resources
-from ray_lance.data.execution import clean_up_after_writes, executed_promptly, running_context
-from ray_lance.data.faults import own_error, said_once
+from ray_lance.data.arrow_blocks import RayRows, as_arrow
+from ray_lance.data.execution import clean_up_after_writes, running_context
 from ray_lance.data.interrupts import interrupts_held
-from ray_lance.data.quiet import silenced
-from ray_lance.data.rewriting import TaskResult, in_one_schema
-from ray_lance.data.watching import watched_write
-from ray_lance.errors import (
-    CommitError,
-    DatasetExistsError,
-    InvalidArgumentError,
-)
-from ray_lance.progress import shown_progress
+from ray_lance.data.one_schema import TaskResult, in_one_schema
+from ray_lance.errors import InvalidArgumentError
 from ray_lance.table import TableRef
-from ray_lance.tensors.blocks import storable
 from ray_lance.write.cleanup import give_up, remove_uncommitted
 from ray_lance.write.commit import Committed, Send, commit_rows
 from ray_lance.write.fragments import Rows, write_files
@@ -40,42 +26,15 @@ from ray_lance.write.job import WriteJob, begin
 from ray_lance.write.options import WriteOptions, WriteSummary
 from ray_lance.write.schema import portable
 
-if TYPE_CHECKING:
-    from ray.data._internal.execution.interfaces import TaskContext
-
-__all__ = ["LanceDatasink", "RayRows", "TaskResult", "run", "write"]
-
-logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class RayRows:
-    """:class:`ray_lance.write.fragments.Rows` of a Ray block, which stays in the object store."""
-
-    block: Any
-
-    @property
-    def num_rows(self) -> int:
-        """Rows in the block."""
-        return int(BlockAccessor.for_block(self.block).num_rows())
-
-    def num_bytes(self, start: int, stop: int) -> int:
-        """Bytes in memory of rows ``[start, stop)``."""
-        part = BlockAccessor.for_block(self.block).slice(start, stop, copy=False)
-        return int(BlockAccessor.for_block(part).size_bytes())
-
-    def table(self, start: int, stop: int) -> pa.Table:
-        """Rows ``[start, stop)`` with standard Arrow types."""
-        part = BlockAccessor.for_block(self.block).slice(start, stop, copy=False)
-        return storable(BlockAccessor.for_block(part).to_arrow())
+__all__ = ["LanceDatasink", "refuse_job_checkpoints"]
 
 
 class LanceDatasink(Datasink[TaskResult]):
     """Writes a Ray dataset as a Lance dataset: ``ds.write_datasink(LanceDatasink(table, options))``.
 
-    Prefer :func:`write`, which returns the summary and lets the write begin with its share of the cluster. Ray puts
-    blocks together until they hold ``target_bytes_per_file``, so that many small blocks become few files. A write that
-    fails or is interrupted ends when its tasks have ended and its files are removed.
+    Prefer :func:`ray_lance.write_lance`, which returns the summary and lets the write begin with its share of the
+    cluster. Ray puts blocks together until they hold ``target_bytes_per_file``, so that many small blocks become few
+    files. A write that fails or is interrupted ends when its tasks have ended and its files are removed.
 
     Args:
         table: Where to write.
@@ -131,7 +90,7 @@ class LanceDatasink(Datasink[TaskResult]):
         if job.schema is None and isinstance(schema, pa.Schema) and schema.names:
             self._first_schema = inferred_schema([schema], self._options)
 
-    def write(self, blocks: Iterable[Any], ctx: TaskContext) -> TaskResult:  # noqa: ARG002
+    def write(self, blocks: Iterable[Any], ctx: Any) -> TaskResult:  # noqa: ARG002
         """Write the blocks of one task as files."""
         with interrupts_held() as raise_interrupt:
             return self._write(blocks, raise_interrupt)
@@ -219,81 +178,27 @@ class LanceDatasink(Datasink[TaskResult]):
         return Committed(commit_rows(job, [file.metadata() for file in files], self._send))
 
 
-def write(
-    ds: Dataset,
-    table: TableRef,
-    options: WriteOptions,
-    *,
-    ray_remote_args: dict[str, Any] | None = None,
-    concurrency: int | None = None,
-) -> WriteSummary:
-    """Write a Ray dataset as a Lance dataset, in one atomic commit.
+def refuse_job_checkpoints(context: DataContext, mode: str) -> None:
+    """Refuse to write what Ray would leave out the next time.
+
+    Ray notes rows as written when their task ends, but they are part of the dataset only once everything is committed.
+    After a failure in between, another run would read neither them nor find them in the dataset (Ray 2.60).
 
     Args:
-        ds: The rows.
-        table: Where to write.
-        options: What to do.
-        ray_remote_args: Arguments of ``ray.remote`` for the write tasks.
-        concurrency: Upper bound of write tasks at the same time.
-
-    Returns:
-        What was done.
+        context: The context of the Ray dataset that is written.
+        mode: How it is written, for the message.
 
     Raises:
-        DatasetExistsError: ``mode="create"`` and a dataset exists, or appeared during the write.
-        DatasetNotFoundError: ``mode="append"`` or ``"merge"`` and there is no dataset.
-        InvalidArgumentError: An option contradicts the dataset.
-        SchemaMismatchError: The rows do not fit the schema without loss.
-        CommitError: Nothing was committed.
+        InvalidArgumentError: The context asks for job checkpoints.
     """
-    refuse_job_checkpoints(ds.context, options.mode)
-    check_resources(ray_remote_args or {})
-    if options.mode == "merge":
-        # Imported here: a merge is made of the parts of this module.
-        from ray_lance.data.merge import merge
-
-        return merge(ds, table, options, ray_remote_args, concurrency)
-    return run(ds, LanceDatasink(table, options), ray_remote_args, concurrency)
-
-
-def run(
-    ds: Dataset,
-    sink: LanceDatasink,
-    ray_remote_args: dict[str, Any] | None = None,
-    concurrency: int | None = None,
-) -> WriteSummary:
-    """Run ``sink``, and clean up after any end but a good one, interrupts included. See :func:`write`."""
-    job = sink.start()
-    if job.exists and job.options.mode == "ignore":
-        return _nothing_done(job)
-    try:
-        _execute(ds, sink, dict(ray_remote_args or {}), concurrency)
-    except Exception as error:
-        sink.abort()
-        cause = own_error(error)
-        if isinstance(cause, DatasetExistsError) and job.options.mode == "ignore":
-            return _nothing_done(begin(job.table.latest(), job.options))
-        if cause is None:
-            raise
-        raise cause.with_traceback(None) from None
-    except BaseException:
-        sink.abort()
-        raise
-    if sink.summary is None:
-        raise CommitError(f"uri={job.shown_uri!r}: Ray ended the write without completing it")
-    return sink.summary
-
-
-def _execute(ds: Dataset, sink: LanceDatasink, ray_remote_args: dict[str, Any], concurrency: int | None) -> None:
-    # A copy, since the caller's Ray dataset keeps the context that it has.
-    own = executed_promptly(Dataset.copy(ds, _deep_copy=True))
-    with shown_progress("write_lance", bars=ds.context.enable_progress_bars) as progress:
-        with said_once(), watched_write(silenced(own), progress):
-            own.write_datasink(sink, ray_remote_args=ray_remote_args, concurrency=concurrency)
-        if sink.summary is not None:
-            progress.show(sink.summary.rows)
-
-
-def _nothing_done(job: WriteJob) -> WriteSummary:
-    version = job.version_before or 0
-    return WriteSummary(job.shown_uri, version, version, rows=0, fragments=0, bytes=0, seconds=0.0)
+    config = getattr(context, "checkpoint_config", None)
+    if config is None:
+        return
+    raise InvalidArgumentError(
+        f"DataContext.checkpoint_config (id_column={config.id_column!r}): job checkpoints do not go with a write to "
+        f"Lance (mode={mode!r}). Ray notes rows as written when their task ends, but the dataset gets all of them in "
+        "one commit at the end: after a failure in between they would be lost without an error. Set "
+        "ds.context.checkpoint_config = None and run the whole write again after a failure, which leaves nothing "
+        "behind. To keep what is finished, write part by part with mode='append', or compute columns of a dataset "
+        "with add_columns, which resumes"
+    )

@@ -51,6 +51,7 @@ class LanceDatasource(Datasource):
         scan: What to read.
         num_tasks: Wanted number of read tasks; None sizes them by bytes.
         fill: What replaces nulls where a tensor cannot hold them: one value, or one by column.
+        cpus: CPUs to plan for; None for those of the cluster that this process is connected to.
     """
 
     # Whether an interrupt of a read task waits for a point at which its process stays fit for other tasks.
@@ -59,9 +60,12 @@ class LanceDatasource(Datasource):
     _empty_task: FragmentRange | PermutationRange = FragmentRange(0, (), 0, 0)
     _row_addresses: ray.ObjectRef | None = None
 
-    def __init__(self, scan: Scan, *, num_tasks: int | None = None, fill: Fill = None) -> None:
+    def __init__(
+        self, scan: Scan, *, num_tasks: int | None = None, fill: Fill = None, cpus: float | None = None
+    ) -> None:
         super().__init__()
         self._scan = scan
+        self._cpus = cpus
         self._num_tasks = num_tasks
         self._fill = fill
         self._projection_map: dict[str, str] | None = None
@@ -123,7 +127,8 @@ class LanceDatasource(Datasource):
         return projected
 
     def _sizing(self, rows: int) -> TaskSizing:
-        return TaskSizing.for_cluster(rows, row_bytes(self._scan), _cluster_cpus(), self._num_tasks)
+        cpus = _cluster_cpus() if self._cpus is None else self._cpus
+        return TaskSizing.for_cluster(rows, row_bytes(self._scan), cpus, self._num_tasks)
 
     def _fill_of_columns(self) -> Fill:
         """What was given as ``fill``, without the columns that a projection has left out."""

@@ -33,6 +33,7 @@ class FragmentDatasource(LanceDatasource):
         batch_size: With ``fragments_per_task``: tasks are cut so that only the last of so many fragments has rows that
             fill no batch, where Lance can cut fragments.
         fill: What replaces nulls where a tensor cannot hold them: one value, or one by column.
+        cpus: CPUs to plan for; None for those of the cluster.
     """
 
     def __init__(
@@ -44,8 +45,9 @@ class FragmentDatasource(LanceDatasource):
         fragments_per_task: int | None = None,
         batch_size: int = 1,
         fill: Fill = None,
+        cpus: float | None = None,
     ) -> None:
-        super().__init__(scan, num_tasks=num_tasks, fill=fill)
+        super().__init__(scan, num_tasks=num_tasks, fill=fill, cpus=cpus)
         self._fragments_per_task = fragments_per_task
         self._batch_size = batch_size
         self._fragments = _live_fragments(scan, fragment_ids)

@@ -32,6 +32,7 @@ class PermutationDatasource(LanceDatasource):
             epoch after it.
         num_tasks: Wanted number of read tasks; None sizes them by bytes.
         fill: What replaces nulls where a tensor cannot hold them: one value, or one by column.
+        cpus: CPUs to plan for; None for those of the cluster.
         description: What the permutation tells of itself; see :meth:`ray_lance.Permutation.describe`.
     """
 
@@ -45,9 +46,10 @@ class PermutationDatasource(LanceDatasource):
         fixed_epoch: bool = False,
         num_tasks: int | None = None,
         fill: Fill = None,
+        cpus: float | None = None,
         description: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__(scan, num_tasks=num_tasks, fill=fill)
+        super().__init__(scan, num_tasks=num_tasks, fill=fill, cpus=cpus)
         base = order.base
         if isinstance(base, ExplicitRows):
             self._row_addresses = ray.put(base.addresses)

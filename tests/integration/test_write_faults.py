@@ -15,7 +15,8 @@ import pytest
 import ray
 
 import ray_lance
-from ray_lance.data.datasink import LanceDatasink, run
+from ray_lance.data.datasink import LanceDatasink
+from ray_lance.data.write import run, write
 from ray_lance.errors import CommitError, DatasetExistsError, InvalidArgumentError
 from ray_lance.table import TableRef
 from ray_lance.write.options import WriteOptions
@@ -283,13 +284,11 @@ def test_a_datasink_alone_does_no_merge(uri):
 
 def test_a_merge_is_done_again_after_a_conflict(uri):
     """Another writer changes the rows that the merge is about to replace."""
-    from ray_lance.data.merge import merge
-
     lance.write_dataset(OLD, uri)
     send = FaultySend(meanwhile=lambda: lance.dataset(uri).update({"label": "99"}, where="id < 1010"))
     changed = sample_table(5, 1_000).set_column(1, "label", pa.array([7] * 5))
 
-    merge(ray.data.from_arrow(changed), TableRef.of(uri), WriteOptions(mode="merge", on="id", retry=QUICK), send=send)
+    write(ray.data.from_arrow(changed), TableRef.of(uri), WriteOptions(mode="merge", on="id", retry=QUICK), send=send)
 
     table = lance.dataset(uri).to_table().sort_by("id")
     assert table["id"].to_pylist() == OLD["id"].to_pylist()

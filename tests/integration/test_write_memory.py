@@ -13,7 +13,8 @@ import pyarrow as pa
 import pytest
 import ray
 
-from ray_lance.data.datasink import LanceDatasink, run
+from ray_lance.data.datasink import LanceDatasink
+from ray_lance.data.write import run
 from ray_lance.table import TableRef
 from ray_lance.write.options import WriteOptions
 

@@ -12,7 +12,7 @@ import ray
 from ray.data.datasource.datasink import WriteResult
 
 from ray_lance import Permutation, add_columns, read_lance, write_lance
-from ray_lance.data import merge as merging
+from ray_lance.data import merge_sink
 from ray_lance.data.datasink import LanceDatasink
 from ray_lance.data.fragments import FragmentDatasource
 from ray_lance.scan.pushdown import build_scan
@@ -62,16 +62,16 @@ class InProcess:
         _run(sink, [blocks[:1], blocks[1:]])
 
     def merge(self, table: str | TableRef, blocks: Sequence[pa.Table], step: Merge) -> None:
-        sink = merging._MergeSink(TableRef.of(table), _merge_options(step))
+        sink = merge_sink.MergeSink(TableRef.of(table), _merge_options(step))
         job = sink.start()
-        prepared = [merging._prepare(block, job=job, buckets=_BUCKETS) for block in blocks]
+        prepared = [merge_sink._prepare(block, job=job, buckets=_BUCKETS) for block in blocks]
         buckets = [
             pa.concat_tables(
                 [rows.filter(pc.equal(rows[BUCKET], number)) for rows in prepared], promote_options="permissive"
             )
             for number in range(_BUCKETS)
         ]
-        _run(sink, [[merging._match(bucket, job=job)] for bucket in buckets if bucket.num_rows])
+        _run(sink, [[merge_sink._match(bucket, job=job)] for bucket in buckets if bucket.num_rows])
 
     def add_column(self, table: str | TableRef, name: str) -> None:
         columns = pa.schema([(name, pa.int64())])

@@ -22,7 +22,7 @@ FORBIDDEN = {
     "ray_lance.decode": ("ray", "lance", "PIL", "torch"),
     # What Ray's workers import, which start in half the time without these.
     "ray_lance.data.permuted": ("torch", "lance_namespace"),
-    "ray_lance.data.merge": ("torch", "lance_namespace"),
+    "ray_lance.data.merge_sink": ("torch", "lance_namespace"),
     "ray_lance.backfill.writer": ("torch", "lance_namespace"),
     "ray_lance.torch": ("ray", "PIL"),
     "ray_lance.cli": ("ray", "lance", "torch", "pyarrow", "numpy"),

@@ -1,26 +1,26 @@
-"""Ray Data's side of an upsert: a shuffle by key, tasks that match and write, one commit."""
+"""New rows -> rows matched by key with the dataset's -> one commit that replaces and adds rows: an upsert."""
 
 from __future__ import annotations
 
 import base64
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
-import lance
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from ray.data import Dataset
 
-from ray_lance.data.datasink import LanceDatasink, RayRows, TaskResult, run
+from ray_lance.data.arrow_blocks import RayRows
+from ray_lance.data.datasink import LanceDatasink
+from ray_lance.data.one_schema import TaskResult
 from ray_lance.errors import SchemaMismatchError
-from ray_lance.table import TableRef
 from ray_lance.tensors.blocks import storable
 from ray_lance.tensors.kinds import extension_name
 from ray_lance.tensors.memory import storage
-from ray_lance.write.commit import Committed, MergeConflictError, Send
+from ray_lance.write.commit import Committed
 from ray_lance.write.fragments import TableRows, write_files
 from ray_lance.write.job import WriteJob
 from ray_lance.write.lance_types import without_categories
@@ -35,59 +35,32 @@ from ray_lance.write.merge import (
     with_bucket,
     with_row_ids,
 )
-from ray_lance.write.options import WriteOptions, WriteSummary
 from ray_lance.write.schema import bare_type, fit, holds_blobs, portable
 
-if TYPE_CHECKING:
-    from ray.data._internal.execution.interfaces import TaskContext
-
-__all__ = ["merge"]
+__all__ = ["MergeSink", "matched"]
 
 # A bucket is held and matched by one task.
 _BUCKET_BYTES = 256 * 2**20
 _BARE = "__ray_lance_bare:"
 
 
-def merge(
-    ds: Dataset,
-    table: TableRef,
-    options: WriteOptions,
-    ray_remote_args: dict[str, Any] | None = None,
-    concurrency: int | None = None,
-    send: Send = lance.LanceDataset.commit,
-) -> WriteSummary:
-    """Update and insert rows by key. See :func:`ray_lance.data.datasink.write` for arguments and errors.
+def matched(dataset: Dataset, job: WriteJob) -> Dataset:
+    """The rows of ``dataset`` with what :func:`ray_lance.write.merge.match` finds of each: a shuffle by key.
 
-    After a conflict with another writer the rows are matched with the new version and written again, as often as
-    ``options.retry`` allows. ``send`` makes the new version.
+    Args:
+        dataset: The new rows, materialized: its bytes and rows are counted.
+        job: The merge.
+
+    Raises:
+        InvalidArgumentError: The key columns cannot be compared exactly.
     """
-    # What the user computes ends here; errors of what follows are this library's, and arrive as they are raised.
-    ds = Dataset.copy(ds.materialize(), _deep_copy=True)
-    ds.context.raise_original_map_exception = True
-    policy = replace(options.retry, should_retry=lambda error: isinstance(error, MergeConflictError))
-    attempt = 0
-    while True:
-        sink = _MergeSink(table, options, send=send)
-        job = sink.start()
-        check_keys(job.table.open().schema, options.on)
-        buckets = max(1, -(-ds.size_bytes() // _BUCKET_BYTES))
-        matched = (
-            ds.map_batches(
-                partial(_prepare, job=job, buckets=buckets),
-                batch_format="pyarrow",
-                batch_size=None,
-                zero_copy_batch=True,
-            )
-            .groupby(BUCKET, num_partitions=buckets)
-            .map_groups(partial(_match, job=job), batch_format="pyarrow")
-            if ds.count()
-            else ds  # Ray cannot group what has no columns
-        )
-        try:
-            return run(matched, sink, ray_remote_args, concurrency)
-        except MergeConflictError as error:
-            attempt += 1
-            policy.pause(attempt, f"merge into {job.shown_uri}", error)
+    check_keys(job.table.open().schema, job.options.on)
+    if not dataset.count():
+        return dataset  # Ray cannot group what has no columns
+    buckets = max(1, -(-dataset.size_bytes() // _BUCKET_BYTES))
+    prepare = partial(_prepare, job=job, buckets=buckets)
+    prepared = dataset.map_batches(prepare, batch_format="pyarrow", batch_size=None, zero_copy_batch=True)
+    return prepared.groupby(BUCKET, num_partitions=buckets).map_groups(partial(_match, job=job), batch_format="pyarrow")
 
 
 def _prepare(batch: pa.Table, job: WriteJob, buckets: int) -> pa.Table:
@@ -161,12 +134,12 @@ class _MergeResult(TaskResult):
     row_ids: Addresses = field(default_factory=lambda: np.empty(0, np.uint64))
 
 
-class _MergeSink(LanceDatasink):
+class MergeSink(LanceDatasink):
     """Writes matched rows, and replaces what they match."""
 
     modes: ClassVar[tuple[str, ...]] = ("merge",)
 
-    def write(self, blocks: Iterable[Any], ctx: TaskContext) -> TaskResult:  # noqa: ARG002
+    def write(self, blocks: Iterable[Any], ctx: Any) -> TaskResult:  # noqa: ARG002
         """Write the rows of one task: those that replace rows first, then those that are new."""
         job = self.start()
         job = job.with_schema(portable(job.schema))

@@ -1,4 +1,4 @@
-"""Files of one dataset that turn out to differ in their schemas, brought to one schema before the commit."""
+"""Files that tasks wrote in different types -> files of one schema, before the commit."""
 
 from __future__ import annotations
 
