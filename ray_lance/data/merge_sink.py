@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, ClassVar
@@ -139,20 +139,23 @@ class MergeSink(LanceDatasink):
 
     modes: ClassVar[tuple[str, ...]] = ("merge",)
 
-    def write(self, blocks: Iterable[Any], ctx: Any) -> TaskResult:  # noqa: ARG002
+    def _write(self, blocks: Iterable[Any], raise_interrupt: Callable[[], None]) -> TaskResult:
         """Write the rows of one task: those that replace rows first, then those that are new."""
         job = self.start()
         job = job.with_schema(portable(job.schema))
         held = [rows for rows in map(RayRows, blocks) if rows.num_rows]
-        tables = [_dressed(rows.table(0, rows.num_rows)) for rows in held]
+        tables = []
+        for rows in held:
+            raise_interrupt()
+            tables.append(_dressed(rows.table(0, rows.num_rows)))
         if not tables:
             return _MergeResult((), None)
         known, unknown = zip(*(_split(table) for table in tables), strict=True)
         matched = [table.column(ADDRESSES).combine_chunks().flatten().to_numpy() for table in known]
         replacing = known if job.options.update else ()
         row_ids = [table.column(ROW_ID).to_numpy() for table in replacing]
-        rows = [*replacing, *(unknown if job.options.insert else ())]
-        files = write_files([TableRows(table.drop_columns([ADDRESSES, ROW_ID])) for table in rows], job)
+        parts = [*replacing, *(unknown if job.options.insert else ())]
+        files = write_files([TableRows(table.drop_columns([ADDRESSES, ROW_ID])) for table in parts], job)
         ids = np.concatenate([np.empty(0, np.uint64), *row_ids])
         return _MergeResult(tuple(files), job.schema, np.concatenate(matched), ids)
 
