@@ -38,8 +38,7 @@ from ray_lance.order.rows import RowArray, digest_of
 from ray_lance.order.split import Fractions
 from ray_lance.retry import RetryPolicy
 from ray_lance.scan.categories import categories_of
-from ray_lance.scan.plan import MAX_TASK_BYTES, TaskSizing
-from ray_lance.scan.positions import plan_positions
+from ray_lance.scan.planning import MAX_TASK_BYTES, TaskSizing, plan_positions
 from ray_lance.scan.pushdown import Columns, build_scan
 from ray_lance.scan.reserved import readable_names
 from ray_lance.scan.scan import ROW_ID, Scan, has_column

@@ -25,8 +25,7 @@ from scan.bench import generate
 import ray_lance
 from harness import DATA, compare, save, start_ray
 from ray_lance.order import DenseRows, RowPermutation, measure_quality
-from ray_lance.scan.plan import TaskSizing
-from ray_lance.scan.positions import plan_positions
+from ray_lance.scan.planning import TaskSizing, plan_positions
 
 BATCH = 1024
 FOLDER = Path(__file__).parent

@@ -32,11 +32,11 @@ from ray_lance.data.quiet import silenced
 from ray_lance.data.remote import actor_pool, checked, flat, for_read
 from ray_lance.decode import Decode, ImageDecode
 from ray_lance.errors import InvalidArgumentError, UnknownColumnError
-from ray_lance.scan.plan import FragmentRange
 from ray_lance.scan.pushdown import build_scan, check_filter
 from ray_lance.scan.reader import ReadPlan
 from ray_lance.scan.scan import ROW_ADDRESS, Scan, has_column
 from ray_lance.scan.size import row_bytes
+from ray_lance.scan.tasks import FragmentRange
 from ray_lance.table import TableRef
 from ray_lance.write.column_plan import Pass, count_selected
 from ray_lance.write.column_record import Recipe

@@ -11,11 +11,11 @@ import pyarrow as pa
 import torch
 from ray.data.collate_fn import ArrowBatchCollateFn
 
-from ray_lance.arguments import as_choice, as_flag, shown
+from ray_lance.arguments import as_flag, shown
 from ray_lance.errors import InvalidArgumentError, UnknownColumnError
 from ray_lance.tensors import Categories, CategoryOption, FillValue, Ragged, Tensors, to_tensors
 from ray_lance.tensors.categories import as_categories
-from ray_lance.tensors.filling import check_fill
+from ray_lance.tensors.tensor_options import check_fill, check_ragged
 
 __all__ = ["DefaultTensors", "TensorCollate", "as_dict", "check_device", "moved"]
 
@@ -56,7 +56,7 @@ class TensorCollate(ArrowBatchCollateFn):
     categories: CategoryOption = "values"
 
     def __post_init__(self) -> None:
-        as_choice("ragged", self.ragged, ("nested", "pad", "list"))
+        check_ragged(self.ragged)
         check_fill(self.fill)
         _check_dtypes(self.dtypes)
         check_device(self.device)

@@ -17,12 +17,11 @@ from ray.data.datasource import Datasource, ReadTask
 from ray_lance.allocator import keep_freed_memory
 from ray_lance.data.faults import faults_of_data
 from ray_lance.data.interrupts import interrupts_held
-from ray_lance.scan.plan import FragmentRange, TaskSizing
-from ray_lance.scan.positions import PermutationPlan, PermutationRange
-from ray_lance.scan.reader import Fill, ReadPlan
+from ray_lance.scan.planning import TaskSizing
+from ray_lance.scan.reader import Fill, PermutationPlan, ReadPlan
 from ray_lance.scan.scan import Scan
 from ray_lance.scan.size import row_bytes
-from ray_lance.scan.steps import StepRange
+from ray_lance.scan.tasks import FragmentRange, PermutationRange, StepRange
 from ray_lance.tensors import named_fill
 from ray_lance.tensors.kinds import ROW_COUNT_COLUMN
 

@@ -10,8 +10,7 @@ from ray.data import Dataset
 from ray_lance.data.datasource import LanceDatasource, PlannedRead
 from ray_lance.errors import InvalidArgumentError
 from ray_lance.order import ShuffleQuality, measure_quality
-from ray_lance.scan.positions import PermutationPlan
-from ray_lance.scan.reader import ReadPlan
+from ray_lance.scan.reader import PermutationPlan, ReadPlan
 
 __all__ = ["Explanation", "explain_dataset", "explain_datasource", "explain_planned"]
 

@@ -14,10 +14,11 @@ from ray.data.expressions import Expr
 
 from ray_lance.data.datasource import LanceDatasource, PlannedRead
 from ray_lance.errors import InvalidArgumentError, UnknownColumnError
-from ray_lance.scan.plan import FragmentRange, FragmentRows, TaskSizing, plan_scan
+from ray_lance.scan.planning import FragmentRows, TaskSizing, plan_scan
 from ray_lance.scan.pushdown import takes_filter
 from ray_lance.scan.reader import Fill, ReadPlan
 from ray_lance.scan.scan import Scan
+from ray_lance.scan.tasks import FragmentRange
 
 __all__ = ["FragmentDatasource"]
 

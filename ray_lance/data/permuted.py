@@ -13,11 +13,10 @@ from ray_lance.data.datasource import LanceDatasource, PlannedRead
 from ray_lance.errors import InvalidArgumentError
 from ray_lance.order import BatchSchedule, ExplicitRows, RowPermutation
 from ray_lance.permutation import Permutation
-from ray_lance.scan.plan import TaskSizing
-from ray_lance.scan.positions import PermutationPlan, PermutationRange, plan_positions, suited
-from ray_lance.scan.reader import Fill
+from ray_lance.scan.planning import TaskSizing, plan_positions, plan_steps
+from ray_lance.scan.reader import Fill, PermutationPlan
 from ray_lance.scan.scan import Scan
-from ray_lance.scan.steps import StepRange, plan_steps
+from ray_lance.scan.tasks import PermutationRange, StepRange
 
 __all__ = ["PermutationDatasource", "check_numbered"]
 
@@ -136,7 +135,7 @@ class PermutationDatasource(LanceDatasource):
         return tuple(plan_steps(schedule, sizing, window)), sizing
 
     def _sizing_of(self, order: RowPermutation, rows: int) -> TaskSizing:
-        return suited(self._sizing(rows), order, self._scan.tables[0])
+        return self._sizing(rows).for_order(order, self._scan.tables[0])
 
 
 def check_numbered(source: LanceDatasource) -> None:

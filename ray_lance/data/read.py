@@ -27,7 +27,8 @@ from ray_lance.scan.scan import FRAGMENT_ID, ROW_ADDRESS, ROW_ID, Scan
 from ray_lance.table import TableRef
 from ray_lance.table_arguments import TableArguments
 from ray_lance.tensors import named_fill
-from ray_lance.tensors.filling import check_fill, check_values
+from ray_lance.tensors.filling import check_values
+from ray_lance.tensors.tensor_options import check_fill
 
 __all__ = ["ReadOptions", "read"]
 

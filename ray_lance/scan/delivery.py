@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from ray_lance.decode import decode_table
 from ray_lance.scan.scan import FRAGMENT_ID, ROW_ADDRESS, Scan
-from ray_lance.tensors import FillValue, deliver
+from ray_lance.tensors import Fill, deliver
 
 __all__ = ["delivered", "with_fragment_id"]
 
@@ -21,7 +21,7 @@ def delivered(
     scan: Scan,
     schema: pa.Schema,
     row_bytes: float,
-    fill: FillValue | Mapping[str, FillValue] | None = None,
+    fill: Fill = None,
 ) -> Iterator[pa.Table]:
     """The rows of ``table``, in order; in several tables where images, once decoded, take much room.
 
@@ -54,9 +54,7 @@ def with_fragment_id(table: pa.Table, scan: Scan) -> pa.Table:
     return table.append_column(FRAGMENT_ID, pc.shift_right(table[ROW_ADDRESS], pa.scalar(32, pa.uint64())))
 
 
-def _promised(
-    table: pa.Table, scan: Scan, schema: pa.Schema, fill: FillValue | Mapping[str, FillValue] | None
-) -> pa.Table:
+def _promised(table: pa.Table, scan: Scan, schema: pa.Schema, fill: Fill) -> pa.Table:
     table = table.select([name for name in scan.names if name in table.column_names])
     return deliver(table, schema, fill=fill, nullable=scan.decoders) if scan.names else table
 

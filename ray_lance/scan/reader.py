@@ -1,22 +1,26 @@
-"""Reading: runs a task and delivers tables, going on after the last delivered row when storage fails."""
+"""Runs tasks: a plan and a task in, tables of the promised schema out; reading resumes where storage fails."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
+import numpy as np
 import pyarrow as pa
 
+from ray_lance.order import ExplicitRows, RowPermutation
+from ray_lance.order.rows import RowArray
 from ray_lance.retry import RetryPolicy
 from ray_lance.scan.delivery import delivered, with_fragment_id
 from ray_lance.scan.overflow import in_smaller_batches
-from ray_lance.scan.plan import FragmentRange
 from ray_lance.scan.scan import Scan
+from ray_lance.scan.take import take_rows
+from ray_lance.scan.tasks import FragmentRange, PermutationRange, StepRange
 from ray_lance.tensors import Fill
 
-__all__ = ["BatchReader", "Fill", "ReadPlan", "resume_batches"]
+__all__ = ["BatchReader", "Fill", "PermutationPlan", "ReadPlan", "resume_batches"]
 
 # Lance reads ahead by whole batches; a range of a task is one batch, a long scan goes in smaller steps.
 MAX_BATCH_BYTES = 32 * 2**20
@@ -29,7 +33,7 @@ BatchReader: TypeAlias = Callable[[int], Iterator[pa.RecordBatch]]
 
 @dataclass(frozen=True)
 class ReadPlan:
-    """What all tasks of one read share; sent to the workers once.
+    """What all tasks of one read in scan order share; sent to the workers once.
 
     Attributes:
         scan: What to read.
@@ -105,10 +109,51 @@ class ReadPlan:
         return delivered(table, self.scan, self.schema, self.row_bytes, self.fill)
 
 
+@dataclass(frozen=True)
+class PermutationPlan:
+    """What all tasks of one read in a permutation's order share; sent to the workers once.
+
+    Attributes:
+        scan: The table and the columns to read; without a filter.
+        order: The order, with its epoch. Its row ids, if it has any, may travel separately: see :meth:`with_rows`.
+        schema: Schema of the tables to deliver.
+        row_bytes: Mean bytes of a row.
+        fill: What replaces nulls where a tensor cannot hold them: one value, or one by column.
+        retry: What to do when storage fails.
+    """
+
+    scan: Scan
+    order: RowPermutation
+    schema: pa.Schema
+    row_bytes: float
+    fill: Fill = None
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+
+    def with_rows(self, row_ids: RowArray) -> PermutationPlan:
+        """The same plan with the row ids that its order runs over."""
+        return replace(self, order=self.order.with_base(ExplicitRows(row_ids)))
+
+    def read(self, task: PermutationRange | StepRange, limit: int | None = None) -> Iterator[pa.Table]:
+        """Read a task in one take.
+
+        Args:
+            task: The positions to read.
+            limit: Read no more rows than this.
+
+        Yields:
+            Tables of ``schema``, in the order of the task's positions; one, unless images are decoded.
+        """
+        rows = self.order.take(task.positions()[:limit])
+        what = f"taking {len(rows)} rows of {self.scan.tables[0]}"
+        are_offsets = rows.dtype == np.int64
+        table = self.retry.call(lambda: take_rows(self.scan, rows, are_offsets=are_offsets), what)
+        yield from delivered(table, self.scan, self.schema, self.row_bytes, self.fill)
+
+
 def resume_batches(open_at: BatchReader, retry: RetryPolicy, what: str) -> Iterator[pa.RecordBatch]:
     """The batches of ``open_at(0)``, each row once, whatever fails in between.
 
-    A stream that broke is never read further: a new one is opened behind the last delivered row.
+    A stream that failed is never read further: a new one is opened after the last delivered row.
 
     Args:
         open_at: Opens a stream of record batches that leaves out the given number of rows at the beginning. Must give

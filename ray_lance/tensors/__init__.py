@@ -6,6 +6,7 @@ fixed       rows of one shape: taken apart, put together, nulls that travel as N
 ragged      rows of different lengths and shapes
 dense       the registry of types that become one tensor
 categories  dictionary-encoded columns: as values, or as codes of one dictionary
+tensor_options  what callers give for ragged columns, nulls and categories, checked
 to_torch    Arrow -> torch: to_tensors, and the registry of all other types
 from_torch  torch, numpy, lists -> Arrow: from_tensors
 casts       conform: fit a schema, where that loses nothing
@@ -25,7 +26,8 @@ from ray_lance.tensors.categories import Categories, CategoryOption
 from ray_lance.tensors.from_torch import from_tensors
 from ray_lance.tensors.kinds import FixedShape, VariableShape, tensor_kind
 from ray_lance.tensors.pickling import register
-from ray_lance.tensors.to_torch import Fill, FillValue, Ragged, Tensors, named_fill, to_tensors
+from ray_lance.tensors.tensor_options import Fill, FillValue, Ragged, named_fill
+from ray_lance.tensors.to_torch import Tensors, to_tensors
 
 register()
 

@@ -7,7 +7,7 @@ delivered in the type that Ray converts rightly, with nulls made explicit first.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from ray_lance.errors import SchemaMismatchError, TensorConversionError
 from ray_lance.tensors.casts import conform
-from ray_lance.tensors.dense import NOT_GIVEN, Column, FillValue, Options, filled, null_error
+from ray_lance.tensors.dense import Column, filled, null_error
 from ray_lance.tensors.filling import without_nulls
 from ray_lance.tensors.fixed import assemble, fixed_type, mark_rows, marked_rows, take_apart
 from ray_lance.tensors.kinds import (
@@ -34,7 +34,7 @@ from ray_lance.tensors.kinds import (
 )
 from ray_lance.tensors.memory import flat_array, flat_view, storage
 from ray_lance.tensors.ragged import Rows, data_and_shapes, make_lists, make_shaped, row_shapes
-from ray_lance.tensors.to_torch import named_fill
+from ray_lance.tensors.tensor_options import NOT_GIVEN, Fill, Options, named_fill
 
 __all__ = ["deliver", "delivered_schema", "storable", "storable_schema"]
 
@@ -63,7 +63,7 @@ def deliver(
     table: pa.Table,
     schema: pa.Schema,
     *,
-    fill: FillValue | Mapping[str, FillValue] | None = None,
+    fill: Fill = None,
     nullable: Iterable[str] = (),
 ) -> pa.Table:
     """``table`` as scanned by Lance, in the types that Ray converts to arrays and tensors rightly.

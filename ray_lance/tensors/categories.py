@@ -11,15 +11,13 @@ from functools import cached_property
 from typing import Any, Literal, TypeAlias
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from ray_lance.arguments import shown
 from ray_lance.errors import InvalidArgumentError, TensorConversionError
-from ray_lance.tensors.dense import Column, dense_converter
 from ray_lance.tensors.kinds import refuse_pickled, tensor_kind
 from ray_lance.tensors.objects import to_objects
 
-__all__ = ["Categories", "CategoryOption", "CategoryUnion", "as_categories", "resolved", "with_values"]
+__all__ = ["Categories", "CategoryOption", "CategoryUnion", "as_categories", "with_values"]
 
 CategoryOption: TypeAlias = "Literal['values', 'codes'] | Mapping[str, Sequence[Any]]"
 
@@ -153,32 +151,6 @@ def as_categories(option: CategoryOption) -> Categories | Literal["values", "cod
     )
 
 
-def resolved(column: Column) -> Column:
-    """``column`` without codes of a dictionary that only it knows: its values, or int64 codes that the caller knows.
-
-    Categories that make no tensor, such as strings, stay encoded: they are looked up when objects are made of them.
-
-    Raises:
-        TensorConversionError: A value that is none of the categories given, or pickled objects.
-    """
-    dtype, known = column.array.type, column.options.categories
-    is_encoded = pa.types.is_dictionary(dtype)
-    if known is not None and not pa.types.is_nested(dtype) and column.name in known:
-        return _coded(column, known)
-    if not is_encoded:
-        return column
-    if known is not None and known.is_complete:
-        raise TensorConversionError(
-            f"column {column.name!r} has no categories in the dataset that was read, which are {sorted(known)}: list "
-            f"them, categories={{{column.name!r}: [...]}}, or leave its values, categories='values'"
-        )
-    refuse_pickled(column.field.with_name(column.name), TensorConversionError)
-    value = pa.field(column.field.name, dtype.value_type)
-    if dense_converter(value) is None:
-        return column
-    return column.child(value, column.array.dictionary.take(column.array.indices))
-
-
 def with_values(table: pa.Table) -> pa.Table:
     """``table`` with the values of dictionary-encoded columns, however they were encoded.
 
@@ -191,25 +163,6 @@ def with_values(table: pa.Table) -> pa.Table:
             values = pa.chunked_array(chunks, type=field.type.value_type)
             table = table.set_column(index, field.with_type(values.type), values)
     return table
-
-
-def _coded(column: Column, known: Categories) -> Column:
-    array = column.array
-    if pa.types.is_dictionary(array.type):
-        codes = _places(column, array.dictionary, known).take(array.indices)
-        values = array.dictionary.take(array.indices) if codes.null_count else array
-    else:
-        codes, values = _places(column, array, known), array
-    if codes.null_count:
-        lost = pc.and_(codes.is_null(), values.is_valid())
-        if pc.any(lost).as_py():
-            value = to_objects(values.filter(lost).slice(0, 1), column.name)[0]
-            raise TensorConversionError(f"column {column.name!r} holds {value!r}, which is none of its categories")
-    return column.child(pa.field(column.field.name, pa.int64()), codes.cast(pa.int64()))
-
-
-def _places(column: Column, values: pa.Array, known: Categories) -> pa.Array:
-    return pc.index_in(values, known.array(column.name, values.type))
 
 
 def _dictionaries(name: str, field: pa.Field, array: pa.Array | None) -> Iterator[tuple[str, pa.Array]]:

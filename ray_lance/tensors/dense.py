@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -14,17 +13,11 @@ from ray_lance.lazy import torch
 from ray_lance.tensors.fixed import marked_rows, take_apart
 from ray_lance.tensors.kinds import FixedShape, is_bfloat16, is_numeric, tensor_kind
 from ray_lance.tensors.memory import Mask, flat_view, null_mask, write_bits
-
-if TYPE_CHECKING:
-    from ray_lance.tensors.categories import Categories
+from ray_lance.tensors.tensor_options import NOT_GIVEN, Options
 
 __all__ = [
     "DENSE",
-    "NOT_GIVEN",
     "Column",
-    "FillValue",
-    "Options",
-    "Ragged",
     "check_value",
     "dense_converter",
     "filled",
@@ -32,27 +25,6 @@ __all__ = [
     "type_ids",
     "write_fill",
 ]
-
-Ragged = Literal["nested", "pad", "list"]
-FillValue = bool | int | float | str | bytes
-
-NOT_GIVEN: Any = object()
-
-
-@dataclass(frozen=True)
-class Options:
-    """What the caller of ``to_tensors`` or ``deliver`` asked for."""
-
-    ragged: Ragged
-    fill: FillValue | Mapping[str, FillValue] | None
-    nullable: frozenset[str] = frozenset()
-    categories: Categories | None = None
-
-    def fill_for(self, name: str) -> Any:
-        """The value for nulls of column ``name``, or ``NOT_GIVEN``."""
-        if isinstance(self.fill, Mapping):
-            return self.fill.get(name, NOT_GIVEN)
-        return NOT_GIVEN if self.fill is None else self.fill
 
 
 class Column(NamedTuple):

@@ -9,17 +9,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ray_lance.arguments import shown
-from ray_lance.errors import InvalidArgumentError, TensorConversionError
-from ray_lance.tensors.dense import DENSE, NOT_GIVEN, Column, FillValue, dense_converter, filled
+from ray_lance.errors import TensorConversionError
+from ray_lance.tensors.dense import DENSE, Column, dense_converter, filled
 from ray_lance.tensors.fixed import assemble, take_apart
 from ray_lance.tensors.kinds import FixedShape, is_bfloat16, tensor_kind
 from ray_lance.tensors.memory import flat_array, flat_view, null_mask
 from ray_lance.tensors.ragged import Rows
+from ray_lance.tensors.tensor_options import NOT_GIVEN, FillValue
 
-__all__ = ["check_fill", "check_values", "without_nulls"]
-
-_VALUES = (bool, int, float, str, bytes, decimal.Decimal, np.generic)
+__all__ = ["check_values", "without_nulls"]
 
 
 def without_nulls(column: Column) -> pa.Array:
@@ -45,21 +43,6 @@ def without_nulls(column: Column) -> pa.Array:
     if is_bfloat16(column.field):
         return flat_array(filled(column, flat_view(column.array), null_mask(column.array)))
     return _replaced(column.array, _scalar(column.name, dtype, column.options.fill_for(column.name)))
-
-
-def check_fill(fill: Any) -> None:
-    """Refuse what fills no column, whatever its type.
-
-    Raises:
-        InvalidArgumentError: It is neither a value, nor values by column, nor None.
-    """
-    values = fill if isinstance(fill, Mapping) else {} if fill is None else {"": fill}
-    for name, value in values.items():
-        if not isinstance(name, str) or not isinstance(value, _VALUES):
-            at = f"[{name!r}]" if isinstance(fill, Mapping) else ""
-            raise InvalidArgumentError(
-                f"fill{at}={shown(value)} must be a number, a boolean, a string or bytes, or a dict of these by column"
-            )
 
 
 def check_values(fill: Any, schema: pa.Schema) -> None:

@@ -2,51 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from ray_lance.arguments import as_choice
-from ray_lance.errors import InvalidArgumentError, TensorConversionError, UnknownColumnError
+from ray_lance.errors import InvalidArgumentError, TensorConversionError
 from ray_lance.lazy import torch
-from ray_lance.paths import Path, parse_path
-from ray_lance.tensors.categories import Categories, CategoryOption, as_categories, resolved
-from ray_lance.tensors.dense import (
-    DENSE,
-    NOT_GIVEN,
-    Column,
-    FillValue,
-    Options,
-    Ragged,
-    check_value,
-    dense_converter,
-    null_error,
-    type_ids,
-    write_fill,
-)
-from ray_lance.tensors.filling import check_fill
+from ray_lance.tensors.categories import Categories, CategoryOption, as_categories
+from ray_lance.tensors.dense import DENSE, Column, check_value, dense_converter, null_error, type_ids, write_fill
 from ray_lance.tensors.kinds import VariableShape, refuse_pickled, storage_type, tensor_kind
 from ray_lance.tensors.memory import Mask, combine, storage
 from ray_lance.tensors.objects import to_objects
 from ray_lance.tensors.ragged import Rows, data_and_shapes, list_rows, nested_rows, padded_rows, row_shapes, shaped_rows
+from ray_lance.tensors.tensor_options import (
+    NOT_GIVEN,
+    Fill,
+    Options,
+    Ragged,
+    check_fill,
+    check_ragged,
+    named_entries,
+    named_fill,
+)
 
-__all__ = ["Fill", "FillValue", "Ragged", "Tensors", "named_entries", "named_fill", "to_tensors"]
+__all__ = ["Tensors", "to_tensors"]
 
 _BLOB = b"lance-encoding:blob"
 
 Tensors: TypeAlias = "dict[str, torch.Tensor | list[Any]]"
-T = TypeVar("T")
-Fill: TypeAlias = FillValue | Mapping[str, FillValue] | None
 
 
 def to_tensors(
     data: pa.Table | pa.RecordBatch,
     *,
     ragged: Ragged = "nested",
-    fill: FillValue | Mapping[str, FillValue] | None = None,
+    fill: Fill = None,
     categories: CategoryOption = "values",
 ) -> Tensors:
     """Convert every column to a tensor, or to a list where no tensor exists.
@@ -105,7 +99,7 @@ def to_tensors(
     """
     if not isinstance(data, (pa.Table, pa.RecordBatch)):
         raise InvalidArgumentError(f"data={type(data).__name__} must be a pyarrow.Table or a pyarrow.RecordBatch")
-    as_choice("ragged", ragged, ("nested", "pad", "list"))
+    check_ragged(ragged)
     check_fill(fill)
     schema = data.schema
     options = Options(ragged, named_fill(fill, schema), categories=_categories(as_categories(categories), data))
@@ -118,38 +112,6 @@ def to_tensors(
     return out
 
 
-def named_fill(fill: Fill, schema: pa.Schema, *, is_part: bool = False) -> Fill:
-    """``fill`` with each column under the name of the entry that it becomes; see :func:`named_entries`."""
-    return named_entries("fill", fill, schema, is_part=is_part) if isinstance(fill, Mapping) else fill
-
-
-def named_entries(argument: str, given: Mapping[str, T], schema: pa.Schema, *, is_part: bool = False) -> dict[str, T]:
-    """What was given by column, under the name of the entry that each column becomes.
-
-    Args:
-        argument: Name of the argument, for errors.
-        given: By column or struct's leaf: the entry's name, or a path (``"meta.`a.b`"``).
-        schema: What the entries are made of.
-        is_part: Whether ``schema`` may lack columns that are named, which are then left out.
-
-    Raises:
-        UnknownColumnError: A column or a struct's leaf is named that ``schema`` does not have.
-        InvalidArgumentError: Two names are the same column.
-    """
-    names = {path: name for name, path in _entries(schema)}
-    entries: set[str] = set(names.values())
-    found: dict[str, T] = {}
-    for name, value in given.items():
-        entry = name if name in entries else names.get(parse_path(name) or ())
-        if entry in found:
-            raise InvalidArgumentError(f"{argument}={dict(given)} names column {entry!r} twice")
-        if entry is not None:
-            found[entry] = value
-        elif not is_part:
-            raise UnknownColumnError(argument, name, sorted(entries))
-    return found
-
-
 def _categories(option: Categories | Literal["values", "codes"], data: pa.Table | pa.RecordBatch) -> Categories | None:
     if not isinstance(option, Categories):
         return Categories.of_table(data) if option == "codes" else None
@@ -158,27 +120,59 @@ def _categories(option: Categories | Literal["values", "codes"], data: pa.Table 
     return option.renamed(named_entries("categories", {name: name for name in option}, data.schema))
 
 
-def _entries(schema: pa.Schema) -> Iterator[tuple[str, Path]]:
-    """Names of all columns and structs' leaves, with their paths."""
-    for field in schema:
-        yield from _entries_of(field, field.name, parse_path(field.name) or (field.name,))
-
-
-def _entries_of(field: pa.Field, name: str, path: Path) -> Iterator[tuple[str, Path]]:
-    yield name, path
-    for index in range(field.type.num_fields if pa.types.is_struct(field.type) else 0):
-        inner = field.type.field(index)
-        yield from _entries_of(inner, f"{name}.{inner.name}", (*path, inner.name))
-
-
 def _convert(column: Column, out: Tensors) -> None:
-    column = resolved(column)
+    column = _resolved(column)
     identity = column.field.type.id
     dense = DENSE.get(identity)
     if dense is not None:
         _put(out, column.name, dense(column))
     else:
         _OTHER.get(identity, _objects)(column, out)
+
+
+def _resolved(column: Column) -> Column:
+    """``column`` without codes of a dictionary that only it knows: its values, or int64 codes that the caller knows.
+
+    Categories that make no tensor, such as strings, stay encoded: they are looked up when objects are made of them.
+
+    Raises:
+        TensorConversionError: A value that is none of the categories given, or pickled objects.
+    """
+    dtype, known = column.array.type, column.options.categories
+    is_encoded = pa.types.is_dictionary(dtype)
+    if known is not None and not pa.types.is_nested(dtype) and column.name in known:
+        return _coded(column, known)
+    if not is_encoded:
+        return column
+    if known is not None and known.is_complete:
+        raise TensorConversionError(
+            f"column {column.name!r} has no categories in the dataset that was read, which are {sorted(known)}: list "
+            f"them, categories={{{column.name!r}: [...]}}, or leave its values, categories='values'"
+        )
+    refuse_pickled(column.field.with_name(column.name), TensorConversionError)
+    value = pa.field(column.field.name, dtype.value_type)
+    if dense_converter(value) is None:
+        return column
+    return column.child(value, column.array.dictionary.take(column.array.indices))
+
+
+def _coded(column: Column, known: Categories) -> Column:
+    array = column.array
+    if pa.types.is_dictionary(array.type):
+        codes = _places(column, array.dictionary, known).take(array.indices)
+        values = array.dictionary.take(array.indices) if codes.null_count else array
+    else:
+        codes, values = _places(column, array, known), array
+    if codes.null_count:
+        lost = pc.and_(codes.is_null(), values.is_valid())
+        if pc.any(lost).as_py():
+            value = to_objects(values.filter(lost).slice(0, 1), column.name)[0]
+            raise TensorConversionError(f"column {column.name!r} holds {value!r}, which is none of its categories")
+    return column.child(pa.field(column.field.name, pa.int64()), codes.cast(pa.int64()))
+
+
+def _places(column: Column, values: pa.Array, known: Categories) -> pa.Array:
+    return pc.index_in(values, known.array(column.name, values.type))
 
 
 def _put(out: Tensors, name: str, value: torch.Tensor | list[Any]) -> None:
@@ -199,7 +193,7 @@ def _list(column: Column, out: Tensors) -> None:
 def _ragged(column: Column, value: pa.Field, out: Tensors) -> None:
     column = column.child(column.field, storage(column.array))
     rows = Rows.of_lists(column.array)
-    values = resolved(column.child(value, column.array.flatten()))
+    values = _resolved(column.child(value, column.array.flatten()))
     dense = dense_converter(values.field)
     if dense is None:
         if _has_entries(values.field):  # which cannot be cut into rows together

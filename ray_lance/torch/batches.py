@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 
-from ray_lance.arguments import as_choice, shown
+from ray_lance.arguments import shown
 from ray_lance.decode import Decode, decode_table, find_decoders, to_image_tensors
 from ray_lance.errors import InvalidArgumentError, TensorConversionError
 from ray_lance.formats import Format, check_format, convert
@@ -27,9 +27,8 @@ from ray_lance.scan.size import row_bytes
 from ray_lance.scan.take import take_in_pieces, take_rows
 from ray_lance.tensors import Categories, CategoryOption, FillValue, Ragged, named_fill, to_tensors
 from ray_lance.tensors.categories import as_categories
-from ray_lance.tensors.filling import check_fill
 from ray_lance.tensors.kinds import refuse_pickled
-from ray_lance.tensors.to_torch import named_entries
+from ray_lance.tensors.tensor_options import check_fill, check_ragged, named_entries
 from ray_lance.versions import Version
 
 __all__ = ["BatchOptions", "ReadRows", "RowReader", "open_source"]
@@ -63,7 +62,7 @@ class BatchOptions:
 
     def __post_init__(self) -> None:
         check_format(self.format)
-        as_choice("ragged", self.ragged, ("nested", "pad", "list"))
+        check_ragged(self.ragged)
         check_fill(self.fill)
         object.__setattr__(self, "categories", as_categories(self.categories))
         given = (self.fill is not None, self.ragged != "nested", self.categories != "values")

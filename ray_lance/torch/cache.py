@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from ray_lance.order.rows import RowArray
 from ray_lance.scan.places import to_places
-from ray_lance.scan.plan import MAX_TASK_BYTES
+from ray_lance.scan.planning import MAX_TASK_BYTES
 from ray_lance.torch.budget import budget
 
 __all__ = ["RowCache"]

@@ -14,8 +14,7 @@ from ray_lance.ahead import ordered_map
 from ray_lance.allocator import BUFFER_BESIDE_OTHERS, KEPT_BESIDE_OTHERS, keep_freed_memory
 from ray_lance.order import BatchSchedule, LaneRange, RowPermutation
 from ray_lance.order.rows import RowArray
-from ray_lance.scan.plan import FIRST_TASK_BYTES, MAX_TASK_BYTES, MAX_WINDOW_BYTES
-from ray_lance.scan.positions import parts_are_cheap
+from ray_lance.scan.planning import FIRST_TASK_BYTES, MAX_TASK_BYTES, MAX_WINDOW_BYTES, are_parts_cheap
 from ray_lance.torch.batches import ReadRows
 from ray_lance.torch.meter import Fetched
 from ray_lance.torch.source import PassSource
@@ -137,7 +136,7 @@ def batches(
     reader, meter = source.reader, source.meter
     keep_freed_memory(KEPT_BESIDE_OTHERS, BUFFER_BESIDE_OTHERS)
     is_in_memory = source.has(_sample(order))
-    small_first = is_in_memory or parts_are_cheap(order, reader.permutation.table)
+    small_first = is_in_memory or are_parts_cheap(order, reader.permutation.table)
     plan = meter.begun(plan_reads(schedule, steps, order, reader.row_bytes, small_first=small_first))
     # What the first batch waits for, and after small reads those that soon follow; they bring the metadata for others.
     reads_of_lane = 2 if small_first else 1

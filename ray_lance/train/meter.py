@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from ray_lance.metrics import LoaderMetrics
 from ray_lance.order import BatchSchedule
-from ray_lance.scan.steps import StepRange
+from ray_lance.scan.tasks import StepRange
 from ray_lance.train.passes import Pass
 
 __all__ = ["ShardMeter", "rows_of"]

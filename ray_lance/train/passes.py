@@ -14,7 +14,7 @@ from ray_lance.data.execution import reads_ahead
 from ray_lance.data.iterator import BlockwiseIterator
 from ray_lance.errors import InvalidArgumentError
 from ray_lance.order import BatchSchedule
-from ray_lance.scan.steps import StepRange
+from ray_lance.scan.tasks import StepRange
 from ray_lance.train.closing import ClosedElsewhere
 
 __all__ = ["Pass", "Passes"]

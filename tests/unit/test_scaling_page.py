@@ -14,9 +14,8 @@ import pytest
 
 from ray_lance.order import BatchSchedule, DenseRows, RowPermutation
 from ray_lance.permutation import Permutation
-from ray_lance.scan.plan import TaskSizing
+from ray_lance.scan.planning import TaskSizing, plan_steps
 from ray_lance.scan.pushdown import build_scan
-from ray_lance.scan.steps import plan_steps
 from ray_lance.scan.take import take_rows
 from ray_lance.torch.prefetch import READ_BYTES, plan_reads
 

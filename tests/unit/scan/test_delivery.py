@@ -13,12 +13,11 @@ from hypothesis import strategies as st
 from ray_lance.decode import ImageDecode
 from ray_lance.errors import TensorConversionError, UnknownColumnError
 from ray_lance.order import DenseRows, RowPermutation
-from ray_lance.scan.plan import FragmentRange
-from ray_lance.scan.positions import PermutationPlan, PermutationRange
 from ray_lance.scan.pushdown import build_scan
-from ray_lance.scan.reader import ReadPlan
+from ray_lance.scan.reader import PermutationPlan, ReadPlan
 from ray_lance.scan.scan import ROW_ADDRESS
 from ray_lance.scan.size import row_bytes
+from ray_lance.scan.tasks import FragmentRange, PermutationRange
 from ray_lance.table import TableRef
 from ray_lance.tensors import to_tensors
 from tests.images import encoded, images, numbered_images

@@ -18,9 +18,9 @@ SMALL_ROWS = 100_000  # of 512 bytes: more than one task
 PROBE = """
 import json, re, sys
 from pathlib import Path
-from ray_lance.scan.plan import FragmentRows, TaskSizing, plan_scan
-from ray_lance.scan.pushdown import build_scan
+from ray_lance.scan.planning import FragmentRows, TaskSizing, plan_scan
 from ray_lance.scan.reader import ReadPlan
+from ray_lance.scan.pushdown import build_scan
 from ray_lance.scan.size import row_bytes
 from ray_lance.table import TableRef
 

@@ -12,11 +12,10 @@ from ray_lance.errors import InvalidArgumentError, UnknownColumnError
 from ray_lance.order import DenseRows, RowPermutation
 from ray_lance.paths import find_name, find_path, format_path, parse_path
 from ray_lance.permutation import Permutation
-from ray_lance.scan.plan import FragmentRange
-from ray_lance.scan.positions import PermutationPlan, PermutationRange
 from ray_lance.scan.pushdown import build_scan
-from ray_lance.scan.reader import ReadPlan
+from ray_lance.scan.reader import PermutationPlan, ReadPlan
 from ray_lance.scan.take import take_rows
+from ray_lance.scan.tasks import FragmentRange, PermutationRange
 from ray_lance.table import TableRef
 from ray_lance.tensors import named_fill, to_tensors
 from ray_lance.torch import LanceMapDataset

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ray_lance.retry import RetryPolicy
-from ray_lance.scan.plan import MAX_TASK_BYTES, FragmentRows, TaskSizing, plan_scan
+from ray_lance.scan.planning import MAX_TASK_BYTES, FragmentRows, TaskSizing, plan_scan
 from ray_lance.scan.pushdown import build_scan
 from ray_lance.scan.reader import ReadPlan, resume_batches
 from ray_lance.table import TableRef

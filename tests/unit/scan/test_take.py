@@ -1,95 +1,17 @@
-"""Plans of a permutation: every position once, windows whole where they can be, at any scale."""
+"""Rows taken by number: the same rows in the same order, however they are read."""
 
 from __future__ import annotations
-
-import pickle
 
 import lance
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import assume, given
-from hypothesis import strategies as st
 
-from ray_lance.order import BatchSchedule, DenseRows, RowPermutation
 from ray_lance.scan import take
-from ray_lance.scan.plan import TaskSizing
-from ray_lance.scan.positions import plan_positions, suited
 from ray_lance.scan.pushdown import build_scan
-from ray_lance.scan.steps import plan_steps
 from ray_lance.scan.take import take_rows
 from ray_lance.table import TableRef
 from tests.datasets import sample_table
-
-
-@given(
-    rows=st.integers(0, 500),
-    clump=st.sampled_from([1, 2, 8]),
-    windows=st.integers(1, 20),
-    target=st.integers(1, 200),
-    num_tasks=st.none() | st.integers(1, 30),
-)
-def test_every_position_is_in_exactly_one_task(rows, clump, windows, target, num_tasks):
-    order = RowPermutation(DenseRows(rows)).shuffle(1, clump, clump * windows)
-    tasks = plan_positions(order, TaskSizing(1.0, target, num_tasks))
-    assert [p for task in tasks for p in range(task.start, task.stop)] == list(range(rows))
-    if num_tasks is not None:
-        assert len(tasks) == min(num_tasks, rows)
-
-
-@given(st.integers(1, 2000), st.integers(1, 200))
-def test_no_task_reads_a_part_of_a_clump_that_another_one_reads(rows, target):
-    order = RowPermutation(DenseRows(rows)).shuffle(1, 8, 64)
-    assume(len(order.window_edges()) > 2)  # a single window is cut anywhere, so that several workers read it
-    clumps = [set((order.rows(t.start, t.stop) // 8).tolist()) for t in plan_positions(order, TaskSizing(1.0, target))]
-    assert sum(len(part) for part in clumps) == len(set().union(*clumps))
-
-
-def test_one_rank_of_64_plans_its_share_of_1e11_rows_without_opening_anything():
-    order = RowPermutation(DenseRows(10**11)).shuffle(7, 64, 65536).epoch(3).shard(40, 64)
-    tasks = plan_positions(order, TaskSizing(528, 32 * 2**20))
-    assert sum(task.num_rows for task in tasks) == len(order)
-    assert len(tasks) < 30_000
-    assert len(pickle.dumps(tasks[0])) < 2048
-    last = order.rows(tasks[-1].start, tasks[-1].stop)
-    assert len(np.unique(last)) == tasks[-1].num_rows
-
-
-def test_the_first_window_is_cut_for_all_processes_to_begin_with_a_small_part():
-    order = RowPermutation(DenseRows(1_000_000)).shuffle(7, 64, 65536)
-
-    whole = plan_positions(order, TaskSizing(528, 32 * 2**20))
-    cut = plan_positions(order, TaskSizing(528, 32 * 2**20, first_tasks=4))
-
-    assert cut[5:] == whole[1:]
-    assert [cut[0].start, cut[4].stop] == [whole[0].start, whole[0].stop]
-    assert sum(task.num_rows for task in cut) == len(order)
-
-
-@pytest.mark.parametrize(
-    ("uri", "shuffled", "first_tasks"),
-    [
-        ("/data/a.lance", True, 4),
-        ("file:///data/a.lance", True, 4),
-        ("s3://a/b.lance", False, 4),
-        ("s3://a/b.lance", True, 0),
-    ],
-)
-def test_parts_of_windows_are_read_first_only_where_they_cost_a_part_of_the_window(uri, shuffled, first_tasks):
-    order = RowPermutation(DenseRows(1_000_000))
-    order = order.shuffle(7, 64, 65536) if shuffled else order
-    sizing = suited(TaskSizing(528, 32 * 2**20, first_tasks=4), order, TableRef.of(uri))
-
-    assert sizing == TaskSizing(528, 32 * 2**20, first_tasks=first_tasks)
-
-
-def test_without_small_tasks_a_rank_begins_with_a_whole_window():
-    schedule = BatchSchedule(1_000_000, 1, 1024)
-    small = plan_steps(schedule, TaskSizing(528, 32 * 2**20, first_tasks=4), 65536)
-    whole = plan_steps(schedule, TaskSizing(528, 32 * 2**20), 65536)
-
-    assert small[0].num_rows < 4096 < 60_000 < whole[0].num_rows
-    assert sum(task.num_rows for task in whole) == sum(task.num_rows for task in small)
 
 
 @pytest.fixture(scope="module")
