@@ -37,10 +37,10 @@ from ray_lance.write.column_plan import Pass, Plan, plan
 from ray_lance.write.column_record import ColumnRecord, check_columns, recorded_columns
 from ray_lance.write.commit import Send
 from ray_lance.write.field_ids import as_stored
-from ray_lance.write.job import LEGACY, WriteJob, begin
+from ray_lance.write.job import refuse_private_types
 from ray_lance.write.lance_types import lance_schema
-from ray_lance.write.options import WriteOptions
 from ray_lance.write.schema import portable, refuse_null_types
+from ray_lance.write.target import LEGACY, Target, existing_target
 
 __all__ = ["AddColumnsSummary", "BackfillOptions", "backfill"]
 
@@ -130,8 +130,7 @@ def backfill(
         send: Makes new versions; for tests of what happens when that fails.
     """
     started = time.perf_counter()
-    table.latest().pin()  # says so where there is no dataset
-    target = begin(table, WriteOptions(mode="append", retry=options.retry))
+    target = existing_target(table, options.retry)
     schema, record = _prepare(target, compute, options)
     exists = set(schema.names) <= set(target.table.open().schema.names)
     todo = _count(target.table, plan(target.table.open(), record))
@@ -143,7 +142,7 @@ def backfill(
     return _summary(target, version, work.writer, work.done, started)
 
 
-def _check_files(target: WriteJob) -> None:
+def _check_files(target: Target) -> None:
     if target.file_version == LEGACY:
         raise InvalidArgumentError(
             f"uri={target.shown_uri!r}: Lance adds no columns to files of version {LEGACY}: copy the dataset, with "
@@ -151,10 +150,11 @@ def _check_files(target: WriteJob) -> None:
         )
 
 
-def _prepare(target: WriteJob, compute: Compute, options: BackfillOptions) -> tuple[pa.Schema, ColumnRecord]:
+def _prepare(target: Target, compute: Compute, options: BackfillOptions) -> tuple[pa.Schema, ColumnRecord]:
     """Check everything that can be checked before the work starts; returns the new columns and their record."""
     dataset = target.table.open()
     _check_files(target)
+    refuse_private_types(dataset.schema, "add_columns")
     compute.check_against(dataset.schema)
     scan = compute.scan(target.table, options.where)  # checks the condition and the decoders
     check_resources(compute.ray_arguments)
@@ -193,7 +193,7 @@ class _Work:
 
     def __init__(
         self,
-        target: WriteJob,
+        target: Target,
         record: ColumnRecord,
         schema: pa.Schema,
         compute: Compute,
@@ -296,7 +296,7 @@ def _names(writer: ColumnWriter) -> list[str]:
     return [written.file["path"] for written in writer.committed]
 
 
-def _summary(target: WriteJob, version: int, writer: ColumnWriter, done: int, started: float) -> AddColumnsSummary:
+def _summary(target: Target, version: int, writer: ColumnWriter, done: int, started: float) -> AddColumnsSummary:
     return AddColumnsSummary(
         uri=target.shown_uri,
         version_before=target.table.number,

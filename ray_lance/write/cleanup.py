@@ -9,6 +9,7 @@ from ray_lance.masking import cause
 from ray_lance.write.history import referred
 from ray_lance.write.job import WriteJob
 from ray_lance.write.storage import Storage
+from ray_lance.write.target import Target
 
 __all__ = ["give_up", "remove_uncommitted", "remove_unreferred"]
 
@@ -55,12 +56,12 @@ def give_up(job: WriteJob, storage: Storage | None = None) -> None:
 
 
 def remove_unreferred(
-    job: WriteJob, paths: Iterable[str], since: int | None = None, storage: Storage | None = None
+    target: Target, paths: Iterable[str], since: int | None = None, storage: Storage | None = None
 ) -> None:
     """Remove those of the files at ``paths`` that no version of any branch refers to.
 
     Args:
-        job: The job that wrote them; none of its tasks may be running any more.
+        target: Where they were written; no task of the job may be running any more.
         paths: The files, relative to the dataset.
         since: A version that is older than all of them; None for that which the job began with.
         storage: Where they are; None for the storage of the job's dataset.
@@ -68,10 +69,10 @@ def remove_unreferred(
     owners = {path: _owner(path) for path in paths}
     if not owners:
         return
-    storage = storage or job.storage()
-    since = (job.version_before or 0) if since is None else since
-    retry = job.options.retry
-    used = retry.call(lambda: referred(job, set(owners.values()), since), "looking for the files in use")
+    storage = storage or target.storage()
+    since = (target.version_before or 0) if since is None else since
+    retry = target.retry
+    used = retry.call(lambda: referred(target, set(owners.values()), since), "looking for the files in use")
     for path in (path for path, owner in owners.items() if owner not in used):
         retry.call(lambda path=path: storage.remove(path), f"removing {path}")  # type: ignore[misc]
 

@@ -13,24 +13,23 @@ import uuid
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from typing import Any
 
 import lance
 import pyarrow as pa
-from lance.commit import CommitConflictError
 
-from ray_lance.errors import CommitError, panics_as_errors
-from ray_lance.masking import cause, without_secrets
+from ray_lance.errors import CommitError
+from ray_lance.masking import cause
 from ray_lance.native_errors import native_errors
 from ray_lance.native_output import UNSTABLE_REPLACEMENT, without_lines
-from ray_lance.retry import is_transient
+from ray_lance.retry import RetryPolicy, is_transient
 from ray_lance.write.cleanup import remove_unreferred
 from ray_lance.write.column_files import WrittenColumn
 from ray_lance.write.column_job import ColumnJob
 from ray_lance.write.column_record import RECORD_KEY, ColumnRecord, column_fields, record_of
-from ray_lance.write.commit import Send
+from ray_lance.write.commit import Proposal, Send, commit_once, is_conflict
 from ray_lance.write.field_ids import check_ids, field_ids
-from ray_lance.write.history import JOB_PROPERTY, LostHistoryError, find_commit, names_of_files
-from ray_lance.write.job import WriteJob
+from ray_lance.write.target import Target
 
 __all__ = ["GroupCommit", "claim", "commit_group", "drop_blank", "finish", "remove_leftovers", "renewed"]
 
@@ -56,7 +55,7 @@ class GroupCommit:
 
 @native_errors("claiming columns")
 def claim(
-    target: WriteJob, record: ColumnRecord, columns: pa.Schema, send: Send = lance.LanceDataset.commit
+    target: Target, record: ColumnRecord, columns: pa.Schema, send: Send = lance.LanceDataset.commit
 ) -> ColumnJob:
     """Begin a job: add those of the columns that are missing, without values, and write down who works on them.
 
@@ -180,24 +179,22 @@ def remove_leftovers(job: ColumnJob, committed: Collection[str]) -> None:
         logger.warning("files of job %s at %s may be left behind: %s", record.owner, job.target.shown_uri, cause(error))
 
 
-def _add_missing(target: WriteJob, record: ColumnRecord, columns: pa.Schema) -> list[str]:
+def _add_missing(target: Target, record: ColumnRecord, columns: pa.Schema) -> list[str]:
     """Add those of the columns that the dataset lacks, without values; returns which."""
     missing = [name for name in columns.names if name not in target.table.open().schema.names]
     fields = [columns.field(name) for name in missing]
     noted = [each.with_metadata({**(each.metadata or {}), RECORD_KEY: record.to_json()}) for each in fields]
-    attempt = 0
-    while missing:
+
+    def add() -> None:
         dataset = target.table.latest().open()
         present = [name for name in missing if name in dataset.schema.names]
-        if present and record_of(dataset.schema, present[0]) == record:
-            return missing
-        if present:
-            raise CommitError(f"another writer added the column {present[0]!r} in the meantime: run the call again")
-        try:
+        if not present:
             dataset.add_columns(pa.schema(noted))
-        except Exception as error:
-            attempt += 1
-            _policy(target).pause(attempt, f"adding columns to {target.shown_uri}", error)
+        elif record_of(dataset.schema, present[0]) != record:  # otherwise an attempt that seemed to fail did not
+            raise CommitError(f"another writer added the column {present[0]!r} in the meantime: run the call again")
+
+    if missing:
+        _retry(target).call(add, f"adding columns to {target.shown_uri}")
     return missing
 
 
@@ -227,53 +224,38 @@ def _check_owner(dataset: lance.LanceDataset, job: ColumnJob) -> None:
         )
 
 
-def _policy(target: WriteJob):  # type: ignore[no-untyped-def]
-    return replace(
-        target.options.retry, should_retry=lambda error: isinstance(error, CommitConflictError) or is_transient(error)
-    )
+def _retry(target: Target) -> RetryPolicy:
+    return replace(target.retry, should_retry=lambda error: is_conflict(error) or is_transient(error))
 
 
-def _commit(target: WriteJob, owner: str, build: _Build, send: Send) -> int:
-    """Commit what ``build`` makes of the latest version, once; builds anew after a conflict."""
-    attempt = 0
-    while True:
-        table = target.table.latest().pin()
-        operation = build(table.open())
+@dataclass(frozen=True)
+class _Rebuilt:
+    """Proposes what ``build`` makes of the latest version, each time under another job id."""
+
+    target: Target
+    owner: str
+    build: _Build
+
+    def next(self) -> Proposal | int:
+        """The operation for the latest version."""
+        table = self.target.table.latest().pin()
+        operation = self.build(table.open())
         if operation is None:
-            return int(table.open().version)
+            return table.number
         # A job of its own for each commit: its id, which begins with the owner's, is looked for after a failure.
-        job = replace(target, table=table, job_id=owner + uuid.uuid4().hex[:16])
-        transaction = lance.Transaction(
-            table.version,
-            operation,
-            uuid=job.transaction_uuid,
-            transaction_properties={JOB_PROPERTY: job.job_id},
-        )
-        try:
-            with panics_as_errors("committing"), without_lines(UNSTABLE_REPLACEMENT):
-                dataset = send(
-                    job.uri,
-                    transaction,
-                    storage_options=dict(job.storage_options) or None,
-                    namespace_client_managed_versioning=job.managed,
-                    **table.namespace_arguments(),
-                )
-            return int(dataset.version)
-        except Exception as error:
-            attempt += 1
-            if (landed := _landed(job, operation)) is not None:
-                return landed
-            try:
-                _policy(target).pause(attempt, f"commit to {job.shown_uri}", error)
-            except Exception:
-                raise CommitError(
-                    f"uri={job.shown_uri!r}: nothing was committed after {attempt} attempts: {cause(error)}"
-                ) from without_secrets(error)
+        target = replace(self.target, table=table, job_id=self.owner + uuid.uuid4().hex[:16])
+        return Proposal(target, operation, table.number, since=table.number, is_repeatable=True)
+
+    def after(self, error: Exception) -> RetryPolicy:  # noqa: ARG002
+        """Try again after conflicts and faults that pass."""
+        return _retry(self.target)
 
 
-def _landed(job: WriteJob, operation: lance.LanceOperation.BaseOperation) -> int | None:
-    """The version that ``job`` committed, where the versions left tell. What is built again changes nothing twice."""
-    try:
-        return find_commit(job, names_of_files(operation))
-    except LostHistoryError:
-        return None
+def _commit(target: Target, owner: str, build: _Build, send: Send) -> int:
+    """Commit what ``build`` makes of the latest version; builds it again after a conflict."""
+
+    def send_quietly(*arguments: Any, **options: Any) -> lance.LanceDataset:
+        with without_lines(UNSTABLE_REPLACEMENT):
+            return send(*arguments, **options)
+
+    return commit_once(_Rebuilt(target, owner, build), send_quietly)

@@ -73,7 +73,7 @@ def write_column_file(
     """
     job = replace(job, schema=portable(job.schema))  # it may have been sent here as extension types
     storage = storage or job.target.storage()
-    retry = job.target.options.retry
+    retry = job.target.retry
     with storage.stage(job.record.file_prefix) as folder:
         attempts = count()
         file, staged = retry.call(

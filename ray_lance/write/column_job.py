@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from ray_lance.write.column_record import ColumnRecord
 from ray_lance.write.field_ids import field_ids
-from ray_lance.write.job import WriteJob
+from ray_lance.write.target import Target
 
 __all__ = ["ColumnJob"]
 
@@ -23,7 +23,7 @@ class ColumnJob:
         schema: The new columns.
     """
 
-    target: WriteJob
+    target: Target
     record: ColumnRecord
     schema: pa.Schema
 

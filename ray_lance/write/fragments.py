@@ -27,9 +27,10 @@ from ray_lance.native_errors import native_errors
 from ray_lance.places import below_tree
 from ray_lance.write.data_file import write_data_file
 from ray_lance.write.field_ids import renumbered
-from ray_lance.write.job import LEGACY, WriteJob
+from ray_lance.write.job import WriteJob
 from ray_lance.write.schema import fit
 from ray_lance.write.storage import Storage
+from ray_lance.write.target import LEGACY
 
 __all__ = ["Rows", "TableRows", "WrittenFile", "plan_files", "publications", "write_files"]
 
@@ -139,7 +140,7 @@ def write_files(blocks: Sequence[Rows], job: WriteJob, storage: Storage | None =
 
 
 def _write_file(batches: Callable[[], Iterator[pa.RecordBatch]], job: WriteJob, storage: Storage) -> WrittenFile:
-    retry = job.options.retry
+    retry = job.retry
     with storage.stage(job.job_id) as folder:
         attempts = count()
         fragment, staged = retry.call(

@@ -1,4 +1,4 @@
-"""What the versions of a dataset tell: whether a job's commit is among them, and which files they refer to."""
+"""The versions of a dataset -> whether a job's commit is among them, and which files they refer to."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import lance
 from lance.fragment import FragmentMetadata
 
 from ray_lance.errors import CommitError
-from ray_lance.write.job import WriteJob
+from ray_lance.write.target import Target
 
 __all__ = ["JOB_PROPERTY", "LostHistoryError", "find_commit", "is_complete", "names_of_files", "referred"]
 
@@ -20,21 +20,21 @@ class LostHistoryError(CommitError):
     """Versions that may have been the job's were removed, and nothing of the job is left to tell."""
 
 
-def find_commit(job: WriteJob, files: Collection[str] = (), since: int | None = None) -> int | None:
+def find_commit(target: Target, files: Collection[str], since: int) -> int | None:
     """The version that the job committed, None where it committed nothing.
 
     Versions may have been removed since: then it is the first one left that refers to one of the job's files.
 
     Args:
-        job: The job.
+        target: Where the job writes, and its id.
         files: Names of files that only the job's commit can have made part of the dataset.
-        since: The latest version before the first attempt; None for that which the job began with.
+        since: The latest version before the first attempt.
 
     Raises:
         LostHistoryError: Versions are missing, and none that is left refers to one of ``files``.
     """
-    after = (job.version_before or 0) if since is None else since
-    return job.options.retry.call(lambda: _find(job, files, after), f"looking for the commit of job {job.job_id}")
+    what = f"looking for the commit of job {target.job_id}"
+    return target.retry.call(lambda: _find(target, files, since), what)
 
 
 def names_of_files(operation: lance.LanceOperation.BaseOperation) -> set[str]:
@@ -58,13 +58,13 @@ def is_complete(dataset: lance.LanceDataset, since: int) -> bool:
     return present.issuperset(range(max(1, since), int(dataset.version) + 1))
 
 
-def referred(job: WriteJob, names: Collection[str], since: int) -> set[str]:
+def referred(target: Target, names: Collection[str], since: int) -> set[str]:
     """Those of the files ``names`` that some version of any branch refers to.
 
     Versions up to ``since`` are not looked at: they are older than the files.
     """
     found: set[str] = set()
-    for line in _lines(job.open_latest()):
+    for line in _lines(target.open_latest()):
         found.update(name for _, name in _tracked(line, since) if name in names)
     return found
 
@@ -76,21 +76,21 @@ def _new_fragments(operation: lance.LanceOperation.BaseOperation) -> Sequence[Fr
     return list(operation.fragments) if is_rows else []
 
 
-def _find(job: WriteJob, files: Collection[str], after: int) -> int | None:
-    dataset = job.open_latest()
+def _find(target: Target, files: Collection[str], after: int) -> int | None:
+    dataset = target.open_latest()
     if dataset is None:
         return None
     versions = [int(entry["version"]) for entry in dataset.version_refs()]
     for version in sorted((version for version in versions if version > after), reverse=True):
         transaction = dataset.read_transaction(version)
-        if transaction is not None and (transaction.transaction_properties or {}).get(JOB_PROPERTY) == job.job_id:
+        if transaction is not None and (transaction.transaction_properties or {}).get(JOB_PROPERTY) == target.job_id:
             return version
     if is_complete(dataset, after + 1):
         return None
     holding = [version for version, name in _tracked(dataset, after) if name in files]
     if not holding:
         raise LostHistoryError(
-            f"uri={job.shown_uri!r}: versions after {after} were removed during the commit, so that nothing tells "
+            f"uri={target.shown_uri!r}: versions after {after} were removed during the commit, so that nothing tells "
             "whether it was made; look at the rows before you run the write again"
         )
     return min(holding)

@@ -1,22 +1,18 @@
-"""One write, as the tasks on all machines see it."""
+"""A table and options -> one write, checked against the dataset, as the tasks on all machines see it."""
 
 from __future__ import annotations
 
-import logging
-import uuid
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import lance
 import pyarrow as pa
-from lance.file import LanceFileSession
 from lance.schema import LanceSchema
 
 from ray_lance.errors import DatasetExistsError, DatasetNotFoundError, InvalidArgumentError, UnknownColumnError
 from ray_lance.handles import missing_branch
 from ray_lance.lazy import lance_namespace
-from ray_lance.masking import cause, mask_uri, remember, without_secrets
+from ray_lance.masking import cause, mask_uri, without_secrets
 from ray_lance.table import TableRef
 from ray_lance.tensors.blocks import storable_schema
 from ray_lance.tensors.kinds import RAY_TYPES, extension_name
@@ -25,64 +21,33 @@ from ray_lance.write.inferred import checked_schema
 from ray_lance.write.lance_types import lance_schema
 from ray_lance.write.options import WriteOptions
 from ray_lance.write.schema import is_blob, portable, refuse_null_types
-from ray_lance.write.storage import Storage, standing_folder, storage_for
+from ray_lance.write.storage import standing_folder
+from ray_lance.write.target import Target, existing_target, latest_of
 
-__all__ = ["LEGACY", "WriteJob", "begin"]
-
-LEGACY = "0.1"
-"""The version of files that hold field ids and take no new columns."""
-
-logger = logging.getLogger(__name__)
+__all__ = ["WriteJob", "begin", "refuse_private_types"]
 
 # What a directory namespace leaves in the folder of a table that is declared and not written yet.
 _RESERVED = ".lance-reserved"
 
 
-@dataclass(frozen=True)
-class WriteJob:
-    """Everything that the tasks and the commit of one write need. Picklable; opens nothing until asked.
+@dataclass(frozen=True, kw_only=True)
+class WriteJob(Target):
+    """Everything that the tasks and the commit of one write of rows need.
 
     Attributes:
-        table: Reference to the table. Pinned to the version that is written to, or unpinned where there is none.
-        uri: Location of the dataset.
-        storage_options: Object store options, with what a namespace added to them.
         options: What was asked for.
         schema: The schema of the rows to be written; None where the first rows of each task tell.
         declared: Whether this job made the table known to its namespace.
-        managed: Whether commits go through the namespace.
-        standing: The innermost folder of a local dataset's path that stood when the job began, and stays.
-        job_id: Hexadecimal UUID. Begins the name of every file, and travels in the transaction.
     """
 
-    table: TableRef
-    uri: str = field(repr=False)  # may hold a password; the reference shows it masked
-    storage_options: Mapping[str, str] = field(repr=False)
     options: WriteOptions = field(default_factory=WriteOptions)
     schema: pa.Schema | None = None
     declared: bool = False
-    managed: bool = False
-    standing: str | None = None
-    job_id: str = field(default_factory=lambda: uuid.uuid4().hex)
-
-    @property
-    def exists(self) -> bool:
-        """Whether a dataset stood there when the job began."""
-        return self.table.manifest is not None
-
-    @property
-    def version_before(self) -> int | None:
-        """The version that the job began with; None where there was no dataset."""
-        return self.table.number if self.exists else None
-
-    @property
-    def transaction_uuid(self) -> str:
-        """The UUID of the job's transaction."""
-        return str(uuid.UUID(self.job_id))
 
     @property
     def file_version(self) -> str | None:
         """The Lance file format version to write; None for Lance's default."""
-        return str(self.table.open().data_storage_version) if self.exists else self.options.data_storage_version
+        return super().file_version if self.exists else self.options.data_storage_version
 
     @property
     def adds_rows(self) -> bool:
@@ -94,31 +59,6 @@ class WriteJob:
         if self.adds_rows:
             return self.table.open().lance_schema
         return new_schema(self.schema, self.file_version)
-
-    @property
-    def shown_uri(self) -> str:
-        """The location without credentials."""
-        return mask_uri(self.uri)
-
-    def storage(self) -> Storage:
-        """The storage that holds the dataset."""
-        remember(self.uri, self.storage_options)
-        return storage_for(self.uri, self.storage_options, self.table.namespace_arguments(), self.standing)
-
-    def session(self) -> LanceFileSession:
-        """Access to single files of the dataset, by their paths in it."""
-        return LanceFileSession(
-            self.uri, storage_options=dict(self.storage_options) or None, **self.table.namespace_arguments()
-        )
-
-    def open_latest(self) -> lance.LanceDataset | None:
-        """The dataset as it stands now; None where there is none."""
-        try:
-            if self.exists or not self.table.namespace_impl:
-                return self.table.latest().open() if self.table.uri else None
-            return TableRef(self.uri, storage_options=self.storage_options).open()
-        except DatasetNotFoundError:
-            return None
 
     def with_schema(self, schema: pa.Schema) -> WriteJob:
         """The same job with a known schema."""
@@ -148,9 +88,9 @@ def begin(table: TableRef, options: WriteOptions) -> WriteJob:
         InvalidArgumentError: An option contradicts the dataset.
         UnknownColumnError: ``on`` names a column the dataset does not have.
     """
-    table = _latest(table)
+    table = latest_of(table)
     try:
-        pinned = table.pin()
+        target = existing_target(table, options.retry)
     except DatasetNotFoundError as error:
         if isinstance(table.version, tuple) or missing_branch(table) is not None:
             raise  # a branch, which only Lance makes
@@ -158,60 +98,33 @@ def begin(table: TableRef, options: WriteOptions) -> WriteJob:
             raise DatasetNotFoundError(f'{error}; mode="create" makes a new one') from None
         return _new_table(table, options)
     if options.mode == "create":
-        raise DatasetExistsError(_exists(pinned))
-    dataset = pinned.open()
+        raise DatasetExistsError(_exists(target.table))
+    dataset = target.table.open()
     if options.mode != "ignore":
         _check_against(dataset, options)
     schema = portable(dataset.schema) if options.mode in ("append", "merge") else _full_schema(options)
-    storage_options = dict(dataset._storage_options or table.storage_options)
-    uri = str(pinned.uri)
-    managed = _is_managed(pinned)
-    return WriteJob(pinned, uri, storage_options, options, schema, managed=managed, standing=standing_folder(uri))
-
-
-def _latest(table: TableRef) -> TableRef:
-    """The table's branch as it is now, on top of which everything is written.
-
-    Raises:
-        InvalidArgumentError: The reference names another version than the latest.
-    """
-    named = table.version[1] if isinstance(table.version, tuple) else table.version
-    is_open = table.manifest is not None  # as an open dataset is: it says which branch, and may be out of date
-    if is_open or (named is None and "asof" not in table.dataset_options):
-        return table.latest()
-    try:
-        latest = table.latest().pin()
-        if table.pin().number == latest.number:
-            return latest.latest()
-        reason = f"the latest version, which is {latest.number}"
-    except DatasetNotFoundError:
-        reason = "the latest version"
-    argument = "dataset_options['asof']" if named is None else f"version={table.version!r}"
-    raise InvalidArgumentError(
-        f'{argument}: writes go on top of {reason}; leave it out, or name a branch alone, as in ("dev", None)'
-    )
-
-
-def _is_managed(table: TableRef) -> bool:
-    if not (namespace := table.namespace_arguments()):
-        return False
-    answer = namespace["namespace_client"].describe_table(
-        lance_namespace.DescribeTableRequest(id=namespace["table_id"])
-    )
-    return answer.managed_versioning is True
+    return WriteJob(**vars(target), options=options, schema=schema)
 
 
 def _new_table(table: TableRef, options: WriteOptions) -> WriteJob:
     schema = _full_schema(options)
-    if table.namespace_impl is None or table.uri is not None:
-        uri = str(table.uri)
-        return WriteJob(table, uri, dict(table.storage_options), options, schema, standing=standing_folder(uri))
-    namespace = table.namespace_arguments()
-    answer, declared = _place_in(namespace["namespace_client"], namespace["table_id"])
-    storage_options = {**table.storage_options, **(answer.storage_options or {})}
-    managed = answer.managed_versioning is True
-    uri = str(answer.location)
-    return WriteJob(table, uri, storage_options, options, schema, declared, managed, standing_folder(uri))
+    uri, storage_options, declared, managed = str(table.uri), dict(table.storage_options), False, False
+    if table.namespace_impl is not None and table.uri is None:
+        namespace = table.namespace_arguments()
+        answer, declared = _place_in(namespace["namespace_client"], namespace["table_id"])
+        storage_options |= answer.storage_options or {}
+        uri, managed = str(answer.location), answer.managed_versioning is True
+    return WriteJob(
+        table=table,
+        uri=uri,
+        storage_options=storage_options,
+        retry=options.retry,
+        managed=managed,
+        standing=standing_folder(uri),
+        options=options,
+        schema=schema,
+        declared=declared,
+    )
 
 
 def _place_in(client: Any, table_id: list[str]) -> tuple[Any, bool]:
@@ -257,7 +170,7 @@ def _check_against(dataset: lance.LanceDataset, options: WriteOptions) -> None:
             "write to another place"
         )
     if options.mode in ("append", "merge"):
-        _refuse_private_types(dataset, options)
+        refuse_private_types(dataset.schema, f"mode={options.mode!r}")
     for name in options.on:
         if name not in dataset.schema.names:
             raise UnknownColumnError("on", name, dataset.schema.names)
@@ -266,11 +179,20 @@ def _check_against(dataset: lance.LanceDataset, options: WriteOptions) -> None:
         _check_schema(*(lance_schema(storable_schema(schema)) for schema in (dataset.schema, given)))
 
 
-def _refuse_private_types(dataset: lance.LanceDataset, options: WriteOptions) -> None:
-    private = [column.name for column in dataset.schema if extension_name(column) in RAY_TYPES]
+def refuse_private_types(schema: pa.Schema, what: str) -> None:
+    """Refuse to add to a dataset with columns of Ray's own extension types.
+
+    Args:
+        schema: The dataset's schema.
+        what: What adds to it, for the message.
+
+    Raises:
+        InvalidArgumentError: There is such a column.
+    """
+    private = [column.name for column in schema if extension_name(column) in RAY_TYPES]
     if private:
         raise InvalidArgumentError(
-            f"mode={options.mode!r}: the dataset holds the columns {private} in types that only Ray can read; write "
+            f"{what}: the dataset holds the columns {private} in types that only Ray can read; write "
             'standard ones first, for instance with write_lance(read_lance(uri), uri, mode="overwrite")'
         )
 

@@ -24,9 +24,9 @@ from ray_lance.write.column_files import ROW_ADDRESS, WrittenColumn, write_colum
 from ray_lance.write.column_job import ColumnJob
 from ray_lance.write.column_plan import FragmentWork, plan
 from ray_lance.write.column_record import Recipe, check_columns
-from ray_lance.write.job import begin
 from ray_lance.write.merge import BUCKET
 from ray_lance.write.options import WriteOptions
+from ray_lance.write.target import existing_target
 from tests.oracle.cases import Merge
 
 __all__ = ["InProcess", "Refused", "ThroughRay", "Way", "read_in_order", "read_shuffled"]
@@ -75,7 +75,7 @@ class InProcess:
 
     def add_column(self, table: str | TableRef, name: str) -> None:
         columns = pa.schema([(name, pa.int64())])
-        target = begin(TableRef.of(table), WriteOptions(mode="append"))
+        target = existing_target(TableRef.of(table))
         dataset = target.table.open()
         recipe = Recipe(("id",), None, name, ())
         job = claim(target, check_columns(dataset.schema, columns, recipe, overwrite=False), columns)

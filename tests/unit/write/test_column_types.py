@@ -16,10 +16,9 @@ from ray_lance.write.column_commit import claim, commit_group, finish
 from ray_lance.write.column_files import write_column_file
 from ray_lance.write.column_plan import plan
 from ray_lance.write.column_record import Recipe, check_columns
-from ray_lance.write.job import begin
 from ray_lance.write.lance_types import lance_schema
-from ray_lance.write.options import WriteOptions
 from ray_lance.write.schema import portable
+from ray_lance.write.target import existing_target
 from tests.writes import QUICK
 
 BATCH, ROWS = 50, 300
@@ -28,7 +27,7 @@ BATCH, ROWS = 50, 300
 def add_column(uri: str, fn: Callable[[dict], object], *, overwrite: str | None = None) -> None:
     """What add_columns does, in this process: in batches, fragment by fragment."""
     call = BatchCall(batch_format="numpy")
-    target = begin(TableRef.of(uri), WriteOptions(mode="append", retry=QUICK))
+    target = existing_target(TableRef.of(uri), QUICK)
     dataset = target.table.open()
     rows = dataset.to_table(columns=["id"], with_row_address=True)
     schema = portable(lance_schema(first_schema(rows.slice(0, BATCH), lambda: fn, call)))

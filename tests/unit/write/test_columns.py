@@ -20,8 +20,7 @@ from ray_lance.write.column_files import ROW_ADDRESS, WrittenColumn, place, writ
 from ray_lance.write.column_job import ColumnJob
 from ray_lance.write.column_plan import FragmentWork, Plan, count_selected, plan
 from ray_lance.write.column_record import RECORD_KEY, ColumnRecord, Recipe, check_columns, record_of, recorded_columns
-from ray_lance.write.job import begin
-from ray_lance.write.options import WriteOptions
+from ray_lance.write.target import existing_target
 from tests.datasets import sample_table, write_fragments
 from tests.orphans import orphans
 from tests.writes import QUICK, Cue, FaultySend
@@ -33,7 +32,7 @@ PLUS = pa.schema([("plus", pa.int64())])
 def start(
     uri: str | TableRef, recipe: Recipe = RECIPE, columns: pa.Schema = PLUS, *, overwrite: bool = False
 ) -> ColumnJob:
-    target = begin(TableRef.of(uri), WriteOptions(mode="append", retry=QUICK))
+    target = existing_target(TableRef.of(uri), QUICK)
     record = check_columns(target.table.open().schema, columns, recipe, overwrite=overwrite)
     return claim(target, record, columns)
 

@@ -15,8 +15,7 @@ from ray_lance.write.cleanup import remove_unreferred
 from ray_lance.write.column_commit import commit_group, drop_blank, remove_leftovers
 from ray_lance.write.commit import MergeConflictError
 from ray_lance.write.history import LostHistoryError
-from ray_lance.write.job import begin
-from ray_lance.write.options import WriteOptions
+from ray_lance.write.target import existing_target
 from tests.orphans import orphans
 from tests.unit.write.test_columns import start, values, write
 from tests.writes import TransientFault, merge, write_tables
@@ -215,7 +214,7 @@ def test_columns_are_committed_when_the_answer_is_lost_and_others_append_and_cle
 
 def test_files_that_nothing_refers_to_are_removed(uri):
     write_tables(uri, [keys(0)])
-    job = begin(TableRef.of(uri), WriteOptions(mode="append"))
+    job = existing_target(TableRef.of(uri))
     storage = job.storage()
     (used,) = storage.list("data")
     staged = lance.fragment.write_fragments(keys(5), uri, mode="append")[0].files[0].path

@@ -135,7 +135,7 @@ def test_a_job_shows_no_secrets():
         "s3://someone:pass-word-1@bucket/t?token=pass-word-2",
         storage_options={"aws_secret_access_key": "pass-word-3"},
     )
-    job = WriteJob(table, str(table.uri), {"aws_session_token": "pass-word-4"})
+    job = WriteJob(table=table, uri=str(table.uri), storage_options={"aws_session_token": "pass-word-4"})
 
     assert "pass-word" not in repr(job)
     assert "pass-word" not in repr(ColumnJob(job, ColumnRecord((), Recipe((), None, "", ())), pa.schema([])))
