@@ -1,4 +1,4 @@
-"""Columns of large binary objects."""
+"""Columns of large binary objects: the field to write one with, and telling such fields from others."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import pyarrow as pa
 
 from ray_lance.arguments import as_flag, as_text, shown
 from ray_lance.errors import InvalidArgumentError
+from ray_lance.tensors.kinds import child_fields
 
-__all__ = ["blob"]
+__all__ = ["blob", "holds_blobs", "is_blob"]
 
 
 def blob(name: str, *, version: int = 2, nullable: bool = True) -> pa.Field:
@@ -34,3 +35,16 @@ def blob(name: str, *, version: int = 2, nullable: bool = True) -> pa.Field:
     if version == 1:
         return pa.field(name, pa.large_binary(), nullable, {"lance-encoding:blob": "true"})
     raise InvalidArgumentError(f"version={shown(version)} must be 1 or 2, the blob layouts that Lance has")
+
+
+def is_blob(field: pa.Field) -> bool:
+    """Whether a column holds blobs, in either of Lance's layouts."""
+    return (
+        getattr(field.type, "extension_name", None) == "lance.blob.v2"
+        or (field.metadata or {}).get(b"lance-encoding:blob") == b"true"
+    )
+
+
+def holds_blobs(field: pa.Field) -> bool:
+    """Whether there are blobs in a column, at any depth."""
+    return is_blob(field) or any(holds_blobs(child) for child in child_fields(field.type))

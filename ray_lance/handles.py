@@ -164,7 +164,7 @@ def _explain(ref: TableRef, error: Exception) -> NoReturn:
         raise InvalidArgumentError(f"version={ref.version!r}: {text}") from source
     if says_not_found(text):
         raise _not_found(ref) from source
-    raise StorageError(f"{ref.shown_place}: {text}") from source
+    raise StorageError(f"uri={ref.shown_place!r}: {text}") from source
 
 
 def _not_found(ref: TableRef) -> DatasetNotFoundError:

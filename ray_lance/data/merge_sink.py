@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from ray.data import Dataset
 
+from ray_lance.blobs import holds_blobs
 from ray_lance.data.arrow_blocks import RayRows
 from ray_lance.data.datasink import LanceDatasink
 from ray_lance.data.one_schema import TaskResult
@@ -35,7 +36,7 @@ from ray_lance.write.merge import (
     with_bucket,
     with_row_ids,
 )
-from ray_lance.write.schema import bare_type, fit, holds_blobs, portable
+from ray_lance.write.schema import bare_type, fit, portable
 
 __all__ = ["MergeSink", "matched"]
 

@@ -10,6 +10,7 @@ from typing import Any
 import lance
 import pyarrow as pa
 
+from ray_lance.blobs import holds_blobs, is_blob
 from ray_lance.decode import Decode, ImageDecode, decoded_schema, find_decoders
 from ray_lance.errors import SchemaMismatchError, UnknownColumnError
 from ray_lance.paths import Path, find_path, sql_path
@@ -187,14 +188,14 @@ class Scan:
             return {}
         schema = self.tables[0].open().schema
         whole = {name: path[0] for name, path in self.stored_paths.items() if len(path) == 1}
-        return {name: column for name, column in whole.items() if _is_blob(schema.field(column))}
+        return {name: column for name, column in whole.items() if is_blob(schema.field(column))}
 
     def reads_blobs(self) -> bool:
         """Whether blobs are read of the first table, or can be: as columns, inside of structs or by an expression."""
         schema = self.tables[0].open().schema
         mapped = isinstance(self.columns, Mapping)
         names = schema.names if mapped else {path[0] for path in self.stored_paths.values()}
-        return any(_has_blob(schema.field(name)) for name in names)
+        return any(holds_blobs(schema.field(name)) for name in names)
 
     def _scanned_schema(self, table: int) -> pa.Schema:
         scanned = self.scanner(table).projected_schema
@@ -225,17 +226,6 @@ def _path_in(schemas: Sequence[pa.Schema], name: str) -> Path | None:
 def has_column(schema: pa.Schema, path: str) -> bool:
     """Whether ``schema`` has the column, or the struct field ``"a.b"``, that ``path`` names."""
     return find_path(schema, path) is not None
-
-
-def _is_blob(field: pa.Field) -> bool:
-    if getattr(field.type, "extension_name", None) == "lance.blob.v2":
-        return True
-    return (field.metadata or {}).get(b"lance-encoding:blob") == b"true"
-
-
-def _has_blob(field: pa.Field) -> bool:
-    """Whether a field is a blob, or one inside of it is."""
-    return _is_blob(field) or any(_has_blob(field.type.field(i)) for i in range(field.type.num_fields))
 
 
 def _blob_bytes(field: pa.Field) -> pa.Field:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Iterable
+from functools import partial
 
 from ray_lance.masking import cause
 from ray_lance.write.history import referred
@@ -71,10 +72,9 @@ def remove_unreferred(
         return
     storage = storage or target.storage()
     since = (target.version_before or 0) if since is None else since
-    retry = target.retry
-    used = retry.call(lambda: referred(target, set(owners.values()), since), "looking for the files in use")
+    used = target.retried(lambda: referred(target, set(owners.values()), since), "looking for the files in use")
     for path in (path for path, owner in owners.items() if owner not in used):
-        retry.call(lambda path=path: storage.remove(path), f"removing {path}")  # type: ignore[misc]
+        target.retried(partial(storage.remove, path), f"removing {path}")
 
 
 def _stem(path: str) -> str:

@@ -20,7 +20,6 @@ import pyarrow as pa
 
 from ray_lance.errors import CommitError
 from ray_lance.masking import cause
-from ray_lance.native_errors import native_errors
 from ray_lance.native_output import UNSTABLE_REPLACEMENT, without_lines
 from ray_lance.retry import RetryPolicy, is_transient
 from ray_lance.write.cleanup import remove_unreferred
@@ -53,7 +52,6 @@ class GroupCommit:
     lost: tuple[WrittenColumn, ...]
 
 
-@native_errors("claiming columns")
 def claim(
     target: Target, record: ColumnRecord, columns: pa.Schema, send: Send = lance.LanceDataset.commit
 ) -> ColumnJob:
@@ -194,7 +192,7 @@ def _add_missing(target: Target, record: ColumnRecord, columns: pa.Schema) -> li
             raise CommitError(f"another writer added the column {present[0]!r} in the meantime: run the call again")
 
     if missing:
-        _retry(target).call(add, f"adding columns to {target.shown_uri}")
+        _retry(target).call(add, target.doing("adding columns"))
     return missing
 
 
@@ -258,4 +256,5 @@ def _commit(target: Target, owner: str, build: _Build, send: Send) -> int:
         with without_lines(UNSTABLE_REPLACEMENT):
             return send(*arguments, **options)
 
-    return commit_once(_Rebuilt(target, owner, build), send_quietly)
+    with target.native_errors("committing columns"):
+        return commit_once(_Rebuilt(target, owner, build), send_quietly)

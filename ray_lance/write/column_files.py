@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
-from functools import partial
-from itertools import count
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +15,12 @@ import pyarrow as pa
 from lance.fragment import DataFile
 
 from ray_lance.errors import CommitError
-from ray_lance.native_errors import native_errors
 from ray_lance.scan.scan import ROW_ADDRESS
 from ray_lance.write.column_job import ColumnJob
 from ray_lance.write.column_plan import FragmentWork
 from ray_lance.write.data_file import write_data_file
 from ray_lance.write.field_ids import renumbered
-from ray_lance.write.fragments import publications
+from ray_lance.write.publish import published
 from ray_lance.write.schema import fit, portable
 from ray_lance.write.storage import Storage
 
@@ -54,7 +51,6 @@ class WrittenColumn:
         return DataFile(**self.file)
 
 
-@native_errors("writing a column file")
 def write_column_file(
     job: ColumnJob, work: FragmentWork, tables: Callable[[], Iterable[pa.Table]], storage: Storage | None = None
 ) -> WrittenColumn:
@@ -72,32 +68,29 @@ def write_column_file(
         StorageError: Storage kept failing after every retry.
     """
     job = replace(job, schema=portable(job.schema))  # it may have been sent here as extension types
-    storage = storage or job.target.storage()
-    retry = job.target.retry
-    with storage.stage(job.record.file_prefix) as folder:
-        attempts = count()
-        file, staged = retry.call(
-            lambda: _stage(job, work, tables(), folder / f"attempt-{next(attempts)}"), "writing a column file"
+    name = f"{job.record.file_prefix}-{work.fragment_id}-{uuid.uuid4().hex[:8]}"
+    with job.target.native_errors("writing a column file"):
+        file, num_bytes = published(
+            job.target,
+            storage or job.target.storage(),
+            lambda folder: _stage(job, work, tables(), folder),
+            name=name,
+            prefix=job.record.file_prefix,
+            what="a column file",
         )
-        name = f"{job.record.file_prefix}-{work.fragment_id}-{uuid.uuid4().hex[:8]}"
-        num_bytes = 0
-        for source, target in publications(staged, name):
-            num_bytes += source.stat().st_size
-            retry.call(partial(storage.publish, source, target), f"publishing {target}")
     return WrittenColumn(work, {**file, "path": f"{name}.lance"}, num_bytes)
 
 
 def _stage(job: ColumnJob, work: FragmentWork, tables: Iterable[pa.Table], folder: Path) -> tuple[dict[str, Any], Path]:
+    """Write the rows as one data file below ``folder``; returns arguments of ``DataFile`` and where it lies."""
     rows = place(_values(tables, job, work), _kept(job, work), work.physical_rows, job.schema)
     operation = write_data_file(
         rows, job.schema, dataset_uri=str(folder), mode="create", data_storage_version=job.target.file_version
     )
-    (file,) = operation.fragments[0].files
-    arguments = asdict(file)
-    path = arguments.pop("_path")
+    (file,) = operation.fragments[0].to_json()["files"]
     # The file was written for a dataset of these columns alone.
-    fields = renumbered(file.fields, operation.new_schema, job.target.table.open().lance_schema)
-    return {**arguments, "fields": fields}, folder / "data" / path
+    fields = renumbered(file["fields"], operation.new_schema, job.target.table.open().lance_schema)
+    return {**file, "fields": fields}, folder / "data" / file["path"]
 
 
 def place(

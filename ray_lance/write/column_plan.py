@@ -14,6 +14,7 @@ import lance
 import numpy as np
 from lance.fragment import DataFile, FragmentMetadata
 
+from ray_lance.masking import mask_uri
 from ray_lance.native_errors import native_errors
 from ray_lance.paths import sql_path
 from ray_lance.scan.scan import ROW_ADDRESS
@@ -115,16 +116,16 @@ def plan(dataset: lance.LanceDataset, record: ColumnRecord) -> Plan:
     return Plan(tuple(each for each in passes if each.fragments), done)
 
 
-@native_errors("counting rows")
 def count_selected(dataset: lance.LanceDataset, fragment_ids: Sequence[int], filter: str) -> dict[int, int]:
     """Live rows for which ``filter`` holds, by fragment."""
-    fragments = [dataset.get_fragment(fragment_id) for fragment_id in fragment_ids]
-    scanner = dataset.scanner(columns=[], filter=filter, with_row_address=True, fragments=fragments)
     counts: dict[int, int] = {}
-    for batch in scanner.to_batches():
-        ids, rows = np.unique(batch[ROW_ADDRESS].to_numpy() >> np.uint64(32), return_counts=True)
-        for fragment_id, count in zip(ids.tolist(), rows.tolist(), strict=True):
-            counts[fragment_id] = counts.get(fragment_id, 0) + count
+    with native_errors(f"counting rows (uri={mask_uri(dataset.uri)!r})"):
+        fragments = [dataset.get_fragment(fragment_id) for fragment_id in fragment_ids]
+        scanner = dataset.scanner(columns=[], filter=filter, with_row_address=True, fragments=fragments)
+        for batch in scanner.to_batches():
+            ids, rows = np.unique(batch[ROW_ADDRESS].to_numpy() >> np.uint64(32), return_counts=True)
+            for fragment_id, count in zip(ids.tolist(), rows.tolist(), strict=True):
+                counts[fragment_id] = counts.get(fragment_id, 0) + count
     return counts
 
 

@@ -15,7 +15,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import accumulate, count, pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,16 +23,16 @@ import lance
 import pyarrow as pa
 from lance.fragment import FragmentMetadata
 
-from ray_lance.native_errors import native_errors
 from ray_lance.places import below_tree
 from ray_lance.write.data_file import write_data_file
 from ray_lance.write.field_ids import renumbered
 from ray_lance.write.job import WriteJob
+from ray_lance.write.publish import published
 from ray_lance.write.schema import fit
 from ray_lance.write.storage import Storage
 from ray_lance.write.target import LEGACY
 
-__all__ = ["Rows", "TableRows", "WrittenFile", "plan_files", "publications", "write_files"]
+__all__ = ["Rows", "TableRows", "WrittenFile", "plan_files", "write_files"]
 
 # Rows are taken to be of equal size inside a piece of a file this many times smaller than the file.
 _PIECES_PER_FILE = 16
@@ -117,7 +117,6 @@ def plan_files(
     return [part for start, stop in ranges for part in _evenly(start, stop, -(-(stop - start) // max_rows))]
 
 
-@native_errors("writing data files")
 def write_files(blocks: Sequence[Rows], job: WriteJob, storage: Storage | None = None) -> list[WrittenFile]:
     """Write ``blocks`` as data files of the job's dataset. Nothing is visible to readers before the commit.
 
@@ -130,40 +129,42 @@ def write_files(blocks: Sequence[Rows], job: WriteJob, storage: Storage | None =
         SchemaMismatchError: The rows do not fit the schema.
         StorageError: Storage kept failing after every retry.
     """
-    storage = storage or job.storage()
     blocks = [block for block in blocks if block.num_rows]
+    with job.native_errors("writing data files"):
+        storage = storage or job.storage()
+        return [
+            _write_file(partial(_batches, blocks, start, stop, job), job, storage)
+            for start, stop in _ranges(blocks, job)
+        ]
+
+
+def _ranges(blocks: Sequence[Rows], job: WriteJob) -> list[tuple[int, int]]:
+    """The rows of each file."""
     options = job.options
     limit = max(1, options.target_bytes_per_file // _PIECES_PER_FILE)
     sizes = [(stop - start, size) for block in blocks for start, stop, size in _pieces(block, 0, block.num_rows, limit)]
-    ranges = plan_files(sizes, options.target_bytes_per_file, options.max_rows_per_file)
-    return [_write_file(partial(_batches, blocks, start, stop, job), job, storage) for start, stop in ranges]
+    return plan_files(sizes, options.target_bytes_per_file, options.max_rows_per_file)
 
 
 def _write_file(batches: Callable[[], Iterator[pa.RecordBatch]], job: WriteJob, storage: Storage) -> WrittenFile:
-    retry = job.retry
-    with storage.stage(job.job_id) as folder:
-        attempts = count()
-        fragment, staged = retry.call(
-            lambda: _stage(batches(), folder / f"attempt-{next(attempts)}", job), "writing a data file"
-        )
-        name = f"{job.job_id}-{uuid.uuid4().hex}"
-        num_bytes = 0
-        for source, target in publications(staged / fragment.files[0].path, name):
-            num_bytes += source.stat().st_size
-            retry.call(partial(storage.publish, source, target), f"publishing {target}")
-    fragment.files[0]._path = f"{name}.lance"
-    return WrittenFile(json.dumps(fragment.to_json()), int(fragment.physical_rows), num_bytes)
+    name = f"{job.job_id}-{uuid.uuid4().hex}"
+    fragment, num_bytes = published(
+        job, storage, lambda folder: _stage(batches(), folder, job), name=name, prefix=job.job_id, what="a data file"
+    )
+    metadata = fragment.to_json()
+    metadata["files"][0]["path"] = f"{name}.lance"
+    return WrittenFile(json.dumps(metadata), int(fragment.physical_rows), num_bytes)
 
 
 def _stage(batches: Iterator[pa.RecordBatch], folder: Path, job: WriteJob) -> tuple[FragmentMetadata, Path]:
-    """Write ``batches`` as one data file below ``folder``; returns its metadata and the folder it lies in."""
+    """Write ``batches`` as one data file below ``folder``; returns its metadata and where it lies."""
     folder /= below_tree(job.uri)
     operation = write_data_file(batches, job.schema, **_target(job, folder))
     (fragment,) = operation.fragments
+    (file,) = fragment.files
     if isinstance(operation, lance.LanceOperation.Overwrite):
-        (file,) = fragment.files
         file.fields = renumbered(file.fields, operation.new_schema, job.stored_schema())
-    return fragment, folder / "data"
+    return fragment, folder / "data" / file.path
 
 
 def _target(job: WriteJob, folder: Path) -> dict[str, Any]:
@@ -189,19 +190,6 @@ def _copy_manifest(job: WriteJob, folder: Path) -> None:
     name = next(name for name in names if session.contains(name))
     (folder / "_versions").mkdir(parents=True)
     session.download_file(name, str(folder / name))
-
-
-def publications(data_file: Path, name: str) -> Iterator[tuple[Path, str]]:
-    """The files to publish, blob files before the data file that points to them, with their new paths.
-
-    Args:
-        data_file: The staged data file.
-        name: Its new name, without suffix.
-    """
-    blobs = data_file.with_suffix("")
-    for blob_file in sorted(path for path in blobs.rglob("*") if path.is_file()):
-        yield blob_file, f"data/{name}/{blob_file.relative_to(blobs).as_posix()}"
-    yield data_file, f"data/{name}.lance"
 
 
 def _batches(blocks: Sequence[Rows], start: int, stop: int, job: WriteJob) -> Iterator[pa.RecordBatch]:

@@ -10,7 +10,15 @@ from lance.fragment import FragmentMetadata
 from ray_lance.errors import CommitError
 from ray_lance.write.target import Target
 
-__all__ = ["JOB_PROPERTY", "LostHistoryError", "find_commit", "is_complete", "names_of_files", "referred"]
+__all__ = [
+    "JOB_PROPERTY",
+    "LostHistoryError",
+    "deletion_file_name",
+    "find_commit",
+    "is_complete",
+    "names_of_files",
+    "referred",
+]
 
 JOB_PROPERTY = "ray_lance.job"
 _DELETION_SUFFIXES = {"array": "arrow", "bitmap": "bin"}
@@ -33,8 +41,7 @@ def find_commit(target: Target, files: Collection[str], since: int) -> int | Non
     Raises:
         LostHistoryError: Versions are missing, and none that is left refers to one of ``files``.
     """
-    what = f"looking for the commit of job {target.job_id}"
-    return target.retry.call(lambda: _find(target, files, since), what)
+    return target.retried(lambda: _find(target, files, since), f"looking for the commit of job {target.job_id}")
 
 
 def names_of_files(operation: lance.LanceOperation.BaseOperation) -> set[str]:
@@ -42,12 +49,16 @@ def names_of_files(operation: lance.LanceOperation.BaseOperation) -> set[str]:
     files = [file for fragment in _new_fragments(operation) for file in fragment.files]
     if isinstance(operation, lance.LanceOperation.DataReplacement):
         files = [group.new_file for group in operation.replacements]
-    deletions = [(each.id, each.deletion_file) for each in getattr(operation, "updated_fragments", ())]
-    return {file.path for file in files} | {
-        f"{fragment_id}-{deletion.read_version}-{deletion.id}.{_DELETION_SUFFIXES[deletion.file_type]}"
-        for fragment_id, deletion in deletions
-        if deletion is not None
-    }
+    deletions = [deletion_file_name(each) for each in getattr(operation, "updated_fragments", ())]
+    return {file.path for file in files} | {name for name in deletions if name is not None}
+
+
+def deletion_file_name(fragment: FragmentMetadata) -> str | None:
+    """Name of the file that says which rows of a fragment are deleted; None where no row is."""
+    deletion = fragment.deletion_file
+    if deletion is None:
+        return None
+    return f"{fragment.id}-{deletion.read_version}-{deletion.id}.{_DELETION_SUFFIXES[deletion.file_type]}"
 
 
 def is_complete(dataset: lance.LanceDataset, since: int) -> bool:

@@ -9,6 +9,7 @@ import lance
 import pyarrow as pa
 from lance.schema import LanceSchema
 
+from ray_lance.blobs import is_blob
 from ray_lance.errors import DatasetExistsError, DatasetNotFoundError, InvalidArgumentError, UnknownColumnError
 from ray_lance.handles import missing_branch
 from ray_lance.lazy import lance_namespace
@@ -20,7 +21,7 @@ from ray_lance.write.field_ids import new_schema
 from ray_lance.write.inferred import checked_schema
 from ray_lance.write.lance_types import lance_schema
 from ray_lance.write.options import WriteOptions
-from ray_lance.write.schema import is_blob, portable, refuse_null_types
+from ray_lance.write.schema import portable, refuse_null_types
 from ray_lance.write.storage import standing_folder
 from ray_lance.write.target import Target, existing_target, latest_of
 

@@ -21,16 +21,16 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-from lance.fragment import FragmentMetadata, LanceFragment, RowIdSequence
+from lance.fragment import FragmentMetadata, RowIdSequence
 
 from ray_lance.errors import InvalidArgumentError, RayLanceError, SchemaMismatchError
 from ray_lance.masking import cause
-from ray_lance.native_errors import native_errors
 from ray_lance.tensors.objects import to_frame, to_rows
 from ray_lance.write.cleanup import remove_unreferred
 from ray_lance.write.commit import Committed, Send, commit
 from ray_lance.write.field_ids import check_fields, field_ids
 from ray_lance.write.fragments import WrittenFile
+from ray_lance.write.history import deletion_file_name
 from ray_lance.write.job import WriteJob
 from ray_lance.write.schema import fit
 
@@ -78,7 +78,6 @@ def with_bucket(table: pa.Table, job: WriteJob, buckets: int) -> pa.Table:
     return table.append_column(BUCKET, pa.array(bucket))
 
 
-@native_errors("comparing keys")
 def match(table: pa.Table, job: WriteJob) -> pa.Table:
     """Compare one bucket with the dataset.
 
@@ -102,7 +101,8 @@ def match(table: pa.Table, job: WriteJob) -> pa.Table:
         row = int(np.flatnonzero(index.duplicated())[0])
         key = to_rows(keys.slice(row, 1))[0]
         raise InvalidArgumentError(f"on={list(job.options.on)}: the new rows hold the key {key} more than once")
-    rows, addresses, row_ids = _find(index, job)
+    with job.native_errors("comparing keys"):
+        rows, addresses, row_ids = _find(index, job)
     order = np.argsort(rows, kind="stable")
     counts = np.bincount(rows, minlength=len(index))
     offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
@@ -126,7 +126,6 @@ def with_row_ids(files: Sequence[WrittenFile], ids: Addresses) -> list[FragmentM
     return fragments
 
 
-@native_errors("merging rows")
 def commit_merge(job: WriteJob, new: Sequence[FragmentMetadata], matched: Addresses, send: Send) -> Committed:
     """Make the new rows visible and the rows that they replace invisible, in one version.
 
@@ -142,26 +141,16 @@ def commit_merge(job: WriteJob, new: Sequence[FragmentMetadata], matched: Addres
     """
     if len(np.unique(matched)) != len(matched):
         raise InvalidArgumentError(f"on={list(job.options.on)}: the new rows hold a key more than once")
-    options = job.options
-    updated = matched if options.update else matched[:0]
-    missing = np.setdiff1d(_live(job), matched, assume_unique=True) if options.delete_missing else matched[:0]
+    updated = matched if job.options.update else matched[:0]
+    missing = _missing(job, matched) if job.options.delete_missing else matched[:0]
     gone = np.concatenate([updated, missing])
     if not len(gone) and not new:
         return Committed(job.version_before or 0, 0, 0)
     deletion_files: list[str] = []
-    dataset = job.table.open()
-    check_fields(new, dataset.lance_schema)
+    check_fields(new, job.table.open().lance_schema)
     try:
-        with_deletions, without_rows = _delete(dataset, gone, deletion_files)
-        operation = lance.LanceOperation.Update(
-            removed_fragment_ids=without_rows,
-            updated_fragments=with_deletions,
-            new_fragments=list(new),
-            # Every value of a replaced row may be another one, so that no index covers the new fragments yet. Of
-            # indexes on fields that are not listed here Lance assumes that they do.
-            fields_for_preserving_frag_bitmap=field_ids(dataset.lance_schema, dataset.schema.names),
-            update_mode="rewrite_rows",
-        )
+        with job.native_errors("merging rows"):
+            operation = _update(job.table.open(), new, gone, deletion_files)
         version = commit(job, operation, send)
     except BaseException:
         _discard(job, deletion_files)
@@ -223,9 +212,27 @@ def _scan(job: WriteJob) -> Iterator[pa.RecordBatch]:
         yield batch.drop_null() if any(batch.column(name).null_count for name in on) else batch
 
 
-def _live(job: WriteJob) -> Addresses:
-    table = job.table.open().scanner(columns=[], with_row_address=True).to_table()
-    return np.asarray(table.column("_rowaddr").to_numpy(), dtype=np.uint64)
+def _missing(job: WriteJob, matched: Addresses) -> Addresses:
+    """Addresses of the existing rows that are not among ``matched``."""
+    with job.native_errors("looking for rows to delete"):
+        live = job.table.open().scanner(columns=[], with_row_address=True).to_table()
+    return np.setdiff1d(live.column("_rowaddr").to_numpy().astype(np.uint64), matched, assume_unique=True)
+
+
+def _update(
+    dataset: lance.LanceDataset, new: Sequence[FragmentMetadata], gone: Addresses, deletion_files: list[str]
+) -> lance.LanceOperation.Update:
+    """The operation that adds ``new`` and removes the rows at ``gone``; notes the files that it writes."""
+    with_deletions, without_rows = _delete(dataset, gone, deletion_files)
+    return lance.LanceOperation.Update(
+        removed_fragment_ids=without_rows,
+        updated_fragments=with_deletions,
+        new_fragments=list(new),
+        # Every value of a replaced row may be another one, so that no index covers the new fragments yet. Of
+        # indexes on fields that are not listed here Lance assumes that they do.
+        fields_for_preserving_frag_bitmap=field_ids(dataset.lance_schema, dataset.schema.names),
+        update_mode="rewrite_rows",
+    )
 
 
 def _delete(
@@ -236,13 +243,12 @@ def _delete(
     addresses = np.sort(addresses)
     for fragment_id in np.unique(addresses >> np.uint64(32)):
         offsets = addresses[addresses >> np.uint64(32) == fragment_id] & np.uint64(2**32 - 1)
-        raw = dataset.get_fragment(int(fragment_id))._fragment.delete_rows([int(offset) for offset in offsets])
-        if raw is None:
+        fragment = dataset.get_fragment(int(fragment_id)).delete_rows(offsets.tolist())
+        if fragment is None:
             emptied.append(int(fragment_id))
             continue
-        fragment = LanceFragment(dataset, None, fragment=raw)
-        changed.append(fragment.metadata)
-        paths.append(str(fragment.deletion_file()))
+        changed.append(fragment)
+        paths.append(f"_deletions/{deletion_file_name(fragment)}")
     return changed, emptied
 
 

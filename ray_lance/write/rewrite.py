@@ -14,12 +14,13 @@ import numpy as np
 import pyarrow as pa
 from lance.file import LanceFileReader
 
+from ray_lance.blobs import holds_blobs
 from ray_lance.errors import SchemaMismatchError
 from ray_lance.tensors.code import fields_code
 from ray_lance.tensors.kinds import child_fields, extension_name
 from ray_lance.write.fragments import WrittenFile, write_files
 from ray_lance.write.job import WriteJob
-from ray_lance.write.schema import holds_blobs, portable
+from ray_lance.write.schema import portable
 
 __all__ = ["FileRows", "check_rewritable", "rewrite_file"]
 

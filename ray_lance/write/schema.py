@@ -1,11 +1,10 @@
-"""The schema that rows are written with, and making rows fit it."""
+"""Rows and the schema to write -> rows of exactly that schema; what must not be in a schema."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
 import pyarrow as pa
-from lance.blob import BlobType
 
 from ray_lance.errors import SchemaMismatchError, UnknownColumnError
 from ray_lance.tensors.casts import conform
@@ -23,7 +22,7 @@ from ray_lance.tensors.kinds import (
     with_children,
 )
 
-__all__ = ["bare_type", "fit", "holds_blobs", "is_blob", "portable", "refuse_null_types", "with_fields"]
+__all__ = ["bare_type", "fit", "portable", "refuse_null_types", "with_fields"]
 
 
 def fit(table: pa.Table, schema: pa.Schema) -> pa.Table:
@@ -42,16 +41,6 @@ def fit(table: pa.Table, schema: pa.Schema) -> pa.Table:
     if duplicates:
         raise SchemaMismatchError(f"columns {duplicates} occur more than once; rename or drop the others")
     return conform(table, schema)
-
-
-def is_blob(field: pa.Field) -> bool:
-    """Whether a column holds blobs, in either of Lance's layouts."""
-    return isinstance(field.type, BlobType) or (field.metadata or {}).get(b"lance-encoding:blob") == b"true"
-
-
-def holds_blobs(field: pa.Field) -> bool:
-    """Whether there are blobs in a column, at any depth."""
-    return is_blob(field) or any(holds_blobs(child) for child in child_fields(field.type))
 
 
 def portable(schema: pa.Schema) -> pa.Schema:
@@ -112,25 +101,3 @@ def _portable(field: pa.Field) -> pa.Field:
         assert isinstance(kind, VariableShape)
         return variable_shape_field(field, kind.value, kind.ndim)
     return field.with_type(with_children(field.type, [_portable(child) for child in child_fields(field.type)]))
-
-
-def _with_blobs(table: pa.Table, field: pa.Field) -> pa.Table:
-    index = table.column_names.index(field.name)
-    chunks = [_blobs(chunk, field) for chunk in table.column(index).chunks]
-    return table.set_column(index, field, pa.chunked_array(chunks, field.type))
-
-
-def _blobs(array: pa.Array, field: pa.Field) -> pa.Array:
-    """``array`` as Lance's logical blob type: a struct of the bytes, and of a location where they lie elsewhere."""
-    if array.type == field.type:
-        return array
-    storage = array.storage if isinstance(array, pa.ExtensionArray) else array
-    children = list(field.type.storage_type)
-    if pa.types.is_struct(storage.type):
-        fitted = conform(pa.table({field.name: storage}), pa.schema([pa.field(field.name, field.type.storage_type)]))
-        return pa.ExtensionArray.from_storage(field.type, fitted.column(0).combine_chunks())
-    fitted = conform(pa.table({field.name: storage}), pa.schema([pa.field(field.name, pa.large_binary())]))
-    data = fitted.column(0).combine_chunks()
-    elsewhere = [pa.nulls(len(data), child.type) for child in children[1:]]
-    struct = pa.StructArray.from_arrays([data, *elsewhere], fields=children, mask=data.is_null())
-    return pa.ExtensionArray.from_storage(field.type, struct)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import lance
 from lance.file import LanceFileSession
@@ -12,11 +14,14 @@ from lance.file import LanceFileSession
 from ray_lance.errors import DatasetNotFoundError, InvalidArgumentError
 from ray_lance.lazy import lance_namespace
 from ray_lance.masking import mask_uri, remember
+from ray_lance.native_errors import native_errors
 from ray_lance.retry import RetryPolicy
 from ray_lance.table import TableRef
 from ray_lance.write.storage import Storage, standing_folder, storage_for
 
 __all__ = ["LEGACY", "Target", "existing_target", "latest_of"]
+
+T = TypeVar("T")
 
 LEGACY = "0.1"
 """The version of files that hold field ids and take no new columns."""
@@ -68,6 +73,27 @@ class Target:
     def shown_uri(self) -> str:
         """The location without credentials."""
         return mask_uri(self.uri)
+
+    def doing(self, what: str) -> str:
+        """``what`` as errors and the log name it: with the place."""
+        return f"{what} (uri={self.shown_uri!r})"
+
+    def retried(self, function: Callable[[], T], what: str) -> T:
+        """Call ``function`` until it succeeds; see :meth:`ray_lance.retry.RetryPolicy.call`.
+
+        Args:
+            function: What to call.
+            what: What it does, as in "publishing a file".
+        """
+        return self.retry.call(function, self.doing(what))
+
+    def native_errors(self, what: str) -> AbstractContextManager[None]:
+        """Raise errors of Lance and of file systems as this library's own, with the place in them.
+
+        Args:
+            what: What is being done, as in "writing data files".
+        """
+        return native_errors(self.doing(what))
 
     def storage(self) -> Storage:
         """The storage that holds the dataset."""

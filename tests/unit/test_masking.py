@@ -107,7 +107,7 @@ def test_errors_of_lance_are_ours_and_show_no_secret(act, given):
 
 
 def test_a_fault_of_storage_names_the_place_and_what_it_said():
-    with pytest.raises(StorageError, match=r"s3://bucket/a.lance: LanceError\(IO\).*http://\*\*\*@127.0.0.1:9/"):
+    with pytest.raises(StorageError, match=r"uri='s3://bucket/a.lance': LanceError\(IO\).*http://\*\*\*@127.0.0.1:9/"):
         TableRef.of("s3://bucket/a.lance", storage_options=NOBODY).open()
 
 

@@ -61,7 +61,7 @@ def test_what_lance_refuses_is_no_fault_of_the_storage(tmp_path):
     rows = pa.table({"ids": pa.FixedSizeListArray.from_arrays(ids, 1)})
     job = begin(TableRef.of(tmp_path / "table"), WriteOptions(mode="create")).with_schema(rows.schema)
 
-    with pytest.raises(InvalidArgumentError, match=r"writing a data file: Lance refuses it: field `ids\.item`"):
+    with pytest.raises(InvalidArgumentError, match=r"writing a data file \(uri=.*: Lance refuses it: field `ids\.item`"):
         write_files([TableRows(rows)], job)
 
 
@@ -70,7 +70,8 @@ def test_a_place_where_no_folder_can_be(tmp_path):
     rows = pa.table({"id": [1]})
     job = begin(TableRef.of(tmp_path / "file" / "table"), WriteOptions(mode="create")).with_schema(rows.schema)
 
-    with pytest.raises(StorageError, match=r"writing data files: .*Not a directory.*Choose a place below a folder"):
+    message = r"^writing data files \(uri='.*table'\): .*Not a directory.*Choose a place below a folder"
+    with pytest.raises(StorageError, match=message):
         write_files([TableRows(rows)], job)
 
 

@@ -149,7 +149,7 @@ def test_a_fault_while_any_chunk_is_read_loses_and_doubles_nothing(uri, failing)
 def test_a_lasting_fault_leaves_nothing_behind(uri, tmp_path, failing):
     cue = Cue(frozenset(range(failing, failing + QUICK.max_attempts)))
 
-    with pytest.raises(StorageError, match=r"publishing data.*connection reset by peer"):
+    with pytest.raises(StorageError, match=r"publishing data/.* \(uri='.*'\): .*connection reset by peer"):
         write_tables(
             uri,
             tables(200, 200),
@@ -163,7 +163,7 @@ def test_a_lasting_fault_leaves_nothing_behind(uri, tmp_path, failing):
 def test_a_lasting_fault_leaves_an_existing_dataset_as_it_was(uri):
     write_tables(uri, tables(10))
 
-    with pytest.raises(StorageError, match=r"publishing data.*connection reset by peer"):
+    with pytest.raises(StorageError, match=r"publishing data/.* \(uri='.*'\): .*connection reset by peer"):
         write_tables(
             uri,
             tables(400),
