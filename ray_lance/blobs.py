@@ -7,9 +7,9 @@ import pyarrow as pa
 
 from ray_lance.arguments import as_flag, as_text, shown
 from ray_lance.errors import InvalidArgumentError
-from ray_lance.tensors.kinds import child_fields
+from ray_lance.tensors.kinds import BLOB_MARK
 
-__all__ = ["blob", "holds_blobs", "is_blob"]
+__all__ = ["blob"]
 
 
 def blob(name: str, *, version: int = 2, nullable: bool = True) -> pa.Field:
@@ -33,18 +33,5 @@ def blob(name: str, *, version: int = 2, nullable: bool = True) -> pa.Field:
     if version == 2:
         return lance.blob_field(name, nullable=nullable)
     if version == 1:
-        return pa.field(name, pa.large_binary(), nullable, {"lance-encoding:blob": "true"})
+        return pa.field(name, pa.large_binary(), nullable, BLOB_MARK)
     raise InvalidArgumentError(f"version={shown(version)} must be 1 or 2, the blob layouts that Lance has")
-
-
-def is_blob(field: pa.Field) -> bool:
-    """Whether a column holds blobs, in either of Lance's layouts."""
-    return (
-        getattr(field.type, "extension_name", None) == "lance.blob.v2"
-        or (field.metadata or {}).get(b"lance-encoding:blob") == b"true"
-    )
-
-
-def holds_blobs(field: pa.Field) -> bool:
-    """Whether there are blobs in a column, at any depth."""
-    return is_blob(field) or any(holds_blobs(child) for child in child_fields(field.type))

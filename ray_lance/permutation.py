@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from ray_lance import stored
+from ray_lance.ahead import ordered_map
 from ray_lance.arguments import as_count, as_integer, as_names, shown
 from ray_lance.errors import InvalidArgumentError, UnknownColumnError
 from ray_lance.forks import not_forked
@@ -36,14 +37,13 @@ from ray_lance.order import (
 )
 from ray_lance.order.rows import RowArray, digest_of
 from ray_lance.order.split import Fractions
-from ray_lance.retry import RetryPolicy
-from ray_lance.scan.categories import categories_of
+from ray_lance.scan.dictionaries import categories_of
 from ray_lance.scan.planning import MAX_TASK_BYTES, TaskSizing, plan_positions
 from ray_lance.scan.pushdown import Columns, build_scan
+from ray_lance.scan.rebatch import rebatched
 from ray_lance.scan.reserved import readable_names
-from ray_lance.scan.scan import ROW_ID, Scan, has_column
+from ray_lance.scan.scan import ROW_ID, has_column
 from ray_lance.scan.size import row_bytes
-from ray_lance.scan.stream import batches_of, read_ahead
 from ray_lance.scan.take import take_rows
 from ray_lance.table import TableRef, check_source
 from ray_lance.tensors import Categories
@@ -299,7 +299,7 @@ class Permutation:
         check_format(format)
         wanted = _as_positions("indices", indices)
         scan = build_scan([self.table], columns, None, [], {})
-        return convert(self._take(self._order.take(wanted), scan), format)
+        return convert(take_rows(scan, self._order.take(wanted)), format)
 
     def head(self, rows: int = 5, columns: Columns = None) -> Head:
         """The first rows, to be looked at: their types, shapes and the beginnings of their values.
@@ -315,7 +315,7 @@ class Permutation:
         scan = build_scan([self.table], wanted, None, [], {})
         blobs = tuple(scan.blob_columns())
         scan = scan.select([name for name in scan.names if name not in blobs])
-        found = self._take(self._order.rows(0, min(as_integer("rows", rows, 0), len(self))), scan)
+        found = take_rows(scan, self._order.rows(0, min(as_integer("rows", rows, 0), len(self))))
         return Head(found, blobs, len(self))
 
     def iter_batches(
@@ -333,8 +333,10 @@ class Permutation:
         batch_size, threads = as_count("batch_size", batch_size), as_count("threads", threads)
         scan = build_scan([self.table], columns, None, [], {})
         ranges = plan_positions(self._order, TaskSizing(row_bytes(scan), MAX_TASK_BYTES))
-        tables = read_ahead(lambda task: self._take(self._order.rows(task.start, task.stop), scan), ranges, threads)
-        return (convert(table, format) for table in not_forked(batches_of(tables, batch_size)))
+        tables = ordered_map(
+            lambda task: take_rows(scan, self._order.rows(task.start, task.stop)), ranges, threads, ahead=threads
+        )
+        return (convert(table, format) for table in not_forked(rebatched(tables, batch_size)))
 
     def quality(self, batch_size: int = 1024, labels: int = 10) -> ShuffleQuality:
         """How good the shuffle is, measured on a sample of its batches without reading data."""
@@ -393,10 +395,6 @@ class Permutation:
         fixed = self._fixed_epoch if fixed_epoch is None else fixed_epoch
         return self._make(self.table, order, self._filter, fixed)
 
-    def _take(self, rows: RowArray, scan: Scan) -> pa.Table:
-        what = f"taking {len(rows)} rows of {self.table}"
-        return RetryPolicy().call(lambda: take_rows(scan, rows, are_offsets=rows.dtype == np.int64), what)
-
 
 def table_identity(table: TableRef) -> str:
     """What tells one version of one dataset from all others, wherever it lies: a digest of its files' names.
@@ -444,7 +442,7 @@ def _hashed_rows(table: TableRef, order: RowPermutation, by: list[str]) -> tuple
         with native_errors(f"reading the columns {by} of {table}"):
             found = scan.scanner(0).to_table().take(pa.array(rows))
     else:
-        found = take_rows(scan, rows, are_offsets=rows.dtype == np.int64)
+        found = take_rows(scan, rows)
     hashes = stable_hash64(*(_hashable(name, found[name]) for name in by))
     return found[ROW_ID].to_numpy().astype(np.uint64, copy=False), hashes
 

@@ -11,9 +11,9 @@ import ray
 from ray.data import DataContext
 from ray.data.datasource import Datasource, ReadTask
 
-from ray_lance.backfill.udf import rebatched
 from ray_lance.data.faults import faults_of_data
 from ray_lance.data.fragments import FragmentDatasource
+from ray_lance.scan.rebatch import rebatched
 
 __all__ = ["ComputingDatasource"]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -15,6 +15,7 @@ from ray.data.block import BlockAccessor
 from ray_lance.backfill.attempts import refuse_another_attempt
 from ray_lance.data.faults import faults_of_data
 from ray_lance.errors import InvalidArgumentError, RayLanceError, SchemaMismatchError, TensorConversionError
+from ray_lance.scan.rebatch import rebatched
 from ray_lance.scan.scan import ROW_ADDRESS
 from ray_lance.tensors import from_tensors, storable, to_tensors
 from ray_lance.tensors.categories import with_values
@@ -33,7 +34,6 @@ __all__ = [
     "constructed",
     "first_schema",
     "named",
-    "rebatched",
 ]
 
 FAILURE = "_ray_lance_failure"
@@ -187,22 +187,6 @@ def first_schema(rows: pa.Table, make: Callable[[], Callable[..., Any]], call: B
     schema = _checked(result, rows, call).schema
     refuse_null_types(schema)
     return schema
-
-
-def rebatched(tables: Iterable[pa.Table], batch_size: int) -> Iterator[pa.Table]:
-    """The rows of ``tables`` in tables of ``batch_size`` rows, the last one of the rest."""
-    waiting: list[pa.Table] = []
-    missing = batch_size
-    for table in tables:
-        start = 0
-        while len(table) - start >= missing:
-            yield pa.concat_tables([*waiting, table.slice(start, missing)])
-            start, waiting, missing = start + missing, [], batch_size
-        if start < len(table):
-            waiting.append(table.slice(start))
-            missing -= len(table) - start
-    if waiting:
-        yield pa.concat_tables(waiting)
 
 
 def _inputs(rows: pa.Table, call: BatchCall) -> Any:

@@ -7,7 +7,7 @@ from ray.data._internal.logical.operators import Read
 
 from ray_lance.data.datasource import LanceDatasource
 from ray_lance.errors import InvalidArgumentError
-from ray_lance.scan.categories import categories_of
+from ray_lance.scan.dictionaries import categories_of
 from ray_lance.tensors import Categories
 
 __all__ = ["categories_read", "lance_reads"]

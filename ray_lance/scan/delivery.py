@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from ray_lance.decode import decode_table
-from ray_lance.scan.scan import FRAGMENT_ID, ROW_ADDRESS, Scan
+from ray_lance.scan.scan import Scan
 from ray_lance.tensors import Fill, deliver
 
-__all__ = ["delivered", "with_fragment_id"]
+__all__ = ["delivered"]
 
 _MAX_DECODED_BYTES = 32 * 2**20
 
@@ -45,13 +44,6 @@ def delivered(
     for start in range(0, max(1, table.num_rows), rows):
         part = _with_missing_images(table.slice(start, rows), scan)
         yield _promised(decode_table(part, scan.decoders), scan, schema, fill)
-
-
-def with_fragment_id(table: pa.Table, scan: Scan) -> pa.Table:
-    """``table`` with the fragment's id, where ``scan`` delivers it: the upper half of the row address."""
-    if FRAGMENT_ID not in scan.meta:
-        return table
-    return table.append_column(FRAGMENT_ID, pc.shift_right(table[ROW_ADDRESS], pa.scalar(32, pa.uint64())))
 
 
 def _promised(table: pa.Table, scan: Scan, schema: pa.Schema, fill: Fill) -> pa.Table:

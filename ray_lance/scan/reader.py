@@ -7,13 +7,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
-import numpy as np
 import pyarrow as pa
 
 from ray_lance.order import ExplicitRows, RowPermutation
 from ray_lance.order.rows import RowArray
 from ray_lance.retry import RetryPolicy
-from ray_lance.scan.delivery import delivered, with_fragment_id
+from ray_lance.scan.delivery import delivered
 from ray_lance.scan.overflow import in_smaller_batches
 from ray_lance.scan.scan import Scan
 from ray_lance.scan.take import take_rows
@@ -105,7 +104,7 @@ class ReadPlan:
         return max(1, min(task.num_rows, math.ceil(batch_bytes / self.row_bytes)))
 
     def _deliver(self, batch: pa.RecordBatch) -> Iterator[pa.Table]:
-        table = with_fragment_id(pa.Table.from_batches([batch]), self.scan)
+        table = self.scan.with_fragment_id(pa.Table.from_batches([batch]))
         return delivered(table, self.scan, self.schema, self.row_bytes, self.fill)
 
 
@@ -143,10 +142,7 @@ class PermutationPlan:
         Yields:
             Tables of ``schema``, in the order of the task's positions; one, unless images are decoded.
         """
-        rows = self.order.take(task.positions()[:limit])
-        what = f"taking {len(rows)} rows of {self.scan.tables[0]}"
-        are_offsets = rows.dtype == np.int64
-        table = self.retry.call(lambda: take_rows(self.scan, rows, are_offsets=are_offsets), what)
+        table = take_rows(self.scan, self.order.take(task.positions()[:limit]), self.retry)
         yield from delivered(table, self.scan, self.schema, self.row_bytes, self.fill)
 
 

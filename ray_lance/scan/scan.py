@@ -9,13 +9,14 @@ from typing import Any
 
 import lance
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from ray_lance.blobs import holds_blobs, is_blob
 from ray_lance.decode import Decode, ImageDecode, decoded_schema, find_decoders
 from ray_lance.errors import SchemaMismatchError, UnknownColumnError
 from ray_lance.paths import Path, find_path, sql_path
 from ray_lance.table import TableRef
 from ray_lance.tensors import delivered_schema
+from ray_lance.tensors.kinds import BLOB_MARK, holds_blobs, is_blob
 
 __all__ = ["FRAGMENT_ID", "META_COLUMNS", "ROW_ADDRESS", "ROW_ID", "Scan", "has_column"]
 
@@ -197,6 +198,12 @@ class Scan:
         names = schema.names if mapped else {path[0] for path in self.stored_paths.values()}
         return any(holds_blobs(schema.field(name)) for name in names)
 
+    def with_fragment_id(self, table: pa.Table) -> pa.Table:
+        """What was read, with the fragment's id where the scan delivers it: the upper half of the row address."""
+        if FRAGMENT_ID not in self.meta:
+            return table
+        return table.append_column(FRAGMENT_ID, pc.shift_right(table[ROW_ADDRESS], pa.scalar(32, pa.uint64())))
+
     def _scanned_schema(self, table: int) -> pa.Schema:
         scanned = self.scanner(table).projected_schema
         one = self.of_table(table)
@@ -233,7 +240,7 @@ def _blob_bytes(field: pa.Field) -> pa.Field:
     if not pa.types.is_large_binary(field.type):  # descriptors were asked for
         return field
     kept = {key: text for key, text in (field.metadata or {}).items() if not key.startswith(b"ARROW:extension:")}
-    return field.with_metadata({**kept, b"lance-encoding:blob": b"true"})
+    return field.with_metadata({**kept, **BLOB_MARK})
 
 
 def _unify(schemas: Sequence[pa.Schema]) -> pa.Schema:

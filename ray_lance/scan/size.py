@@ -9,9 +9,10 @@ import pyarrow as pa
 
 from ray_lance.decode import decoded_schema, mean_decoded_bytes
 from ray_lance.native_errors import native_errors
+from ray_lance.scan.fixed_width import value_bytes
 from ray_lance.scan.scan import Scan
 
-__all__ = ["fixed_width", "row_bytes"]
+__all__ = ["row_bytes"]
 
 _SAMPLE_ROWS = 32
 _SAMPLE_IMAGES = 4
@@ -28,7 +29,7 @@ def row_bytes(scan: Scan) -> float:
     bytes in memory.
     """
     if scan.is_whole:  # one task reads it, and the columns that a search adds exist only in its result
-        return sum(fixed_width(field.type) or _UNKNOWN_BYTES for field in scan.schema())
+        return sum(value_bytes(field.type) or _UNKNOWN_BYTES for field in scan.schema())
     total_rows = total_bytes = 0.0
     for table, ref in enumerate(scan.tables):
         rows = max(1, ref.open().count_rows())
@@ -55,7 +56,7 @@ class _Table:
 @lru_cache(maxsize=256)
 def _table_row_bytes(table: _Table) -> float:
     scan = table.scan
-    widths = {field.name: fixed_width(field.type) for field in decoded_schema(scan.stored_schema(), scan.decoders)}
+    widths = {field.name: value_bytes(field.type) for field in decoded_schema(scan.stored_schema(), scan.decoders)}
     unknown = [name for name, width in widths.items() if width is None]
     known = sum(width for width in widths.values() if width is not None)
     images = [name for name in unknown if name in scan.decoders]
@@ -94,21 +95,3 @@ def _column_bytes(column: pa.ChunkedArray) -> int:
         sizes = pa.compute.struct_field(column, "size")
         return int(pa.compute.sum(sizes).as_py() or 0)
     return int(column.nbytes)
-
-
-def fixed_width(data_type: pa.DataType) -> float | None:
-    """Bytes of one value of ``data_type``, or None where values differ in size."""
-    if isinstance(data_type, pa.BaseExtensionType):
-        return fixed_width(data_type.storage_type)
-    if pa.types.is_fixed_size_list(data_type):
-        width = fixed_width(data_type.value_type)
-        return None if width is None else width * data_type.list_size
-    if pa.types.is_struct(data_type):
-        widths = [fixed_width(field.type) for field in data_type]
-        return None if None in widths else sum(width for width in widths if width is not None)
-    if pa.types.is_null(data_type):
-        return 0.0
-    try:
-        return float(data_type.bit_width) / 8
-    except ValueError:
-        return None

@@ -1,8 +1,9 @@
-"""Reading rows by number: in the order in which they lie, with the wanted order restored in memory."""
+"""Reads rows by number: offsets or row ids in, their rows out, read in the order in which they lie."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -10,13 +11,13 @@ import pyarrow as pa
 
 from ray_lance.order.rows import RowArray
 from ray_lance.paths import sql_path
-from ray_lance.scan.blobs import with_blobs
-from ray_lance.scan.delivery import with_fragment_id
-from ray_lance.scan.layout import layout_of
+from ray_lance.retry import RetryPolicy
+from ray_lance.scan.blob_contents import with_blob_contents
 from ray_lance.scan.overflow import in_smaller_batches, is_overflow
-from ray_lance.scan.places import sorted_rows, to_places
+from ray_lance.scan.row_ids import layout_of
 from ray_lance.scan.row_sets import number_of_runs, row_set
 from ray_lance.scan.scan import FRAGMENT_ID, ROW_ADDRESS, Scan
+from ray_lance.scan.scatter import scatter, sort_rows
 
 __all__ = ["take_in_pieces", "take_rows"]
 
@@ -32,14 +33,19 @@ _MIN_ROWS_PER_RUN = 16
 # Several threads make such reads at once.
 _READAHEAD = {"fragment_readahead": 1, "batch_readahead": 1}
 
+T = TypeVar("T")
 
-def take_rows(scan: Scan, rows: RowArray, *, are_offsets: bool) -> pa.Table:
-    """Rows of the scan's table by number, in the given order; a row may be asked for more than once.
+
+def take_rows(
+    scan: Scan, rows: RowArray, retry: RetryPolicy | None = None, on_retry: Callable[[], object] | None = None
+) -> pa.Table:
+    """Read rows by number, in the given order; a row may be asked for more than once.
 
     Args:
         scan: One table and its columns, as stored; a filter is not looked at.
-        rows: Shape ``(k,)``: offsets among the live rows, or row ids.
-        are_offsets: Which of both they are.
+        rows: Shape ``(k,)``: offsets among the live rows where they are int64, row ids where they are uint64.
+        retry: What to do when storage fails.
+        on_retry: Called before each further attempt.
 
     Returns:
         The columns ``scan.read_names``.
@@ -47,29 +53,93 @@ def take_rows(scan: Scan, rows: RowArray, *, are_offsets: bool) -> pa.Table:
     Raises:
         IndexError: Some of the rows do not exist.
     """
-    if bool((rows[1:] >= rows[:-1]).all()):
-        table = pa.concat_tables(_read_in_order(scan, rows, are_offsets))
-    else:
-        ascending, places = sorted_rows(rows)
-        table = to_places(_read(scan, ascending, are_offsets), places)
-    return _delivered(table, scan)
+
+    def take() -> pa.Table:
+        if bool((rows[1:] >= rows[:-1]).all()):
+            return _selected(pa.concat_tables(_read_ascending(scan, rows)), scan)
+        ascending, indices = sort_rows(rows)
+        return _selected(scatter(_read(scan, ascending), indices), scan)
+
+    return _retried(take, scan, rows, retry, on_retry)
 
 
-def take_in_pieces(scan: Scan, rows: RowArray, *, are_offsets: bool) -> Iterator[pa.Table]:
-    """As :func:`take_rows`, for rows in ascending order and one table after another, for each to be let go early.
+def take_in_pieces(
+    scan: Scan,
+    rows: RowArray,
+    receive: Callable[[RowArray, pa.Table], bool],
+    retry: RetryPolicy | None = None,
+    on_retry: Callable[[], object] | None = None,
+) -> bool:
+    """Read rows as :func:`take_rows` does, and hand them over table by table, so that each can be released early.
 
-    Yields:
-        Tables of the columns ``scan.read_names``, of any number of rows.
+    After a storage fault all are handed over once more, from the first on.
+
+    Args:
+        scan: One table and its columns, as stored; a filter is not looked at.
+        rows: In ascending order.
+        receive: Gets the numbers of some rows and a table of them, and returns whether it wants more.
+        retry: What to do when storage fails.
+        on_retry: Called before each further attempt.
+
+    Returns:
+        Whether all of them were received.
 
     Raises:
-        IndexError: Some of the rows do not exist; perhaps only after tables whose rows are then not those asked for.
+        IndexError: Some of the rows do not exist: what was received may be other rows.
     """
-    for table in _read_in_order(scan, rows, are_offsets):
-        yield _delivered(table, scan)
+
+    def take() -> bool:
+        start = 0
+        for table in _read_ascending(scan, rows):
+            if not receive(rows[start : start + len(table)], _selected(table, scan)):
+                return False
+            start += len(table)
+        return True
+
+    return _retried(take, scan, rows, retry, on_retry)
 
 
-def _delivered(table: pa.Table, scan: Scan) -> pa.Table:
-    return with_fragment_id(table, scan).select(list(scan.read_names))
+def _retried(
+    take: Callable[[], T], scan: Scan, rows: RowArray, retry: RetryPolicy | None, on_retry: Callable[[], object] | None
+) -> T:
+    return (retry or RetryPolicy()).call(take, f"taking {len(rows)} rows of {scan.tables[0]}", on_retry)
+
+
+def _selected(table: pa.Table, scan: Scan) -> pa.Table:
+    return scan.with_fragment_id(table).select(list(scan.read_names))
+
+
+def _are_offsets(rows: RowArray) -> bool:
+    return rows.dtype == np.int64
+
+
+def _read(scan: Scan, rows: RowArray) -> Iterator[pa.Table]:
+    """Rows in ascending order, in one table or several: scanned or taken, whichever is faster."""
+    layout = layout_of(scan.tables[0])
+    is_scanned = layout is not None and layout.is_scannable and _is_worth_scanning(scan, rows, len(layout.fragment_ids))
+    row_ids = None if _are_offsets(rows) else rows.astype(np.uint64, copy=False)
+    if _are_offsets(rows) and layout is not None and (is_scanned or layout.has_deletions):
+        row_ids = layout.row_ids(rows)
+    if is_scanned and row_ids is not None:
+        return _complete(_scan_set(scan, row_ids), len(rows), scan)
+    return _complete(_take(scan, rows if row_ids is None else row_ids), len(rows), scan)
+
+
+def _read_ascending(scan: Scan, rows: RowArray) -> Iterator[pa.Table]:
+    """As :func:`_read`, for rows whose order need not be restored: of them, neighbours are scanned."""
+    if _are_offsets(rows) and _is_run(rows):
+        return _complete(_scan_run(scan, int(rows[0]), len(rows)), len(rows), scan)
+    return _read(scan, rows)
+
+
+def _complete(tables: Iterator[pa.Table], count: int, scan: Scan) -> Iterator[pa.Table]:
+    """The tables, which must have so many rows together."""
+    found = 0
+    for table in tables:
+        found += len(table)
+        yield table
+    if found != count:
+        raise IndexError(f"only {found} of {count} rows exist in {scan.tables[0]}")
 
 
 def _is_run(rows: RowArray) -> bool:
@@ -84,37 +154,6 @@ def _scan_run(scan: Scan, start: int, count: int) -> Iterator[pa.Table]:
 
     for batch in in_smaller_batches(read, _RUN_BATCH_ROWS):
         yield pa.Table.from_batches([batch])
-
-
-def _read(scan: Scan, rows: RowArray, are_offsets: bool) -> Iterator[pa.Table]:
-    """Rows in ascending order, in one table or several: scanned or taken, whichever is faster."""
-    layout = layout_of(scan.tables[0])
-    is_scanned = layout is not None and layout.is_scannable and _is_worth_scanning(scan, rows, len(layout.numbers))
-    row_ids = None if are_offsets else rows.astype(np.uint64, copy=False)
-    if are_offsets and layout is not None and (is_scanned or not layout.is_dense):
-        row_ids = layout.row_ids(rows)
-    if row_ids is None:
-        tables = _take(scan, rows, are_offsets=True)
-    else:
-        tables = _scan_set(scan, row_ids) if is_scanned else _take(scan, row_ids, are_offsets=False)
-    yield from _complete(tables, len(rows), scan)
-
-
-def _read_in_order(scan: Scan, rows: RowArray, are_offsets: bool) -> Iterator[pa.Table]:
-    """As :func:`_read`, for rows whose order need not be restored: of them, neighbours are scanned."""
-    if are_offsets and _is_run(rows):
-        return _complete(_scan_run(scan, int(rows[0]), len(rows)), len(rows), scan)
-    return _read(scan, rows, are_offsets)
-
-
-def _complete(tables: Iterator[pa.Table], count: int, scan: Scan) -> Iterator[pa.Table]:
-    """The tables, which must have so many rows together."""
-    found = 0
-    for table in tables:
-        found += len(table)
-        yield table
-    if found != count:
-        raise IndexError(f"only {found} of {count} rows exist in {scan.tables[0]}")
 
 
 def _is_worth_scanning(scan: Scan, rows: RowArray, fragments: int) -> bool:
@@ -137,21 +176,21 @@ def _scan_set(scan: Scan, addresses: npt.NDArray[np.uint64]) -> Iterator[pa.Tabl
         yield pa.Table.from_batches([batch])
 
 
-def _take(scan: Scan, rows: RowArray, are_offsets: bool) -> Iterator[pa.Table]:
+def _take(scan: Scan, rows: RowArray) -> Iterator[pa.Table]:
     """One take; on a local file system several.
 
     The buffers of a take of some MiB are small enough for the allocator to use them again. An object store is asked for
     all at once, since each take waits for its answers.
     """
     table, blobs = scan.tables[0], scan.blob_columns()
-    columns, dataset = _take_columns(scan, blobs), table.open_for_takes()
+    columns, dataset, are_offsets = _take_columns(scan, blobs), table.open_for_takes(), _are_offsets(rows)
 
     def take(piece: list[int]) -> pa.Table:
         taken = (dataset.take if are_offsets else dataset._take_rows)(piece, columns)
-        return with_blobs(taken, table, blobs, {"indices" if are_offsets else "ids": piece})
+        return with_blob_contents(taken, table, blobs, {"indices" if are_offsets else "ids": piece})
 
     numbers = rows.tolist()  # a quarter of a take's time would go into looking at an array's elements one by one
-    yield from _pieces(take, numbers, len(numbers) if table.is_remote else _FIRST_PIECE_ROWS)
+    return _pieces(take, numbers, len(numbers) if table.is_remote else _FIRST_PIECE_ROWS)
 
 
 def _pieces(take: Callable[[list[int]], pa.Table], numbers: list[int], first: int) -> Iterator[pa.Table]:

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from ray_lance.errors import SchemaMismatchError
 from ray_lance.tensors.fixed import assemble, take_apart
 from ray_lance.tensors.kinds import (
+    BLOB,
     FixedShape,
     VariableShape,
     extension_name,
@@ -24,8 +25,6 @@ from ray_lance.tensors.shapes import Shaped, shaped
 from ray_lance.tensors.values import cast_values, family, time_zone, to_categories
 
 __all__ = ["conform"]
-
-_BLOB = "lance.blob.v2"
 
 
 def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
@@ -160,7 +159,7 @@ def _tensors(field: pa.Field, array: pa.Array, target: pa.Field) -> Shaped | Non
 def _marks_differ(field: pa.Field, target: pa.Field) -> bool:
     """Whether only one of two fields is an extension that is no tensor, as bfloat16 is. Blobs are made of any bytes."""
     names = [extension_name(each) if tensor_kind(each) is None else None for each in (field, target)]
-    return names[0] != names[1] and names[1] != _BLOB
+    return names[0] != names[1] and names[1] != BLOB
 
 
 def _mismatch(field: pa.Field, target: pa.Field) -> SchemaMismatchError:
@@ -192,7 +191,7 @@ def _cast_fixed(field: pa.Field, array: pa.Array, target: pa.Field, kinds: tuple
 
 def _cast_marked(name: str, array: pa.Array, target: pa.Field) -> pa.Array:
     stored = target.type.storage_type
-    if extension_name(target) == _BLOB and not pa.types.is_struct(array.type):
+    if extension_name(target) == BLOB and not pa.types.is_struct(array.type):
         # Lance's logical type of blobs: a struct of the bytes, and of a location where they lie elsewhere.
         data = _cast(pa.field(name, array.type), array, stored.field(0).with_name(name))
         array = pa.StructArray.from_arrays([data], fields=[stored.field(0)], mask=data.is_null())

@@ -18,6 +18,8 @@ from ray_lance.errors import RayLanceError, SchemaMismatchError, TensorConversio
 
 __all__ = [
     "BFLOAT16",
+    "BLOB",
+    "BLOB_MARK",
     "EXTENSION_KEYS",
     "RAY_TYPES",
     "ROW_COUNT_COLUMN",
@@ -27,9 +29,12 @@ __all__ = [
     "bfloat16_field",
     "child_fields",
     "extension_name",
+    "holds_blobs",
     "is_bfloat16",
+    "is_blob",
     "is_list",
     "is_numeric",
+    "is_older_blob",
     "refuse_pickled",
     "shown_type",
     "storage_type",
@@ -39,6 +44,8 @@ __all__ = [
 ]
 
 BFLOAT16 = "lance.bfloat16"
+BLOB = "lance.blob.v2"
+BLOB_MARK = {b"lance-encoding:blob": b"true"}  # metadata of blobs of the older layout
 VARIABLE_SHAPE = "arrow.variable_shape_tensor"
 RAY_FIXED = frozenset({"ray.data.arrow_tensor", "ray.data.arrow_tensor_v2"})
 RAY_VARIABLE = "ray.data.arrow_variable_shaped_tensor"
@@ -128,6 +135,21 @@ def is_bfloat16(field: pa.Field) -> bool:
     """Whether ``field`` holds bfloat16 numbers as Lance stores them: two bytes, little endian."""
     stored = storage_type(field.type)
     return pa.types.is_fixed_size_binary(stored) and stored.byte_width == 2 and extension_name(field) == BFLOAT16
+
+
+def is_blob(field: pa.Field) -> bool:
+    """Whether ``field`` holds blobs, in either of Lance's layouts."""
+    return extension_name(field) == BLOB or is_older_blob(field)
+
+
+def is_older_blob(field: pa.Field) -> bool:
+    """Whether ``field`` holds blobs in the older layout, or descriptors of such."""
+    return BLOB_MARK.items() <= (field.metadata or {}).items()
+
+
+def holds_blobs(field: pa.Field) -> bool:
+    """Whether there are blobs in ``field``, at any depth."""
+    return is_blob(field) or any(holds_blobs(child) for child in child_fields(field.type))
 
 
 def is_list(dtype: pa.DataType) -> bool:

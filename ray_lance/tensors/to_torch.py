@@ -14,7 +14,7 @@ from ray_lance.errors import InvalidArgumentError, TensorConversionError
 from ray_lance.lazy import torch
 from ray_lance.tensors.categories import Categories, CategoryOption, as_categories
 from ray_lance.tensors.dense import DENSE, Column, check_value, dense_converter, null_error, type_ids, write_fill
-from ray_lance.tensors.kinds import VariableShape, refuse_pickled, storage_type, tensor_kind
+from ray_lance.tensors.kinds import VariableShape, is_older_blob, refuse_pickled, storage_type, tensor_kind
 from ray_lance.tensors.memory import Mask, combine, storage
 from ray_lance.tensors.objects import to_objects
 from ray_lance.tensors.ragged import Rows, data_and_shapes, list_rows, nested_rows, padded_rows, row_shapes, shaped_rows
@@ -30,8 +30,6 @@ from ray_lance.tensors.tensor_options import (
 )
 
 __all__ = ["Tensors", "to_tensors"]
-
-_BLOB = b"lance-encoding:blob"
 
 Tensors: TypeAlias = "dict[str, torch.Tensor | list[Any]]"
 
@@ -251,14 +249,14 @@ def _need_fill_for_rows(column: Column, nulls: Mask | None) -> None:
 def _has_entries(field: pa.Field) -> bool:
     """Whether a field becomes an entry for each of its leaves."""
     is_struct = pa.types.is_struct(storage_type(field.type))
-    return is_struct and tensor_kind(field) is None and _BLOB not in (field.metadata or {})
+    return is_struct and tensor_kind(field) is None and not is_older_blob(field)
 
 
 def _struct(column: Column, out: Tensors) -> None:
     kind = tensor_kind(column.field)
     if isinstance(kind, VariableShape):
         return _variable(column, kind, out)
-    if _BLOB in (column.field.metadata or {}):
+    if is_older_blob(column.field):
         raise TensorConversionError(
             f"column {column.name!r} holds blob descriptors, not bytes: scan it with blob_handling='all_binary'"
         )

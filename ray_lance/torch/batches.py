@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -18,9 +18,8 @@ from ray_lance.errors import InvalidArgumentError, TensorConversionError
 from ray_lance.formats import Format, check_format, convert
 from ray_lance.order.rows import RowArray
 from ray_lance.permutation import Permutation
-from ray_lance.retry import RetryPolicy
-from ray_lance.scan.categories import categories_of
-from ray_lance.scan.cells import cells_of
+from ray_lance.scan.dictionaries import categories_of
+from ray_lance.scan.fixed_width import fixed_width_values
 from ray_lance.scan.pushdown import Columns, build_scan
 from ray_lance.scan.scan import ROW_ADDRESS, Scan
 from ray_lance.scan.size import row_bytes
@@ -32,8 +31,6 @@ from ray_lance.tensors.tensor_options import check_fill, check_ragged, named_ent
 from ray_lance.versions import Version
 
 __all__ = ["BatchOptions", "ReadRows", "RowReader", "open_source"]
-
-T = TypeVar("T")
 
 OnRetry: TypeAlias = Callable[[], object] | None
 
@@ -114,10 +111,10 @@ class ReadRows:
     def __len__(self) -> int:
         return len(self.table)
 
-    def slice(self, start: int, stop: int) -> ReadRows:
+    def slice(self, offset: int, length: int) -> ReadRows:
         """A part of the rows, without a copy."""
-        arrays = self.arrays and {name: array[start:stop] for name, array in self.arrays.items()}
-        return ReadRows(self.table.slice(start, stop - start), arrays)
+        arrays = self.arrays and {name: array[offset : offset + length] for name, array in self.arrays.items()}
+        return ReadRows(self.table.slice(offset, length), arrays)
 
     @classmethod
     def concat(cls, parts: Sequence[ReadRows]) -> ReadRows:
@@ -191,40 +188,14 @@ class RowReader:
         return row_bytes(self._plain_scan)
 
     def take(self, rows: RowArray, on_retry: OnRetry = None) -> pa.Table:
-        """The given rows in the given order, as stored, by one batched take; storage faults are retried."""
-        is_dense = rows.dtype.kind == "i"
-        return self._retried(lambda: take_rows(self.scan, rows, are_offsets=is_dense), rows, on_retry)
+        """Read rows as they are stored; see :func:`ray_lance.scan.take.take_rows`."""
+        return take_rows(self.scan, rows, on_retry=on_retry)
 
     def take_in_pieces(
         self, rows: RowArray, receive: Callable[[RowArray, pa.Table], bool], on_retry: OnRetry = None
     ) -> bool:
-        """Have rows received piece by piece, as stored; after a storage fault once more from the first piece on.
-
-        Args:
-            rows: In ascending order.
-            receive: Gets the numbers of some rows and the rows themselves, and says whether it wants more.
-            on_retry: Called before each further attempt.
-
-        Returns:
-            Whether all of them were received.
-
-        Raises:
-            IndexError: Some of the rows do not exist: what was received may be of others.
-        """
-        is_dense = rows.dtype.kind == "i"
-
-        def pass_on() -> bool:
-            start = 0
-            for piece in take_in_pieces(self.scan, rows, are_offsets=is_dense):
-                if not receive(rows[start : start + len(piece)], piece):
-                    return False
-                start += len(piece)
-            return True
-
-        return self._retried(pass_on, rows, on_retry)
-
-    def _retried(self, read: Callable[[], T], rows: RowArray, on_retry: OnRetry) -> T:
-        return RetryPolicy().call(read, f"taking {len(rows)} rows of {self._permutation.table}", on_retry)
+        """Read rows and hand them over piece by piece; see :func:`ray_lance.scan.take.take_in_pieces`."""
+        return take_in_pieces(self.scan, rows, receive, on_retry=on_retry)
 
     def to_cut(self, table: pa.Table) -> ReadRows:
         """What :meth:`take` returned, for batches to be cut from it.
@@ -237,7 +208,7 @@ class RowReader:
         """
         options = self._options
         is_plain = options.format == "torch" and options.fill is None and not self._decoders and not self._coded()
-        if not is_plain or any(column.num_chunks != 1 or cells_of(column.chunk(0)) is None for column in table.columns):
+        if not (is_plain and all(map(_is_one_piece, table.columns))):
             return ReadRows(table)
         if not all(map(_is_array, to_tensors(table.slice(0, 1)).values())):
             return ReadRows(table)
@@ -299,6 +270,10 @@ class RowReader:
             self.categories  # noqa: B018  found once, for all processes
         kept = ("_permutation", "_options", "_decoders", "categories")
         return {name: self.__dict__[name] for name in kept if name in self.__dict__}
+
+
+def _is_one_piece(column: pa.ChunkedArray) -> bool:
+    return column.num_chunks == 1 and fixed_width_values(column.chunk(0)) is not None
 
 
 def _is_array(values: torch.Tensor | list[Any]) -> bool:

@@ -11,8 +11,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from ray_lance.order.rows import RowArray
-from ray_lance.scan.places import to_places
 from ray_lance.scan.planning import MAX_TASK_BYTES
+from ray_lance.scan.scatter import scatter
 from ray_lance.torch.budget import budget
 
 __all__ = ["RowCache"]
@@ -74,7 +74,7 @@ class RowCache:
         if missing:
             places.append(np.concatenate(missing))
             tables.append(self._taken_singly(offsets[places[-1]]))
-        return to_places(tables, np.concatenate(places))
+        return scatter(tables, np.concatenate(places))
 
     def _table(self, number: int, rows: int) -> pa.Table | None:
         """A range that is kept, or is kept from now on; None if its ``rows`` are to be taken one by one."""

@@ -16,8 +16,8 @@ import pyarrow as pa
 
 from ray_lance.order import ExplicitRows
 from ray_lance.order.rows import RowArray
-from ray_lance.scan.cells import array_of_cells, cell_bytes, cells_of
-from ray_lance.scan.places import sorted_rows
+from ray_lance.scan.fixed_width import array_over, copied_bytes, fixed_width_values
+from ray_lance.scan.scatter import sort_rows
 from ray_lance.torch.batches import RowReader
 from ray_lance.torch.budget import budget
 
@@ -50,7 +50,7 @@ class KeptRows:
     """
 
     def __init__(self, schema: pa.Schema, count: int) -> None:
-        widths = [cell_bytes(dtype) for dtype in schema.types]
+        widths = [copied_bytes(dtype) for dtype in schema.types]
         self._widths = [width for width in widths if width is not None]
         self._is_suited = count > 0 and 0 < len(widths) == len(self._widths)
         self._count = count
@@ -118,7 +118,7 @@ class KeptRows:
         missing = memory.missing(rows)
         if len(missing):
             # In the order in which they lie: memory has them in any.
-            wanted, _ = sorted_rows(rows if len(missing) > _MOST_MISSING * len(rows) else missing)
+            wanted, _ = sort_rows(rows if len(missing) > _MOST_MISSING * len(rows) else missing)
             if not storage.take_in_pieces(wanted, memory.write):
                 self._give_up()
                 return storage.take(rows)
@@ -160,7 +160,7 @@ class _Memory:
         for kept, column in zip(self._columns, table.columns, strict=True):
             start = 0
             for chunk in column.chunks:
-                cells = cells_of(chunk)
+                cells = fixed_width_values(chunk)
                 if cells is None or cells.dtype != kept.dtype:
                     return False
                 part = slice(start, start + len(cells))
@@ -186,7 +186,7 @@ class _Memory:
             buffer = pa.allocate_buffer(len(rows) * kept.itemsize)
             # By default ("raise") numpy would copy everything twice.
             kept.take(rows, out=np.frombuffer(buffer, kept.dtype), mode="clip")
-            arrays.append(array_of_cells(dtype, len(rows), buffer))
+            arrays.append(array_over(dtype, len(rows), buffer))
         return pa.Table.from_arrays(arrays, schema=self._schema)
 
 

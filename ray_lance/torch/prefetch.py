@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import defaultdict
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -15,6 +15,7 @@ from ray_lance.allocator import BUFFER_BESIDE_OTHERS, KEPT_BESIDE_OTHERS, keep_f
 from ray_lance.order import BatchSchedule, LaneRange, RowPermutation
 from ray_lance.order.rows import RowArray
 from ray_lance.scan.planning import FIRST_TASK_BYTES, MAX_TASK_BYTES, MAX_WINDOW_BYTES, are_parts_cheap
+from ray_lance.scan.rebatch import RowQueue
 from ray_lance.torch.batches import ReadRows
 from ray_lance.torch.meter import Fetched
 from ray_lance.torch.source import PassSource
@@ -162,19 +163,14 @@ def _sample(order: RowPermutation) -> RowArray:
 
 def _cut(reads: Iterator[Fetched], steps: Iterable[list[LaneRange]]) -> Iterator[ReadRows]:
     """The rows of each step, cut from the lanes' reads without a copy where one of them holds all of it."""
-    lanes: dict[int, deque[ReadRows]] = {}
+    lanes: defaultdict[int, RowQueue[ReadRows]] = defaultdict(RowQueue)
     for pieces in steps:
         parts: list[ReadRows] = []
         for piece in pieces:
-            needed = len(piece)
-            while needed:
-                lane = lanes.setdefault(piece.lane, deque())
-                while not lane:
-                    number, rows, _ = next(reads)
-                    lanes.setdefault(number, deque()).append(rows)
-                rows = lane.popleft()
-                parts.append(rows.slice(0, min(needed, len(rows))))
-                if len(rows) > needed:
-                    lane.appendleft(rows.slice(needed, len(rows)))
-                needed -= len(parts[-1])
+            lane = lanes[piece.lane]
+            while len(lane) < len(piece):
+                read = next(reads)
+                lanes[read.lane].add(read.rows)
+                del read  # the lane holds its rows only until they are taken
+            parts += lane.take(len(piece))
         yield ReadRows.concat(parts)

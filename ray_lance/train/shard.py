@@ -20,7 +20,7 @@ from ray_lance.metrics import LoaderMetrics
 from ray_lance.notebook import Facts
 from ray_lance.order import BatchSchedule, Cursor
 from ray_lance.order.rows import digest_of
-from ray_lance.scan.categories import categories_of
+from ray_lance.scan.dictionaries import categories_of
 from ray_lance.tensors import Categories
 from ray_lance.train.closing import ClosedElsewhere, close_abandoned
 from ray_lance.train.layout import ShardLayout

@@ -9,14 +9,13 @@ import lance
 import pyarrow as pa
 from lance.schema import LanceSchema
 
-from ray_lance.blobs import is_blob
 from ray_lance.errors import DatasetExistsError, DatasetNotFoundError, InvalidArgumentError, UnknownColumnError
 from ray_lance.handles import missing_branch
 from ray_lance.lazy import lance_namespace
 from ray_lance.masking import cause, mask_uri, without_secrets
 from ray_lance.table import TableRef
 from ray_lance.tensors.blocks import storable_schema
-from ray_lance.tensors.kinds import RAY_TYPES, extension_name
+from ray_lance.tensors.kinds import RAY_TYPES, extension_name, is_blob
 from ray_lance.write.field_ids import new_schema
 from ray_lance.write.inferred import checked_schema
 from ray_lance.write.lance_types import lance_schema

@@ -14,10 +14,9 @@ import numpy as np
 import pyarrow as pa
 from lance.file import LanceFileReader
 
-from ray_lance.blobs import holds_blobs
 from ray_lance.errors import SchemaMismatchError
 from ray_lance.tensors.code import fields_code
-from ray_lance.tensors.kinds import child_fields, extension_name
+from ray_lance.tensors.kinds import child_fields, extension_name, holds_blobs
 from ray_lance.write.fragments import WrittenFile, write_files
 from ray_lance.write.job import WriteJob
 from ray_lance.write.schema import portable

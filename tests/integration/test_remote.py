@@ -282,9 +282,9 @@ class TestRequests:
         first, second = permutation.rows(0, 16 * clump), permutation.rows(16 * clump, 32 * clump)
         counted.requests.clear()
 
-        take_rows(scan, first, are_offsets=True)
+        take_rows(scan, first)
         of_first, _ = len(counted.requests), counted.requests.clear()
-        take_rows(scan, second, are_offsets=True)
+        take_rows(scan, second)
 
         assert runs_of(second) <= len(counted.requests) <= 2 * runs_of(second)
         assert of_first <= 2 * (runs_of(first) + 3 * FILES)

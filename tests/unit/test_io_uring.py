@@ -107,7 +107,7 @@ def test_a_dataset_that_took_the_place_of_another_is_read_from_its_own_files(uri
         shutil.rmtree(uri, ignore_errors=True)
         lance.write_dataset(pa.table({"id": range(first, first + 10)}), uri)
         scan = build_scan([TableRef.of(uri).pin()], None, None, [], {})
-        taken = take_rows(scan, np.array([3, 1]), are_offsets=True)
+        taken = take_rows(scan, np.array([3, 1]))
         assert taken["id"].to_pylist() == [first + 3, first + 1]
 
 

@@ -61,7 +61,9 @@ def test_what_lance_refuses_is_no_fault_of_the_storage(tmp_path):
     rows = pa.table({"ids": pa.FixedSizeListArray.from_arrays(ids, 1)})
     job = begin(TableRef.of(tmp_path / "table"), WriteOptions(mode="create")).with_schema(rows.schema)
 
-    with pytest.raises(InvalidArgumentError, match=r"writing a data file \(uri=.*: Lance refuses it: field `ids\.item`"):
+    with pytest.raises(
+        InvalidArgumentError, match=r"writing a data file \(uri=.*: Lance refuses it: field `ids\.item`"
+    ):
         write_files([TableRows(rows)], job)
 
 

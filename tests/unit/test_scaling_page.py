@@ -150,7 +150,7 @@ def test_a_window_costs_at_most_a_request_for_each_clump_and_column(clump, uri):
 
     def requests(start: int, stop: int) -> int:
         dataset.io_stats_incremental()
-        take_rows(scan, order.rows(int(start), int(stop)), are_offsets=True)
+        take_rows(scan, order.rows(int(start), int(stop)))
         return int(dataset.io_stats_incremental().read_iops)
 
     first, second = requests(edges[0], edges[1]), requests(edges[1], edges[2])

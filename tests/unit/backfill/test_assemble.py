@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ray_lance.backfill.assemble import BlockRows, FragmentAssembler
-from ray_lance.backfill.udf import rebatched
 from ray_lance.errors import RayLanceError
 from ray_lance.write.column_plan import FragmentWork
 
@@ -57,15 +55,3 @@ def test_too_many_and_too_few_rows_are_noticed():
     assembler.add(BlockRows("block", 0, 5))
     with pytest.raises(RayLanceError, match="2 rows before the end of fragment 1"):
         assembler.finish()
-
-
-@given(st.lists(st.integers(0, 50), max_size=10), st.integers(1, 40))
-def test_batches_hold_the_rows_in_order_and_only_the_last_is_short(sizes, batch_size):
-    total = sum(sizes)
-    tables = [pa.table({"row": block}, schema=pa.schema([("row", pa.int64())])) for block in cut(total, sizes)]
-
-    batches = list(rebatched(tables, batch_size))
-
-    assert [row for batch in batches for row in batch["row"].to_pylist()] == list(range(total))
-    assert [len(batch) for batch in batches[:-1]] == [batch_size] * (len(batches) - 1)
-    assert all(0 < len(batch) <= batch_size for batch in batches)

@@ -71,9 +71,7 @@ def permuted(scan) -> pa.Table:
 
 
 def taken_by_id(scan) -> pa.Table:
-    return take_rows(
-        scan, pc.cast(pa.array([0, 1, 2, 3, 1 << 32, 1 + (1 << 32)]), "uint64").to_numpy(), are_offsets=False
-    )
+    return take_rows(scan, pc.cast(pa.array([0, 1, 2, 3, 1 << 32, 1 + (1 << 32)]), "uint64").to_numpy())
 
 
 READERS = [scanned, permuted, taken_by_id]

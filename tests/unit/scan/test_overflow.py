@@ -111,7 +111,7 @@ def test_rows_by_number_come_in_arrays_that_hold_them(uri, monkeypatch):
     scan = build_scan([TableRef.of(uri).pin()], None, None, [], {})
     rows = np.arange(299, -1, -1)
 
-    table = take_rows(scan, rows, are_offsets=True)
+    table = take_rows(scan, rows)
 
     assert table["id"].to_pylist() == rows.tolist()
     assert table["text"].to_pylist() == [f"{i}-" * 20 for i in rows]

@@ -7,9 +7,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from ray_lance.retry import RetryPolicy
 from ray_lance.scan import take
 from ray_lance.scan.pushdown import build_scan
-from ray_lance.scan.take import take_rows
+from ray_lance.scan.scan import Scan
+from ray_lance.scan.take import take_in_pieces, take_rows
 from ray_lance.table import TableRef
 from tests.datasets import sample_table
 
@@ -44,8 +46,8 @@ def test_neighbours_are_the_same_rows_as_when_they_are_taken_one_by_one(scattere
     scan = build_scan([scattered], columns, None, [], {})
     rows = np.arange(97, 401)
 
-    run = take_rows(scan, rows, are_offsets=True)
-    restored = take_rows(scan, rows[::-1].copy(), are_offsets=True).take(pa.array(np.arange(len(rows))[::-1]))
+    run = take_rows(scan, rows)
+    restored = take_rows(scan, rows[::-1].copy()).take(pa.array(np.arange(len(rows))[::-1]))
 
     assert run.num_rows == len(rows)
     assert run.to_pydict() == restored.to_pydict()
@@ -62,7 +64,7 @@ def test_rows_in_pieces_are_the_rows_of_one_take(uri, monkeypatch, piece_bytes, 
     dataset = lance.dataset(uri)
     rows = np.random.default_rng(0).integers(0, 100, 60)  # some of them more than once
     addresses = dataset.to_table(columns=["id"], with_row_id=True)["_rowid"].to_numpy()
-    taken = take_rows(scan, rows if are_offsets else addresses[rows], are_offsets=are_offsets)
+    taken = take_rows(scan, rows if are_offsets else addresses[rows])
     assert taken.to_pylist() == dataset.take(rows.tolist()).to_pylist()
 
 
@@ -105,9 +107,9 @@ def test_rows_that_are_scanned_are_those_that_are_taken(large, scanned, columns,
     numbers = rows if are_offsets else addresses[rows]
     scan = build_scan([large], columns, None, [], {})
 
-    by_scan = take_rows(scan, numbers, are_offsets=are_offsets)
+    by_scan = take_rows(scan, numbers)
     assert scanned == [len(rows)]
-    twice = take_rows(scan, np.append(numbers, numbers[-1:]), are_offsets=are_offsets)  # a set has each row once
+    twice = take_rows(scan, np.append(numbers, numbers[-1:]))  # a set has each row once
     assert scanned == [len(rows)]
 
     assert by_scan.num_rows == len(rows)
@@ -119,7 +121,7 @@ def test_rows_that_are_scanned_are_those_that_are_taken(large, scanned, columns,
 def test_windows_are_scanned_in_files_of_these_versions(uri, scanned, version):
     lance.write_dataset(sample_table(ROWS), uri, max_rows_per_file=3000, data_storage_version=version)
     rows = _window()
-    taken = take_rows(build_scan([TableRef.of(uri).pin()], None, None, [], {}), rows, are_offsets=True)
+    taken = take_rows(build_scan([TableRef.of(uri).pin()], None, None, [], {}), rows)
     assert scanned == [len(rows)]
     assert taken.to_pylist() == lance.dataset(uri).take(rows.tolist()).to_pylist()
 
@@ -161,7 +163,7 @@ def test_windows_of_other_tables_are_read_as_well(uri, kind, are_offsets):
     rows = _window()
 
     scan = build_scan([TableRef.of(uri).pin()], None, None, [], {})
-    taken = take_rows(scan, rows if are_offsets else row_ids[rows], are_offsets=are_offsets)
+    taken = take_rows(scan, rows if are_offsets else row_ids[rows])
 
     assert taken["id"].to_pylist() == dataset.to_table(columns=["id"])["id"].take(rows).to_pylist()
     assert taken["text"].to_pylist() == [f"row {number}" for number in taken["id"].to_pylist()]
@@ -176,7 +178,7 @@ def test_many_rows_in_long_runs_are_scanned_and_others_are_not(uri, scanned, clu
     clumps = np.random.default_rng(0).permutation(np.arange(20_480).reshape(-1, clump))
     rows = clumps[: count // clump].ravel()
 
-    taken = take_rows(build_scan([TableRef.of(uri).pin()], None, None, [], {}), rows, are_offsets=True)
+    taken = take_rows(build_scan([TableRef.of(uri).pin()], None, None, [], {}), rows)
 
     assert taken["id"].to_pylist() == rows.tolist()
     assert scanned == ([count] if is_scanned else [])
@@ -188,7 +190,7 @@ def test_rows_that_are_gone_are_an_error(uri, scanned, is_sorted):
     rows = np.arange(3000, dtype=np.uint64)
     scan = build_scan([TableRef.of(uri).pin()], None, None, [], {})
     with pytest.raises(IndexError, match="only 2999 of 3000 rows exist"):
-        take_rows(scan, rows if is_sorted else rows[::-1].copy(), are_offsets=False)
+        take_rows(scan, rows if is_sorted else rows[::-1].copy())
     assert scanned == [3000]
 
 
@@ -196,9 +198,9 @@ def test_offsets_that_do_not_exist_are_an_error(uri):
     lance.write_dataset(sample_table(3000), uri)
     scan = build_scan([TableRef.of(uri).pin()], None, None, [], {})
     with pytest.raises((ValueError, OSError), match="non-existent"):
-        take_rows(scan, np.arange(3000, -1, -1), are_offsets=True)
+        take_rows(scan, np.arange(3000, -1, -1))
     with pytest.raises(IndexError, match="only 100 of 101 rows exist"):
-        take_rows(scan, np.arange(2900, 3001), are_offsets=True)
+        take_rows(scan, np.arange(2900, 3001))
 
 
 @pytest.mark.parametrize("columns", [["id", "blob"], {"blob": "blob"}, ["nested"]])
@@ -213,7 +215,55 @@ def test_blobs_are_the_same_whatever_the_number_of_rows(uri, columns):
     scan = build_scan([TableRef.of(uri).pin()], columns, None, [], {})
     rows = _window()
 
-    many, few = (take_rows(scan, part, are_offsets=True) for part in (rows, rows[:100]))
+    many, few = (take_rows(scan, part) for part in (rows, rows[:100]))
 
     assert many.schema.equals(few.schema)
     assert many.slice(0, 100).to_pydict() == few.to_pydict()
+
+
+class TestPieces:
+    @pytest.fixture
+    def scan(self, uri) -> Scan:
+        table = pa.table({"other": range(40_000), "id": range(40_000)})
+        lance.write_dataset(table, uri, max_rows_per_file=10_000)
+        return build_scan([TableRef.of(uri).pin()], ["id", "_fragid"], None, [], {})
+
+    @pytest.mark.parametrize("rows", [np.arange(100, 39_000), np.arange(0, 40_000, 3), np.arange(0)])
+    def test_are_all_rows_in_order(self, scan, rows):
+        numbers: list[np.ndarray] = []
+        ids: list[int] = []
+
+        def receive(part: np.ndarray, piece: pa.Table) -> bool:
+            numbers.append(part)
+            ids.extend(piece["id"].to_pylist())
+            assert piece.column_names == ["id", "_fragid"]
+            assert piece["_fragid"].to_pylist() == (part // 10_000).tolist()
+            return True
+
+        assert take_in_pieces(scan, rows, receive)
+        assert np.concatenate([*numbers, rows[:0]]).tolist() == ids == rows.tolist()
+        assert len(numbers) > 1 or not len(rows)
+
+    def test_come_again_from_the_first_one_after_a_fault(self, scan):
+        rows, retries = np.arange(0, 40_000, 2), []
+        received: list[np.ndarray] = []
+
+        def receive(part: np.ndarray, piece: pa.Table) -> bool:
+            assert piece["id"].to_pylist() == part.tolist()
+            if len(received) == 1 and not retries:
+                raise OSError("LanceError(IO): connection reset")
+            received.append(part)
+            return True
+
+        retry = RetryPolicy(base_delay_s=0)
+        assert take_in_pieces(scan, rows, receive, retry, lambda: retries.append(len(received)))
+
+        assert retries == [1]
+        assert received[0].tolist() == received[1].tolist()
+        assert np.concatenate(received[1:]).tolist() == rows.tolist()
+
+    def test_end_when_no_more_are_wanted(self, scan):
+        received = []
+
+        assert not take_in_pieces(scan, np.arange(40_000), lambda part, _piece: bool(received.append(len(part))))
+        assert len(received) == 1

@@ -12,10 +12,9 @@ import pytest
 import torch
 
 from ray_lance import Permutation
-from ray_lance.retry import RetryPolicy
 from ray_lance.tensors import to_tensors
 from ray_lance.tensors.kinds import bfloat16_field
-from ray_lance.torch import LanceIterableDataset, batches
+from ray_lance.torch import LanceIterableDataset
 from ray_lance.torch.batches import BatchOptions, ReadRows, RowReader
 
 COUNT = 1000
@@ -114,56 +113,3 @@ def test_a_batch_across_two_reads_is_cut_from_both(uri, monkeypatch):
     assert torch.cat([batch["id"] for batch in got]).tolist() == wanted["id"].to_pylist()
     assert torch.cat([batch["vec"] for batch in got]).tolist() == wanted["vec"].to_pylist()
     assert [batch["vec"].untyped_storage().nbytes() for batch in got] == [77 * 8] * 12 + [76 * 8]
-
-
-class TestPieces:
-    @pytest.fixture
-    def reader(self, uri) -> RowReader:
-        table = pa.table({"other": range(40_000), "id": range(40_000)})
-        lance.write_dataset(table, uri, max_rows_per_file=10_000)
-        return RowReader(Permutation(uri), BatchOptions(columns=["id", "_fragid"]))
-
-    @pytest.mark.parametrize("rows", [np.arange(100, 39_000), np.arange(0, 40_000, 3), np.arange(0)])
-    def test_are_all_rows_in_order(self, reader, rows):
-        numbers: list[np.ndarray] = []
-        ids: list[int] = []
-
-        def receive(part: np.ndarray, piece: pa.Table) -> bool:
-            numbers.append(part)
-            ids.extend(piece["id"].to_pylist())
-            assert piece.column_names == ["id", "_fragid"]
-            assert piece["_fragid"].to_pylist() == (part // 10_000).tolist()
-            return True
-
-        assert reader.take_in_pieces(rows, receive)
-        assert np.concatenate([*numbers, rows[:0]]).tolist() == ids == rows.tolist()
-        assert len(numbers) > 1 or not len(rows)
-
-    def test_come_again_from_the_first_one_after_a_fault(self, reader, monkeypatch):
-        rows, take_in_pieces = np.arange(0, 40_000, 2), batches.take_in_pieces
-        received: list[np.ndarray] = []
-
-        def take(*args: Any, **options: Any) -> Any:
-            pieces = take_in_pieces(*args, **options)
-            yield next(pieces)
-            if len(received) < 2:
-                raise OSError("LanceError(IO): connection reset")
-            yield from pieces
-
-        def receive(part: np.ndarray, piece: pa.Table) -> bool:
-            assert piece["id"].to_pylist() == part.tolist()
-            received.append(part)
-            return True
-
-        monkeypatch.setattr(batches, "take_in_pieces", take)
-        monkeypatch.setattr(batches, "RetryPolicy", lambda: RetryPolicy(base_delay_s=0))
-        assert reader.take_in_pieces(rows, receive)
-
-        assert received[0].tolist() == received[1].tolist()
-        assert np.concatenate(received[1:]).tolist() == rows.tolist()
-
-    def test_end_when_no_more_are_wanted(self, reader):
-        received = []
-
-        assert not reader.take_in_pieces(np.arange(40_000), lambda part, _piece: bool(received.append(len(part))))
-        assert len(received) == 1

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 from ray_lance.order import BatchSchedule
-from ray_lance.retry import RetryPolicy
+from ray_lance.scan.take import take_rows
 from ray_lance.torch import LanceIterableDataset, LanceMapDataset, batches
 from ray_lance.torch.meter import rows_of_steps
 
@@ -112,15 +112,12 @@ class TestMap:
 
 @pytest.mark.parametrize("kind", [LanceIterableDataset, LanceMapDataset])
 def test_reads_that_are_tried_again_are_counted(table, monkeypatch, kind):
-    take, faults = batches.take_rows, [OSError("LanceError(IO): connection reset")] * 2
+    def retried(scan: Any, rows: Any, on_retry: Any) -> pa.Table:
+        on_retry()
+        on_retry()
+        return take_rows(scan, rows)
 
-    def failing(*args: Any, **options: Any) -> pa.Table:
-        if faults:
-            raise faults.pop()
-        return take(*args, **options)
-
-    monkeypatch.setattr(batches, "take_rows", failing)
-    monkeypatch.setattr(batches, "RetryPolicy", lambda: RetryPolicy(base_delay_s=0))
+    monkeypatch.setattr(batches, "take_rows", retried)
     dataset = kind(table, **({"batch_size": 100} if kind is LanceIterableDataset else {}))
 
     assert len(next(iter(dataset))) == 2  # columns, of a batch or a row

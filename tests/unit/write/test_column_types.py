@@ -10,7 +10,8 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from ray_lance.backfill.udf import FAILURE, BatchCall, call_on_batch, first_schema, named, rebatched
+from ray_lance.backfill.udf import FAILURE, BatchCall, call_on_batch, first_schema, named
+from ray_lance.scan.rebatch import rebatched
 from ray_lance.table import TableRef
 from ray_lance.write.column_commit import claim, commit_group, finish
 from ray_lance.write.column_files import write_column_file

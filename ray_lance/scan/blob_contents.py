@@ -10,11 +10,12 @@ import pyarrow as pa
 from ray_lance.paths import sql_path
 from ray_lance.scan.scan import ROW_ID
 from ray_lance.table import TableRef
+from ray_lance.tensors.kinds import is_older_blob
 
-__all__ = ["with_blobs"]
+__all__ = ["with_blob_contents"]
 
 
-def with_blobs(taken: pa.Table, table: TableRef, blobs: dict[str, str], rows: dict[str, list[int]]) -> pa.Table:
+def with_blob_contents(taken: pa.Table, table: TableRef, blobs: dict[str, str], rows: dict[str, list[int]]) -> pa.Table:
     """``taken`` with the contents of its blob columns.
 
     Args:
@@ -28,7 +29,7 @@ def with_blobs(taken: pa.Table, table: TableRef, blobs: dict[str, str], rows: di
         stored = dataset.schema.field(column)
         field = pa.field(name, pa.large_binary(), stored.nullable)
         # Of the older layout Lance looks for the files of a branch's or clone's origin in the wrong folder.
-        reads = _scanned if dataset.base_paths() and _is_older(stored) else _read
+        reads = _scanned if dataset.base_paths() and is_older_blob(stored) else _read
         taken = taken.append_column(field, pa.array(reads(dataset, column, rows), field.type))
     return taken
 
@@ -46,7 +47,3 @@ def _scanned(dataset: lance.LanceDataset, column: str, rows: dict[str, list[int]
     found = dataset.scanner(columns={"value": sql_path((column,))}, **options).to_table()
     values = dict(zip(found[ROW_ID].to_pylist(), found["value"].to_pylist(), strict=True))
     return [values[row_id] for row_id in ids]
-
-
-def _is_older(field: pa.Field) -> bool:
-    return (field.metadata or {}).get(b"lance-encoding:blob") == b"true"

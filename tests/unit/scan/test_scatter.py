@@ -1,4 +1,4 @@
-"""Rows at their places: what Arrow's own sort and take would give."""
+"""Scattered rows: what Arrow's own sort and take would give."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from ray_lance.scan.places import sorted_rows, to_places
+from ray_lance.scan.scatter import scatter, sort_rows
 
 DAYS = [datetime.date(2020, 1, day) for day in range(1, 13)]
 COLUMNS = {
@@ -52,7 +52,7 @@ def test_rows_come_to_their_places(name, places, cuts, start):
     field = pa.field("column", column.type, nullable=column.null_count > 0, metadata={"key": "value"})
     table = pa.Table.from_arrays([column], schema=pa.schema([field], {"of": "table"}))
 
-    moved = to_places([table], np.array(places))
+    moved = scatter([table], np.array(places))
 
     moved.validate(full=True)
     assert moved.schema.equals(table.schema, check_metadata=True)
@@ -63,7 +63,7 @@ def test_rows_come_to_their_places(name, places, cuts, start):
 @pytest.mark.parametrize("name", COLUMNS)
 def test_no_rows_have_no_places(name):
     table = pa.table({"column": COLUMNS[name][:0]})
-    assert to_places([table], np.empty(0, np.int64)).equals(table)
+    assert scatter([table], np.empty(0, np.int64)).equals(table)
 
 
 @pytest.mark.parametrize("name", COLUMNS)
@@ -74,7 +74,7 @@ def test_tables_come_one_by_one(name, places, cuts):
     edges = [0, *sorted(cuts), 12]
     tables = [table.slice(left, right - left) for left, right in itertools.pairwise(edges)]
 
-    moved = to_places(iter(tables), np.array(places))
+    moved = scatter(iter(tables), np.array(places))
 
     moved.validate(full=True)
     assert moved["row"].take(pa.array(places)).to_pylist() == list(range(12))
@@ -92,7 +92,7 @@ def test_no_more_than_two_tables_are_held():
             yield table
             del table
 
-    assert to_places(tables(), np.array([5, 4, 3, 2, 1, 0]))["row"].to_pylist() == [5, 4, 3, 2, 1, 0]
+    assert scatter(tables(), np.array([5, 4, 3, 2, 1, 0]))["row"].to_pylist() == [5, 4, 3, 2, 1, 0]
 
 
 @given(
@@ -103,7 +103,7 @@ def test_no_more_than_two_tables_are_held():
     )
 )
 def test_rows_are_sorted_and_know_where_they_were(rows):
-    ascending, places = sorted_rows(rows)
+    ascending, places = sort_rows(rows)
     assert ascending.dtype == rows.dtype
     assert ascending.tolist() == sorted(rows.tolist())
     assert rows[places].tolist() == ascending.tolist()
@@ -121,7 +121,7 @@ def test_rows_are_sorted_and_know_where_they_were(rows):
 def test_rows_of_clumps_are_sorted_block_by_block(clumps, clump, first, dropped, seed, dtype):
     rows = np.concatenate([np.arange(clump) + first + clump * number for number in clumps]).astype(dtype)
     rows = np.random.default_rng(seed).permutation(rows)[dropped:]
-    ascending, places = sorted_rows(rows)
+    ascending, places = sort_rows(rows)
     assert ascending.dtype == dtype
     assert np.array_equal(ascending, np.sort(rows))
     assert np.array_equal(places, np.argsort(rows))
@@ -133,17 +133,17 @@ def test_pieces_may_have_dictionaries_of_their_own(values):
     codes = pa.array([0, 1], pa.int8())
     pieces = [pa.DictionaryArray.from_arrays(codes, pa.array(texts)) for texts in (values, ["c", "a"])]
     table = pa.table({"column": pa.chunked_array(pieces)})
-    moved = to_places([table], np.array([3, 0, 1, 2]))
+    moved = scatter([table], np.array([3, 0, 1, 2]))
     assert moved["column"].to_pylist() == [values[1], "c", "a", "a"]
     assert moved.schema == table.schema
 
 
 @pytest.mark.parametrize("rows", [2, 4])
 def test_another_number_of_rows_is_an_error(rows):
-    with pytest.raises(IndexError, match=f"{rows} rows were read for 3 places"):
-        to_places([pa.table({"column": [1]}), pa.table({"column": range(rows - 1)})], np.arange(3))
+    with pytest.raises(IndexError, match=f"{rows} rows were read, and 3 were asked for"):
+        scatter([pa.table({"column": [1]}), pa.table({"column": range(rows - 1)})], np.arange(3))
 
 
 def test_no_table_at_all_is_an_error():
-    with pytest.raises(IndexError, match="no table was read for 3 places"):
-        to_places([], np.arange(3))
+    with pytest.raises(IndexError, match="no table was read for 3 rows"):
+        scatter([], np.arange(3))

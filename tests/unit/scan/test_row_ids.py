@@ -9,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ray_lance.scan.layout import layout_of
 from ray_lance.scan.pushdown import build_scan
+from ray_lance.scan.row_ids import layout_of
 from ray_lance.scan.take import take_rows
 from ray_lance.table import TableRef
 from tests.datasets import sample_table
@@ -61,7 +61,7 @@ def test_of_tables_with_deleted_rows_no_row_is_taken_by_offset(uri, monkeypatch,
         raise AssertionError("rows were taken by offset")
 
     monkeypatch.setattr(lance.LanceDataset, "take", refuse)
-    taken = take_rows(build_scan([TableRef.of(uri).pin()], columns, None, [], {}), rows, are_offsets=True)
+    taken = take_rows(build_scan([TableRef.of(uri).pin()], columns, None, [], {}), rows)
 
     assert taken.num_rows == len(rows)
     for name in set(taken.column_names) - {"_fragid"}:

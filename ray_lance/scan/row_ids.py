@@ -1,4 +1,4 @@
-"""Where the rows of a table lie: the row ids of offsets.
+"""Offsets among a table's live rows in, row ids out.
 
 A take by offset looks for each row among the deleted rows of its fragment, one after another: in a table of which some
 rows have been deleted that takes Lance milliseconds for each row, where a take by row id takes microseconds.
@@ -29,17 +29,17 @@ class Layout:
 
     Attributes:
         table: The table.
-        numbers: Ids of the fragments: int64, shape ``(k,)``.
+        fragment_ids: Ids of the fragments, in scan order: int64, shape ``(k,)``.
         starts: Offset of each one's first row, and the number of rows: int64, shape ``(k + 1,)``.
-        is_dense: Whether no rows have been deleted.
-        is_regular: Of each fragment whether the row id is the address, and no rows have been deleted: shape ``(k,)``.
+        has_deletions: Whether rows have been deleted.
+        is_regular: Of each fragment whether row ids are addresses and no rows have been deleted: shape ``(k,)``.
         is_scannable: Whether row ids are addresses that ascend with the rows, of files that can be scanned by them.
     """
 
     table: TableRef
-    numbers: _Integers
+    fragment_ids: _Integers
     starts: _Integers
-    is_dense: bool
+    has_deletions: bool
     is_regular: npt.NDArray[np.bool_]
     is_scannable: bool
     _runs: dict[int, tuple[_Integers, _Integers]] = field(default_factory=dict, compare=False)
@@ -54,7 +54,7 @@ class Layout:
             return None
         bounds = np.searchsorted(offsets, self.starts)
         counts = np.diff(bounds)
-        row_ids = offsets + np.repeat((self.numbers << 32) - self.starts[:-1], counts)
+        row_ids = offsets + np.repeat((self.fragment_ids << 32) - self.starts[:-1], counts)
         for index in np.flatnonzero((counts > 0) & ~self.is_regular).tolist():
             part = slice(bounds[index], bounds[index + 1])
             inside = offsets[part] - self.starts[index]
@@ -65,7 +65,7 @@ class Layout:
     def _runs_of(self, index: int) -> tuple[_Integers, _Integers]:
         """Runs of consecutive row ids: where each begins in the fragment, and how far its row ids are from there."""
         if index not in self._runs:
-            fragment = self.table.open().get_fragment(int(self.numbers[index]))
+            fragment = self.table.open().get_fragment(int(self.fragment_ids[index]))
             rows = fragment.scanner(columns=[], with_row_id=True).to_table()
             row_ids = rows["_rowid"].to_numpy().view(np.int64)
             starts = np.append(0, np.flatnonzero(np.diff(row_ids) != 1) + 1)
@@ -82,15 +82,15 @@ def layout_of(table: TableRef) -> Layout | None:
 def _layout(key: str, table: TableRef) -> Layout:  # noqa: ARG001  key tells tables of one version apart
     dataset = table.open()
     fragments = dataset.get_fragments()
-    numbers = np.array([fragment.fragment_id for fragment in fragments], dtype=np.int64)
+    fragment_ids = np.array([fragment.fragment_id for fragment in fragments], dtype=np.int64)
     deleted = np.array([fragment.num_deletions for fragment in fragments], dtype=np.int64)
     sizes = np.array([fragment.physical_rows for fragment in fragments], dtype=np.int64) - deleted
     is_stable, is_old = dataset.has_stable_row_ids, dataset.data_storage_version in _OLD_FORMATS
     return Layout(
         table,
-        numbers,
+        fragment_ids,
         starts=np.append(0, np.cumsum(sizes)),
-        is_dense=not deleted.any(),
+        has_deletions=bool(deleted.any()),
         is_regular=(deleted == 0) & (not is_stable),
-        is_scannable=not is_stable and not is_old and not (np.diff(numbers) < 0).any(),
+        is_scannable=not is_stable and not is_old and not (np.diff(fragment_ids) < 0).any(),
     )

@@ -9,7 +9,7 @@ import pytest
 
 from ray_lance import Permutation, TableRef
 from ray_lance.errors import InvalidArgumentError, TensorConversionError, UnknownColumnError
-from ray_lance.scan.categories import categories_of
+from ray_lance.scan.dictionaries import categories_of
 from ray_lance.scan.pushdown import build_scan
 from ray_lance.scan.scan import Scan
 from ray_lance.torch import LanceIterableDataset, LanceMapDataset
