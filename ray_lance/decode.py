@@ -1,6 +1,6 @@
-"""Encoded images to uint8 tensors, in Arrow: one decoded column for each encoded one, row for row.
+"""Decodes images in Arrow: a column of encoded images in, one of uint8 tensors out, row for row.
 
-Pure: needs pyarrow, numpy, torch and Pillow (the extra ``images``), and neither Ray nor Lance.
+Needs pyarrow, numpy and Pillow (the extra ``images``), and neither Ray nor Lance.
 """
 
 from __future__ import annotations
@@ -18,9 +18,7 @@ import pyarrow as pa
 
 from ray_lance.arguments import as_choice, as_count, as_integer, shown
 from ray_lance.errors import InvalidArgumentError, TensorConversionError, UnknownColumnError
-from ray_lance.lazy import torch
 from ray_lance.paths import find_name, parse_path
-from ray_lance.tensors import CategoryOption, FillValue, Ragged, Tensors, named_fill, to_tensors
 from ray_lance.tensors.kinds import variable_shape_field
 from ray_lance.tensors.objects import to_objects
 from ray_lance.tensors.ragged import make_shaped
@@ -32,7 +30,6 @@ __all__ = [
     "decoded_schema",
     "find_decoders",
     "mean_decoded_bytes",
-    "to_image_tensors",
 ]
 
 Image: TypeAlias = npt.NDArray[np.uint8]
@@ -92,9 +89,14 @@ class ImageDecode:
             raise InvalidArgumentError(f"fill={self.fill!r} must be a pixel value from 0 to 255")
 
     @property
+    def channels(self) -> int:
+        """Channels of every image."""
+        return _CHANNELS[self.mode]
+
+    @property
     def shape(self) -> tuple[int, int, int] | None:
         """``(height, width, channels)`` of every image, where ``size`` fixes it."""
-        return None if self._size is None else (*self._size, _CHANNELS[self.mode])
+        return None if self._size is None else (*self._size, self.channels)
 
     @property
     def _size(self) -> tuple[int, int] | None:
@@ -202,41 +204,8 @@ def mean_decoded_bytes(column: pa.ChunkedArray, decoder: ImageDecode) -> float:
             raise
         except Exception:  # no image, or one too large: whoever reads it learns of that, by the decoder's policy
             width = height = 0
-        sizes.append(width * height * _CHANNELS[decoder.mode])
+        sizes.append(width * height * decoder.channels)
     return float(np.mean(sizes)) if sizes else 0.0
-
-
-def to_image_tensors(
-    table: pa.Table,
-    decoders: Mapping[str, ImageDecode],
-    *,
-    ragged: Ragged = "nested",
-    fill: FillValue | Mapping[str, FillValue] | None = None,
-    categories: CategoryOption = "values",
-) -> Tensors:
-    """:func:`ray_lance.tensors.to_tensors` for what :func:`decode_table` returned.
-
-    A decoded column becomes a uint8 tensor ``(n, h, w, c)`` where its images have one size, else a list of tensors
-    ``(h, w, c)``; a list with None where there are null images and no ``fill`` for them.
-    """
-    fill = named_fill(fill, table.schema)
-    unfilled = [
-        name
-        for name in decoders
-        if table[name].null_count and (fill is None or (isinstance(fill, Mapping) and name not in fill))
-    ]
-    fills = {**fill, **dict.fromkeys(unfilled, 0)} if isinstance(fill, Mapping) else fill
-    if unfilled and fill is None:
-        fills = dict.fromkeys(unfilled, 0)
-    batch = to_tensors(table, ragged=ragged, fill=fills, categories=categories)
-    for name, decoder in decoders.items():
-        images = batch[name]
-        if name in unfilled:
-            present = table[name].is_valid().to_numpy()
-            batch[name] = [image if is_there else None for image, is_there in zip(images, present, strict=True)]
-        elif isinstance(images, list):
-            batch[name] = _stacked(_filled(images, decoder, fill.get(name) if isinstance(fill, Mapping) else fill))
-    return batch
 
 
 def _sides(size: Any) -> tuple[int, int]:
@@ -323,19 +292,6 @@ def _image_array(images: list[Image | None], field: pa.Field) -> pa.Array:
     shapes = np.array([(0, 0, 0) if image is None else image.shape for image in images], np.int64).reshape(-1, 3)
     nulls = np.array([image is None for image in images], np.bool_)
     return make_shaped(field.type, pixels, shapes, nulls)
-
-
-def _filled(images: list[Any], decoder: ImageDecode, value: Any) -> list[Any]:
-    """Fillers in place of None: of the decoder's size, or empty where each image has its own."""
-    if value is None or all(image is not None for image in images):
-        return images
-    filler = torch.full(decoder.shape or (0, 0, _CHANNELS[decoder.mode]), value, dtype=torch.uint8)
-    return [filler if image is None else image for image in images]
-
-
-def _stacked(images: list[Any]) -> torch.Tensor | list[Any]:
-    shapes = {None if image is None else image.shape for image in images}
-    return torch.stack(images) if len(shapes) == 1 and None not in shapes else images
 
 
 def _hugging_face_images(schema: pa.Schema) -> list[str]:

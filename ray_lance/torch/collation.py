@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import FrameType
 from typing import Any
 
 import torch
 from torch.utils.data import default_collate
 from torch.utils.data._utils.collate import default_collate_fn_map
 
-from ray_lance.errors import InvalidArgumentError, TensorConversionError
+from ray_lance.errors import TensorConversionError
 
-__all__ = ["Row", "Rows", "collate", "refuse_batches_of_batches"]
+__all__ = ["Row", "Rows", "collate"]
 
 
 class Row(dict[str, Any]):
@@ -106,40 +105,6 @@ def _kind(value: Any) -> str:
     if isinstance(value, torch.Tensor):
         return f"a tensor of shape {list(value.shape)}"
     return "null" if value is None else type(value).__name__
-
-
-def refuse_batches_of_batches(caller: FrameType, batch_size: int) -> None:
-    """Refuse a ``DataLoader`` that would stack whole batches, as it does unless told otherwise.
-
-    Args:
-        caller: Who iterates over the dataset. A loader gives it no other way to see how it was made.
-        batch_size: Rows of the dataset's batches.
-
-    Raises:
-        InvalidArgumentError: It is such a loader, and has torch's own collation.
-    """
-    if caller.f_globals.get("__name__") != "torch.utils.data._utils.fetch":
-        return
-    if not caller.f_locals.get("auto_collation"):
-        return
-    collate_fn = caller.f_locals.get("collate_fn")
-    if collate_fn is default_collate:
-        raise InvalidArgumentError(
-            f"DataLoader(batch_size=...): the dataset's batches of {batch_size} rows are batches already, and the "
-            f"loader would stack them to shape (1, {batch_size}, ...). Make it with batch_size=None, or with "
-            "ray_lance.torch.make_loader(dataset)"
-        )
-    if _home(collate_fn).partition(".")[0] == "transformers":
-        raise InvalidArgumentError(
-            f"transformers.Trainer makes batches of its own, and the dataset's batches of {batch_size} rows are "
-            "batches already. Give it a LanceMapDataset, or override its get_train_dataloader and return "
-            "ray_lance.torch.make_loader(dataset) as it is, without accelerator.prepare"
-        )
-
-
-def _home(function: Any) -> str:
-    """The module of a function, or of a callable object's class."""
-    return str(getattr(function, "__module__", None) or type(function).__module__)
 
 
 def _collate(rows: Any, *, collate_fn_map: Any = None) -> Any:  # noqa: ARG001  of torch's interface

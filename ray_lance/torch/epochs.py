@@ -15,7 +15,7 @@ from ray_lance.torch.shared import SharedNumbers
 
 __all__ = ["Claim", "EpochCounter"]
 
-_NEXT, _PENDING, _BEGUN, _GOES_ON, _REPORTED, _SLOTS = range(6)
+_NEXT, _PENDING, _BEGUN, _RESUMES, _REPORTED, _SLOTS = range(6)
 _SLOT, _NUM_SLOTS = 3, 256
 _NONE = -1
 _LARGEST = 2**62
@@ -27,11 +27,11 @@ class Claim(NamedTuple):
 
     Attributes:
         epoch: The epoch.
-        goes_on: Whether it goes on from a loaded state, rather than from the first row.
+        resumes: Whether it resumes from a loaded state, rather than beginning at the first row.
     """
 
     epoch: int
-    goes_on: bool = False
+    resumes: bool = False
 
 
 class EpochCounter:
@@ -49,9 +49,9 @@ class EpochCounter:
     """
 
     def __init__(self, epoch: int, step: int = 1) -> None:
-        cells = torch.zeros(_SLOTS + _SLOT * _NUM_SLOTS, dtype=torch.int64)
-        cells[_NEXT], cells[_BEGUN] = epoch, _NONE
-        self._shared = SharedNumbers(cells, inherited=_SLOTS)
+        numbers = torch.zeros(_SLOTS + _SLOT * _NUM_SLOTS, dtype=torch.int64)
+        numbers[_NEXT], numbers[_BEGUN] = epoch, _NONE
+        self._shared = SharedNumbers(numbers, inherited=_SLOTS)
         self._step = step
         self._passes = 0
         self._groups, self._announced_group = 0, 0
@@ -64,8 +64,8 @@ class EpochCounter:
         """
         if epoch > _LARGEST:
             raise InvalidArgumentError(f"epoch={epoch} must be at most {_LARGEST}")
-        cells = self._shared.values
-        cells[_NEXT], cells[_PENDING], cells[_BEGUN] = epoch, is_loaded, _NONE
+        numbers = self._shared.values
+        numbers[_NEXT], numbers[_PENDING], numbers[_BEGUN] = epoch, is_loaded, _NONE
 
     @property
     def next(self) -> int:
@@ -75,8 +75,8 @@ class EpochCounter:
     @property
     def begun(self) -> Claim | None:
         """What the iteration reads that began last; None where the next epoch has been set since."""
-        epoch, goes_on = self._shared.values[_BEGUN : _GOES_ON + 1].tolist()
-        return None if epoch == _NONE else Claim(epoch, bool(goes_on))
+        epoch, resumes = self._shared.values[_BEGUN : _RESUMES + 1].tolist()
+        return None if epoch == _NONE else Claim(epoch, bool(resumes))
 
     def after(self, epoch: int) -> int:
         """The epoch that follows."""
@@ -98,7 +98,7 @@ class EpochCounter:
         if worker.number == 0 and not self._announced_group:
             self._write(group, self._passes, self._take())
         claim = self._read(group, self._passes)
-        if claim.goes_on and not has_state:
+        if claim.resumes and not has_state:
             raise InvalidArgumentError(
                 "load_state_dict was called after the workers of the DataLoader had started, which it does not reach: "
                 "load the state first and make the loader then"
@@ -133,34 +133,34 @@ class EpochCounter:
 
     def is_first_report(self, world_size: int) -> bool:
         """Whether it is the first time that this is asked, here or in a worker, for so many ranks."""
-        cells = self._shared.values
-        is_first = int(cells[_REPORTED]) != world_size
-        cells[_REPORTED] = world_size
+        numbers = self._shared.values
+        is_first = int(numbers[_REPORTED]) != world_size
+        numbers[_REPORTED] = world_size
         return is_first
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_passes": 0}
 
     def _take(self) -> Claim:
-        cells = self._shared.values
-        claim = Claim(self.next, bool(cells[_PENDING]))
+        numbers = self._shared.values
+        claim = Claim(self.next, bool(numbers[_PENDING]))
         self.set_next(self.after(claim.epoch))
-        cells[_GOES_ON], cells[_BEGUN] = claim.goes_on, claim.epoch
+        numbers[_RESUMES], numbers[_BEGUN] = claim.resumes, claim.epoch
         return claim
 
     def _write(self, group: int, number: int, claim: Claim) -> None:
-        cells, key, slot = self._shared.values, *_place(group, number)
-        cells[slot + 1], cells[slot + 2] = claim
-        cells[slot] = key  # last, for it says that the others are there
+        numbers, key, slot = self._shared.values, *_place(group, number)
+        numbers[slot + 1], numbers[slot + 2] = claim
+        numbers[slot] = key  # last, for it says that the others are there
 
     def _read(self, group: int, number: int) -> Claim:
-        cells, key, slot = self._shared.values, *_place(group, number)
+        numbers, key, slot = self._shared.values, *_place(group, number)
         deadline = time.monotonic() + _PATIENCE_S
-        while int(cells[slot]) != key:
+        while int(numbers[slot]) != key:
             if time.monotonic() > deadline:
                 raise RuntimeError(f"worker 0 of the DataLoader has not begun its epoch within {_PATIENCE_S:.0f} s")
             time.sleep(0.001)
-        return Claim(int(cells[slot + 1]), bool(cells[slot + 2]))
+        return Claim(int(numbers[slot + 1]), bool(numbers[slot + 2]))
 
 
 def _place(group: int, number: int) -> tuple[int, int]:

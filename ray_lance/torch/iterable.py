@@ -20,17 +20,15 @@ from ray_lance.parallel import DataParallel
 from ray_lance.permutation import Permutation
 from ray_lance.scan.pushdown import Columns
 from ray_lance.tensors import Categories, CategoryOption, FillValue, Ragged
-from ray_lance.torch.batches import BatchOptions, RowReader, open_source
-from ray_lance.torch.budget import CacheBytes, cache_limit, check_cache_bytes
-from ray_lance.torch.collation import refuse_batches_of_batches
-from ray_lance.torch.course import Course, Position, StepOptions
+from ray_lance.torch.cache_budget import CacheBytes, cache_limit, check_cache_bytes
+from ray_lance.torch.callers import refuse_batch_sharding, refuse_sharding_of_part, refuse_stacking
+from ray_lance.torch.dataset_meter import DatasetMeter, rows_of_steps
 from ray_lance.torch.epochs import EpochCounter
-from ray_lance.torch.kept import KeptRows, begin_pass
-from ray_lance.torch.meter import DatasetMeter, rows_of_steps
-from ray_lance.torch.prefetch import batches
+from ray_lance.torch.prefetch import RowSource, batches
+from ray_lance.torch.rank_state import Position, RankState, StepOptions
 from ray_lance.torch.ranks import Placing, Worker, current_worker, given_placement, mesh_placement
-from ray_lance.torch.sharders import refuse_second_shard, refuse_shard_of_a_part
-from ray_lance.torch.source import PassSource
+from ray_lance.torch.row_reader import BatchOptions, RowReader, open_source
+from ray_lance.torch.table_cache import TableCache, begin_pass
 from ray_lance.versions import Version
 
 __all__ = ["LanceIterableDataset"]
@@ -135,11 +133,11 @@ class LanceIterableDataset(Facts, IterableDataset[Any]):
         if shuffle is not None:
             permutation = permutation.shuffle(as_integer("shuffle", shuffle))
         self._reader = RowReader(permutation, options)
-        self._course = Course(permutation, steps, placing)
+        self._state = RankState(permutation, steps, placing)
         self._meter = DatasetMeter()
 
     def _facts(self) -> dict[str, Any]:
-        return {**self._reader.facts(), **self._course.facts()}
+        return {**self._reader.facts(), **self._state.facts()}
 
     @property
     def permutation(self) -> Permutation:
@@ -157,7 +155,7 @@ class LanceIterableDataset(Facts, IterableDataset[Any]):
         Raises:
             InvalidArgumentError: There are none, as the rows do not fill a step of so many ranks.
         """
-        return self._course.epoch_schedule().rank_steps
+        return self._state.epoch_schedule().rank_steps
 
     def __iter__(self) -> Iterator[Any]:
         """The batches of the next epoch, or of the rest of the one whose state was loaded.
@@ -165,12 +163,12 @@ class LanceIterableDataset(Facts, IterableDataset[Any]):
         The epoch is taken with the first batch; an iterator that was never asked for one takes none.
         """
         worker = current_worker()
-        self._course.check_state(worker)
-        schedule, caller = self._course.epoch_schedule(), sys._getframe(1)
-        refuse_batches_of_batches(caller, schedule.batch_size)
-        refuse_shard_of_a_part(caller, schedule.world_size)
+        self._state.check_state(worker)
+        schedule, caller = self._state.epoch_schedule(), sys._getframe(1)
+        refuse_stacking(caller, schedule.batch_size)
+        refuse_sharding_of_part(caller, schedule.world_size)
         # All workers of a loader begin together, even if one of them has no batch.
-        begun = self._course.begin(worker) if worker.of_loader else None
+        begun = self._state.begin(worker) if worker.of_loader else None
         return not_forked(self._batches(begun, worker))
 
     def set_epoch(self, epoch: int) -> None:
@@ -182,7 +180,7 @@ class LanceIterableDataset(Facts, IterableDataset[Any]):
         Raises:
             InvalidArgumentError: ``epoch`` is negative or no integer.
         """
-        self._course.set_epoch(as_integer("epoch", epoch, 0))
+        self._state.set_epoch(as_integer("epoch", epoch, 0))
 
     def state_dict(self) -> dict[str, Any]:
         """Where this rank stands, in plain JSON types: the cursor after the batches that were returned.
@@ -192,7 +190,7 @@ class LanceIterableDataset(Facts, IterableDataset[Any]):
         ``DataLoader`` it holds that worker's part beside the cursor, as ``StatefulDataLoader`` keeps it; to save an
         elastic state under other loaders with workers, count steps and use :meth:`state_after`.
         """
-        return self._course.state()
+        return self._state.state()
 
     def state_after(self, steps: int) -> dict[str, Any]:
         """The state after ``steps`` steps of the current iteration, counted by the caller.
@@ -203,7 +201,7 @@ class LanceIterableDataset(Facts, IterableDataset[Any]):
         Raises:
             IndexError: The epoch has fewer steps.
         """
-        return self._course.state_after(as_integer("steps", steps, 0))
+        return self._state.state_after(as_integer("steps", steps, 0))
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Let the next iteration yield exactly what had not been returned when ``state`` was taken.
@@ -217,7 +215,7 @@ class LanceIterableDataset(Facts, IterableDataset[Any]):
                 both sides. Of the global batch it comes with the first iteration where ranks are not known before.
             InvalidArgumentError: It is no state, or its lanes do not divide the global batch.
         """
-        self._course.load(state)
+        self._state.load(state)
 
     def metrics(self) -> LoaderMetrics:
         """What this dataset has delivered since it was made, over all its passes.
@@ -229,40 +227,40 @@ class LanceIterableDataset(Facts, IterableDataset[Any]):
 
     def is_over(self, states: Iterable[Mapping[str, Any]], more: int = 0) -> bool:
         """Whether no step is left after the states of a loader's workers and ``more`` steps; for loaders."""
-        return self._course.is_over(states, more)
+        return self._state.is_over(states, more)
 
     @property
     def epochs(self) -> EpochCounter:
         """Counts the iterations; for loaders."""
-        return self._course.epochs
+        return self._state.epochs
 
     @property
     def generator(self) -> NoReturn:
         """There is none: the seed is ``shuffle=``."""
-        refuse_second_shard(sys._getframe(1))
+        refuse_batch_sharding(sys._getframe(1))
         raise AttributeError(f"{type(self).__name__!r} object has no attribute 'generator'")
 
     def _batches(self, begun: Position | None, worker: Worker) -> Generator[Any, None, None]:
-        begin = self._course.begin(worker) if begun is None else begun
-        schedule = self._course.schedule(begin.cursor)
+        begin = self._state.begin(worker) if begun is None else begun
+        schedule = self._state.schedule(begin.cursor)
         order = self.permutation.order.epoch(begin.cursor.epoch)
         steps = begin.left(schedule.rank_steps)
         position = begin
-        kept = self._kept(len(steps)) if schedule.world_size == 1 and not worker.of_loader else None
+        cache = self._cache(len(steps)) if schedule.world_size == 1 and not worker.of_loader else None
         meter = self._meter.begin()
-        made = batches(PassSource(self._reader, kept, meter), order, schedule, steps, self._prefetch)
+        made = batches(RowSource(self._reader, cache, meter), order, schedule, steps, self._prefetch)
         for batch in meter.timed(made, rows_of_steps(schedule, steps)):
-            position = self._course.returned(position)
+            position = self._state.returned(position)
             yield batch
-        self._course.returned(position, ended=True)
+        self._state.returned(position, ended=True)
 
-    def _kept(self, steps: int) -> KeptRows | None:
-        """What is kept in memory, for a process that reads all of an epoch.
+    def _cache(self, steps: int) -> TableCache | None:
+        """The cache of the table, for a process that reads all of an epoch.
 
         Others read other rows in each epoch, and workers of a loader most often end with one.
         """
         max_bytes = cache_limit(self._cache_bytes)
-        rows = min(len(self.permutation), steps * self._course.batch_size)
+        rows = min(len(self.permutation), steps * self._state.batch_size)
         return begin_pass(self, self._reader, rows, max_bytes) if max_bytes else None
 
 

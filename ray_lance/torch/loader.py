@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
+import sys
+from pathlib import Path
 from typing import Any
 
 import lance
@@ -17,10 +20,12 @@ from ray_lance.permutation import Permutation
 from ray_lance.table import TableRef
 from ray_lance.torch.collation import Rows, collate
 from ray_lance.torch.iterable import LanceIterableDataset
-from ray_lance.torch.main_module import check_main_module
 from ray_lance.torch.transport import packed
 
 __all__ = ["make_loader"]
+
+# What a program may look at so as not to run as a whole where it is only imported.
+_GUARDS = re.compile(r"__name__|parent_process|current_process")
 
 
 def make_loader(
@@ -59,7 +64,7 @@ def make_loader(
             "would hang; use 'spawn' or 'forkserver'"
         )
     if num_workers:
-        check_main_module(num_workers)
+        _check_main_module(num_workers)
     if isinstance(dataset, IterableDataset):
         for name, value in (("batch_size", batch_size), ("shuffle", shuffle or None)):
             if value is not None:
@@ -104,6 +109,36 @@ def _check_dataset(dataset: Any) -> None:
         f"dataset={shown} must be a dataset: make_loader(LanceMapDataset(source), batch_size=...), or "
         "make_loader(LanceIterableDataset(source, batch_size=...))"
     )
+
+
+def _check_main_module(num_workers: int) -> None:
+    """Refuse to start workers from a script that each of them would run again, to start workers from there.
+
+    Python says it with a traceback of each worker and several of the loader.
+
+    Args:
+        num_workers: Number of workers, for the message.
+
+    Raises:
+        InvalidArgumentError: The script looks at nothing that tells whether it is the main program.
+    """
+    path = _imported_path()
+    if path is None or not path.is_file():
+        return
+    text = path.read_text(errors="replace")
+    if "\0" not in text and _GUARDS.search(text) is None:
+        raise InvalidArgumentError(
+            f"num_workers={num_workers}: each worker imports {path} anew, and would run all of it. Put what is to run "
+            'only once under if __name__ == "__main__":'
+        )
+
+
+def _imported_path() -> Path | None:
+    """The file that a spawned process imports as the main module; None where it imports none, as in notebooks."""
+    main = sys.modules["__main__"]
+    name = getattr(main.__spec__, "name", "")
+    path = getattr(main, "__file__", None)
+    return None if path is None or name == "__main__" or name.endswith(".__main__") else Path(path)
 
 
 def _whole_batch(data: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -22,12 +22,12 @@ from ray_lance.order.rows import RowArray
 from ray_lance.permutation import Permutation
 from ray_lance.scan.pushdown import Columns
 from ray_lance.tensors import Categories, CategoryOption, FillValue, Ragged
-from ray_lance.torch.batches import BatchOptions, RowReader, open_source
-from ray_lance.torch.budget import CacheBytes, cache_limit, check_cache_bytes
-from ray_lance.torch.cache import RowCache
+from ray_lance.torch.cache_budget import CacheBytes, cache_limit, check_cache_bytes
 from ray_lance.torch.collation import Row, Rows
-from ray_lance.torch.meter import DatasetMeter, PassMeter
+from ray_lance.torch.dataset_meter import DatasetMeter, PassMeter
+from ray_lance.torch.range_cache import RangeCache
 from ray_lance.torch.ranks import current_worker
+from ray_lance.torch.row_reader import BatchOptions, RowReader, StoredRows, open_source
 from ray_lance.versions import Version
 
 __all__ = ["LanceMapDataset"]
@@ -151,20 +151,20 @@ class LanceMapDataset(Facts, Dataset[Any]):
         return self._meter.metrics()
 
     def _take(self, rows: RowArray) -> pa.Table:
-        has_offsets = rows.dtype.kind == "i" and len(rows)  # else addresses
-        table = self._cache.take(rows) if has_offsets else self._read(rows)
-        self._takes.read(len(rows), table.nbytes)
+        has_offsets = rows.dtype == np.int64 and len(rows)  # else row ids
+        table, from_memory = self._cache.take(rows) if has_offsets else (self._storage.take(rows), 0)
+        self._takes.read(len(rows), table.nbytes, from_memory)
         return table
 
     @property
-    def _read(self) -> Callable[[RowArray], pa.Table]:
-        # Not a method: the cache would hold this dataset, and what it keeps would outlive it.
-        return partial(self._reader.take, on_retry=self._takes.retried)
+    def _storage(self) -> StoredRows:
+        return self._reader.storage(self._takes.retried)
 
     @cached_property
-    def _cache(self) -> RowCache:
+    def _cache(self) -> RangeCache:
+        # It holds no reference to this dataset, so that it is freed together with it.
         count, limit = len(self.permutation.order.base), cache_limit(self._cache_bytes)
-        return RowCache(self._read, count, self._reader.row_bytes, limit, self._takes.found)
+        return RangeCache(self._storage.take, count, self._reader.row_bytes, limit)
 
     @cached_property
     def _takes(self) -> PassMeter:

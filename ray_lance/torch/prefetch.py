@@ -1,4 +1,4 @@
-"""Reading ahead: which rows are read together, by how many threads, and how batches are cut from them."""
+"""Reads ahead: a rank's steps in, their batches out; which rows are read together, and by how many threads."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from ray_lance.order import BatchSchedule, LaneRange, RowPermutation
 from ray_lance.order.rows import RowArray
 from ray_lance.scan.planning import FIRST_TASK_BYTES, MAX_TASK_BYTES, MAX_WINDOW_BYTES, are_parts_cheap
 from ray_lance.scan.rebatch import RowQueue
-from ray_lance.torch.batches import ReadRows
-from ray_lance.torch.meter import Fetched
-from ray_lance.torch.source import PassSource
+from ray_lance.torch.dataset_meter import Fetched, PassMeter
+from ray_lance.torch.row_reader import ReadRows, RowReader
+from ray_lance.torch.table_cache import TableCache
 
-__all__ = ["LaneRead", "batches", "plan_reads"]
+__all__ = ["LaneRead", "RowSource", "batches", "plan_reads"]
 
 READ_BYTES = MAX_TASK_BYTES
 """Bytes that one read is to have: as many as a take needs to be fast, few enough to hold several."""
@@ -115,10 +115,35 @@ class _LaneCutter:
         return self._edge
 
 
+@dataclass(frozen=True)
+class RowSource:
+    """Where the rows of one pass come from.
+
+    Attributes:
+        reader: Reads rows from storage, and makes batches of them.
+        cache: The cache of their table, if rows may be cached.
+        meter: Counts the pass.
+    """
+
+    reader: RowReader
+    cache: TableCache | None
+    meter: PassMeter
+
+    def has(self, rows: RowArray) -> bool:
+        """Whether all of these rows are in memory."""
+        return self.cache is not None and self.cache.has(rows)
+
+    def fetch(self, lane: int, rows: RowArray) -> Fetched:
+        """The given rows, for a lane."""
+        storage = self.reader.storage(self.meter.retried)
+        table, from_memory = (storage.take(rows), 0) if self.cache is None else self.cache.take(rows, storage)
+        return Fetched(lane, self.reader.to_cut(table), from_memory)
+
+
 def batches(
-    source: PassSource, order: RowPermutation, schedule: BatchSchedule, steps: range, prefetch: int
+    source: RowSource, order: RowPermutation, schedule: BatchSchedule, steps: range, prefetch: int
 ) -> Generator[Any, None, None]:
-    """The batches of the given steps.
+    """Yield the batches of the given steps.
 
     Args:
         source: Where rows come from, and what makes batches of them.

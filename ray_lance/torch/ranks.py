@@ -13,7 +13,7 @@ from ray_lance.arguments import as_integer, shown
 from ray_lance.errors import InvalidArgumentError
 from ray_lance.forks import check_process, is_refused
 from ray_lance.parallel import DataParallel, check_data_parallel, data_parallel_ranks
-from ray_lance.torch.sharders import refuse_shard_of_a_part
+from ray_lance.torch.callers import refuse_sharding_of_part
 from ray_lance.torch.shared import is_spawning
 
 __all__ = ["Placement", "Placing", "Worker", "current_worker", "find_placement", "given_placement", "mesh_placement"]
@@ -145,7 +145,7 @@ class Placing:
     def __getstate__(self) -> dict[str, Any]:
         # Workers of a loader are in no process group of their own; spawned ranks are, and look for it themselves.
         found = self.find() if is_spawning() else None
-        refuse_shard_of_a_part(sys._getframe(1), (found or Placement()).world_size)
+        refuse_sharding_of_part(sys._getframe(1), (found or Placement()).world_size)
         return {**self.__dict__, "_of_trainer": found}
 
 

@@ -17,13 +17,14 @@ import pytest
 import torch
 
 import ray_lance
-from ray_lance.decode import ImageDecode, decode_table, decoded_schema, find_decoders, to_image_tensors
+from ray_lance.decode import ImageDecode, decode_table, decoded_schema, find_decoders
 from ray_lance.scan.pushdown import build_scan
 from ray_lance.scan.reader import ReadPlan
 from ray_lance.scan.size import row_bytes
 from ray_lance.scan.tasks import FragmentRange
 from ray_lance.table import TableRef
 from ray_lance.torch import LanceIterableDataset, LanceMapDataset
+from ray_lance.torch.image_tensors import to_image_tensors
 from tests.images import DAMAGED, encoded, images
 
 

@@ -1,4 +1,4 @@
-"""Counts what a torch dataset delivers, in its own process and in the workers of its loaders."""
+"""Counts what a torch dataset delivers, here and in workers of its loaders: passes in, LoaderMetrics out."""
 
 from __future__ import annotations
 
@@ -6,35 +6,25 @@ import itertools
 import threading
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
+from dataclasses import fields, replace
 from typing import Any, NamedTuple, TypeVar
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from ray_lance.metrics import LoaderMetrics
 from ray_lance.order import BatchSchedule
-from ray_lance.torch.batches import ReadRows
+from ray_lance.torch.row_reader import ReadRows
 from ray_lance.torch.shared import SharedNumbers, is_spawning
 
 __all__ = ["DatasetMeter", "Fetched", "PassMeter", "rows_of_steps"]
 
 T = TypeVar("T")
 
-# Of workers that were started one after another, so many write to places of their own.
+# Of workers that were started one after another, so many have memory of their own to write to.
 _COPIES = 64
-
-
-class _Counts(NamedTuple):
-    """What is added up over passes and processes; named as in :class:`~ray_lance.metrics.LoaderMetrics`."""
-
-    batches: float = 0
-    rows: float = 0
-    bytes: float = 0
-    seconds_waited: float = 0
-    rows_from_memory: float = 0
-    retries: float = 0
-
-    def plus(self, other: _Counts, sign: int = 1) -> _Counts:
-        return _Counts(*(mine + sign * theirs for mine, theirs in zip(self, other, strict=True)))
+_NAMES = [field.name for field in fields(LoaderMetrics)]
 
 
 class Fetched(NamedTuple):
@@ -66,7 +56,7 @@ class PassMeter:
         self._seconds = 0.0
         self._reads_begun = self._reads_taken = 0
         self._rows_taken = self._bytes_taken = self._from_memory = 0
-        self._published = _Counts()
+        self._published = _as_array(LoaderMetrics())
 
     @property
     def reads_ahead(self) -> int:
@@ -83,8 +73,7 @@ class PassMeter:
         """What reads returned, counted as it is asked for."""
         for read in reads:
             self._reads_taken += 1
-            self.read(len(read.rows), read.rows.table.nbytes)
-            self.found(read.from_memory)
+            self.read(len(read.rows), read.rows.table.nbytes, read.from_memory)
             yield read
             del read  # not held while the next one is awaited
 
@@ -104,60 +93,63 @@ class PassMeter:
         finally:
             self.has_ended = True
 
-    def read(self, rows: int, nbytes: int) -> None:
-        """Rows have been taken from storage or memory."""
+    def read(self, rows: int, nbytes: int, from_memory: int) -> None:
+        """Count rows that have been taken, some of them from memory."""
         with self._lock:
             self._rows_taken += rows
             self._bytes_taken += nbytes
-
-    def found(self, rows: int) -> None:
-        """So many of the rows are from memory."""
-        with self._lock:
-            self._from_memory += rows
+            self._from_memory += from_memory
 
     def returned(self, rows: int, seconds: float) -> None:
-        """A batch has been returned, for which its caller waited."""
+        """Count a batch that has been returned, for which its caller waited."""
         with self._lock:
             self._batches += 1
             self._rows += rows
             self._seconds += seconds
             if self._workers is not None:
-                counts = self.counts()
-                self._workers.add(counts.plus(self._published, -1))
+                counts = _as_array(self.counts())
+                self._workers.add(counts - self._published)
                 self._published = counts
 
     def retried(self) -> None:
-        """A read is tried again."""
+        """Count a read that is tried again."""
         with self._lock:
             self._retries += 1
 
-    def counts(self) -> _Counts:
-        """What was counted so far."""
+    def counts(self) -> LoaderMetrics:
+        """What was counted so far; without reads ahead, which are of this moment."""
         share = self._rows / max(self._rows_taken, 1)
-        nbytes, from_memory = share * self._bytes_taken, share * self._from_memory
-        return _Counts(self._batches, self._rows, nbytes, self._seconds, from_memory, self._retries)
+        return LoaderMetrics(
+            batches=self._batches,
+            rows=self._rows,
+            bytes=round(share * self._bytes_taken),
+            seconds_waited=self._seconds,
+            rows_from_memory=round(share * self._from_memory),
+            retries=self._retries,
+        )
 
 
 class _WorkerCounts:
     """What all workers of a dataset's loaders have counted, in memory that they share with the training process."""
 
     def __init__(self) -> None:
-        cells = torch.zeros(_COPIES * len(_Counts._fields), dtype=torch.float64)
-        self._shared = SharedNumbers(cells, inherited=0)
+        self._shared = SharedNumbers(torch.zeros(_COPIES * len(_NAMES), dtype=torch.float64), inherited=0)
 
     @property
     def is_worker(self) -> bool:
         """Whether this process is such a worker."""
         return self._shared.copy_number > 0
 
-    def add(self, counts: _Counts) -> None:
+    def add(self, counts: npt.NDArray[np.float64]) -> None:
         """Add what this worker has counted since the last time."""
         start = self._shared.copy_number % _COPIES * len(counts)
         self._shared.values.numpy()[start : start + len(counts)] += counts
 
-    def total(self) -> _Counts:
+    def total(self) -> LoaderMetrics:
         """What they have counted so far."""
-        return _Counts(*self._shared.values.view(_COPIES, -1).sum(0).tolist())
+        total = dict(zip(_NAMES, self._shared.values.view(_COPIES, -1).sum(0).tolist(), strict=True))
+        counts = {name: value if name == "seconds_waited" else round(value) for name, value in total.items()}
+        return LoaderMetrics(**counts)
 
 
 class DatasetMeter:
@@ -166,7 +158,7 @@ class DatasetMeter:
     def __init__(self, workers: _WorkerCounts | None = None) -> None:
         self._workers = workers or _WorkerCounts()
         self._lock = threading.Lock()
-        self._ended = _Counts()
+        self._ended = LoaderMetrics()
         self._passes: list[PassMeter] = []
 
     def begin(self) -> PassMeter:
@@ -174,17 +166,18 @@ class DatasetMeter:
         new = PassMeter(self._workers)
         with self._lock:
             ended = [each for each in self._passes if each.has_ended]
-            self._ended = _sum(self._ended, ended)
+            self._ended = sum((each.counts() for each in ended), self._ended)
             self._passes = [*(each for each in self._passes if each not in ended), new]
         return new
 
     def metrics(self) -> LoaderMetrics:
         """What was counted so far."""
         with self._lock:
-            own, reads_ahead = _sum(self._ended, self._passes), sum(each.reads_ahead for each in self._passes)
-        total = own if self._workers.is_worker else own.plus(self._workers.total())
-        counts = {name: value if name == "seconds_waited" else round(value) for name, value in total._asdict().items()}
-        return LoaderMetrics(queue_depth=reads_ahead, **counts)
+            total = sum((each.counts() for each in self._passes), self._ended)
+            reads_ahead = sum(each.reads_ahead for each in self._passes)
+        if not self._workers.is_worker:
+            total += self._workers.total()
+        return replace(total, queue_depth=reads_ahead)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return DatasetMeter, (self._workers,) if is_spawning() else ()
@@ -197,7 +190,5 @@ def rows_of_steps(schedule: BatchSchedule, steps: Sequence[int]) -> Iterator[int
         yield sum(map(len, schedule.pieces(steps[-1])))
 
 
-def _sum(counts: _Counts, passes: Iterable[PassMeter]) -> _Counts:
-    for each in passes:
-        counts = counts.plus(each.counts())
-    return counts
+def _as_array(metrics: LoaderMetrics) -> npt.NDArray[np.float64]:
+    return np.array([getattr(metrics, name) for name in _NAMES], np.float64)

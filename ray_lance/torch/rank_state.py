@@ -1,4 +1,4 @@
-"""Where a rank stands in its dataset's order: epochs, steps, and a state that goes on at any number of ranks."""
+"""Where a rank stands in its dataset's order: steps returned in, a state out that any number of ranks can resume."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ray_lance.permutation import Permutation
 from ray_lance.torch.epochs import Claim, EpochCounter
 from ray_lance.torch.ranks import Placement, Placing, Worker
 
-__all__ = ["Course", "Position", "StepOptions"]
+__all__ = ["Position", "RankState", "StepOptions"]
 
 logger = logging.getLogger(__name__)
 
@@ -66,8 +66,8 @@ class Position:
         return range(number + self.steps * size, steps, size)
 
 
-class Course:
-    """The epochs of a dataset on one rank, and where that stands.
+class RankState:
+    """The epochs and steps of a dataset on one rank, and how many of them have been returned.
 
     Args:
         permutation: The order.
@@ -240,7 +240,7 @@ class Course:
         return self._options.batch_size * (self._placing.find() or Placement()).world_size
 
     def _begun_at(self, claim: Claim) -> Cursor:
-        return self._position.cursor if claim.goes_on and self._position is not None else self._start_of(claim.epoch)
+        return self._position.cursor if claim.resumes and self._position is not None else self._start_of(claim.epoch)
 
     def _current_start(self) -> Cursor:
         """Where the current iteration began, here or in the workers of a loader; where the next one will."""

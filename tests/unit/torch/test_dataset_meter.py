@@ -13,8 +13,8 @@ import pytest
 
 from ray_lance.order import BatchSchedule
 from ray_lance.scan.take import take_rows
-from ray_lance.torch import LanceIterableDataset, LanceMapDataset, batches
-from ray_lance.torch.meter import rows_of_steps
+from ray_lance.torch import LanceIterableDataset, LanceMapDataset, row_reader
+from ray_lance.torch.dataset_meter import rows_of_steps
 
 ROWS = 1000
 ROW_BYTES = 8 + 4 * 4
@@ -117,7 +117,7 @@ def test_reads_that_are_tried_again_are_counted(table, monkeypatch, kind):
         on_retry()
         return take_rows(scan, rows)
 
-    monkeypatch.setattr(batches, "take_rows", retried)
+    monkeypatch.setattr(row_reader, "take_rows", retried)
     dataset = kind(table, **({"batch_size": 100} if kind is LanceIterableDataset else {}))
 
     assert len(next(iter(dataset))) == 2  # columns, of a batch or a row

@@ -15,7 +15,7 @@ from ray_lance import Permutation
 from ray_lance.tensors import to_tensors
 from ray_lance.tensors.kinds import bfloat16_field
 from ray_lance.torch import LanceIterableDataset
-from ray_lance.torch.batches import BatchOptions, ReadRows, RowReader
+from ray_lance.torch.row_reader import BatchOptions, ReadRows, RowReader
 
 COUNT = 1000
 HALVES = np.arange(COUNT, dtype=np.uint16)
@@ -93,7 +93,7 @@ def test_most_reads_are_converted_as_a_whole(uri):
 
     def rows(columns: list[str], table: pa.Table | None = None, **options: Any) -> ReadRows:
         reader = RowReader(Permutation(uri), BatchOptions(columns, **options))
-        return reader.to_cut(reader.take(np.arange(COUNT)[::-1].copy()) if table is None else table)
+        return reader.to_cut(reader.storage().take(np.arange(COUNT)[::-1].copy()) if table is None else table)
 
     assert rows(["id"]).arrays["id"].tolist() == list(range(COUNT))[::-1]
     assert rows(["id", "nulls"]).arrays is None

@@ -1,11 +1,11 @@
-"""What rows become: columns, decoding, format and transform, as one value that both datasets share."""
+"""Reads rows of a permutation's table and makes batches of them: row numbers and options in, batches out."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,7 @@ import pyarrow as pa
 import torch
 
 from ray_lance.arguments import shown
-from ray_lance.decode import Decode, decode_table, find_decoders, to_image_tensors
+from ray_lance.decode import Decode, decode_table, find_decoders
 from ray_lance.errors import InvalidArgumentError, TensorConversionError
 from ray_lance.formats import Format, check_format, convert
 from ray_lance.order.rows import RowArray
@@ -24,15 +24,14 @@ from ray_lance.scan.pushdown import Columns, build_scan
 from ray_lance.scan.scan import ROW_ADDRESS, Scan
 from ray_lance.scan.size import row_bytes
 from ray_lance.scan.take import take_in_pieces, take_rows
-from ray_lance.tensors import Categories, CategoryOption, FillValue, Ragged, named_fill, to_tensors
+from ray_lance.tensors import Categories, CategoryOption, Fill, Ragged, named_fill, to_tensors
 from ray_lance.tensors.categories import as_categories
 from ray_lance.tensors.kinds import refuse_pickled
 from ray_lance.tensors.tensor_options import check_fill, check_ragged, named_entries
+from ray_lance.torch.image_tensors import to_image_tensors
 from ray_lance.versions import Version
 
-__all__ = ["BatchOptions", "ReadRows", "RowReader", "open_source"]
-
-OnRetry: TypeAlias = Callable[[], object] | None
+__all__ = ["BatchOptions", "ReadRows", "RowReader", "StoredRows", "open_source"]
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ class BatchOptions:
     columns: Columns = None
     format: Format = "torch"
     decode: Decode = "auto"
-    fill: FillValue | Mapping[str, FillValue] | None = None
+    fill: Fill = None
     ragged: Ragged = "nested"
     transform: Callable[[Any], Any] | None = None
     categories: CategoryOption = "values"
@@ -94,6 +93,27 @@ def open_source(
                 "Permutation(source, ...)"
             )
     return source
+
+
+@dataclass(frozen=True)
+class StoredRows:
+    """Reads rows as they are stored.
+
+    Attributes:
+        scan: The table and its columns.
+        on_retry: Called before each further attempt where storage fails.
+    """
+
+    scan: Scan
+    on_retry: Callable[[], object] | None = None
+
+    def take(self, rows: RowArray) -> pa.Table:
+        """Read rows in the given order; see :func:`ray_lance.scan.take.take_rows`."""
+        return take_rows(self.scan, rows, on_retry=self.on_retry)
+
+    def take_in_pieces(self, rows: RowArray, receive: Callable[[RowArray, pa.Table], bool]) -> bool:
+        """Read ascending rows piece by piece; see :func:`ray_lance.scan.take.take_in_pieces`."""
+        return take_in_pieces(self.scan, rows, receive, on_retry=self.on_retry)
 
 
 @dataclass(frozen=True)
@@ -187,18 +207,12 @@ class RowReader:
         """Mean bytes of a row as it is stored."""
         return row_bytes(self._plain_scan)
 
-    def take(self, rows: RowArray, on_retry: OnRetry = None) -> pa.Table:
-        """Read rows as they are stored; see :func:`ray_lance.scan.take.take_rows`."""
-        return take_rows(self.scan, rows, on_retry=on_retry)
-
-    def take_in_pieces(
-        self, rows: RowArray, receive: Callable[[RowArray, pa.Table], bool], on_retry: OnRetry = None
-    ) -> bool:
-        """Read rows and hand them over piece by piece; see :func:`ray_lance.scan.take.take_in_pieces`."""
-        return take_in_pieces(self.scan, rows, receive, on_retry=on_retry)
+    def storage(self, on_retry: Callable[[], object] | None = None) -> StoredRows:
+        """Reads the rows of the columns; ``on_retry`` is called before each further attempt."""
+        return StoredRows(self.scan, on_retry)
 
     def to_cut(self, table: pa.Table) -> ReadRows:
-        """What :meth:`take` returned, for batches to be cut from it.
+        """Prepare rows as they are stored for batches to be cut from them.
 
         Columns whose rows have one width and are not null become tensors as a whole, if their memory is in one piece:
         cutting those takes a tenth of the time of converting each batch.
@@ -215,14 +229,14 @@ class RowReader:
         return ReadRows(table, {name: np.asarray(values) for name, values in to_tensors(table).items()})
 
     def cut(self, rows: ReadRows) -> Any:
-        """The batch that some rows become; raises as :meth:`finish`."""
+        """Make a batch of prepared rows; raises as :meth:`finish`."""
         if rows.arrays is None:
             return self.finish(rows.table)
         # Each with storage of its own, so that a batch that is saved or sent takes no other rows along.
         return self._transformed({name: torch.from_numpy(array) for name, array in rows.arrays.items()})
 
     def finish(self, table: pa.Table) -> Any:
-        """The batch that a part of what :meth:`take` returned becomes.
+        """Make a batch of rows as they are stored.
 
         Raises:
             TensorConversionError: A column that cannot become a tensor, or an image that cannot be decoded.

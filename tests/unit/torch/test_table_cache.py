@@ -1,4 +1,4 @@
-"""Rows that stay in memory between passes are those of the table, are read once, and are no more than may be."""
+"""Rows that stay in memory between passes are those of the table, are read once, and take no more than may be used."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from hypothesis import strategies as st
 from ray_lance import Permutation
 from ray_lance.errors import InvalidArgumentError
 from ray_lance.order.rows import RowArray
-from ray_lance.torch import LanceIterableDataset, budget, kept
-from ray_lance.torch.cache import RowCache
-from ray_lance.torch.kept import KeptRows
+from ray_lance.torch import LanceIterableDataset, cache_budget, table_cache
+from ray_lance.torch.range_cache import RangeCache
+from ray_lance.torch.table_cache import TableCache
 from tests.datasets import write_fragments
 
 COUNT = 60
@@ -63,20 +63,20 @@ class Storage:
 
 
 class Table:
-    """A stored table of which rows are kept, for a user."""
+    """A stored table of which rows are cached, for a user."""
 
     def __init__(self, nulls: tuple[int, ...] = ()) -> None:
         self.storage = Storage(nulls)
         self.reads = self.storage.reads
         self.rows = self.storage.rows
-        self.kept = KeptRows(SCHEMA, COUNT)
+        self.cache = TableCache(SCHEMA, COUNT)
         self.user = User()
 
     def begin(self, rows: int = COUNT, max_bytes: int = 10**6, keeps_first: bool = True) -> None:
-        self.kept.begin(self.user, rows, max_bytes, keeps_first=keeps_first)
+        self.cache.begin(self.user, rows, max_bytes, keeps_first=keeps_first)
 
     def take(self, offsets: list[int]) -> pa.Table:
-        return self.kept.take(np.array(offsets, np.int64), self.storage)
+        return self.cache.take(np.array(offsets, np.int64), self.storage)[0]
 
     def take_all(self) -> pa.Table:
         return self.take(list(range(COUNT)))
@@ -118,7 +118,7 @@ class TestRows:
         assert used == [0, 0, COUNT * ROW_BYTES, COUNT * ROW_BYTES]
         assert len(table.reads) == 3
 
-    def test_that_are_few_are_read_by_themselves(self):
+    def test_that_are_few_are_read_alone(self):
         table = Table()
         table.begin()
         table.take(list(range(40)))
@@ -158,7 +158,7 @@ class TestRows:
             raise IndexError("only 5 of 20 rows exist")
 
         with pytest.raises(IndexError, match="only 5"):
-            table.kept.take(np.arange(20, 40), SimpleNamespace(take_in_pieces=fail))
+            table.cache.take(np.arange(20, 40), SimpleNamespace(take_in_pieces=fail))
 
         assert table.take([21, 20])["id"].to_pylist() == [21, 20]
         assert table.take([22])["id"].to_pylist() == [22]
@@ -186,12 +186,12 @@ class TestRows:
 
     def test_are_there_when_they_have_been_read(self):
         table = Table()
-        assert not table.kept.has(np.arange(1))
+        assert not table.cache.has(np.arange(1))
         table.begin()
         table.take([3, 4])
 
-        assert table.kept.has(np.array([4, 3, 4]))
-        assert not table.kept.has(np.array([3, 5]))
+        assert table.cache.has(np.array([4, 3, 4]))
+        assert not table.cache.has(np.array([3, 5]))
 
 
 class TestRoom:
@@ -203,7 +203,7 @@ class TestRoom:
                 table.take_all()
 
         assert [len(table.reads) for table in tables] == [1, 3]
-        assert room.used == tables[0].kept.nbytes == COUNT * ROW_BYTES
+        assert room.used == tables[0].cache.nbytes == COUNT * ROW_BYTES
 
     def filled(self, tables: int, limit: int) -> list[Table]:
         made = [Table() for _ in range(tables)]
@@ -229,7 +229,7 @@ class TestRoom:
         limit = 2 * COUNT * ROW_BYTES
         _used, idle = self.filled(2, limit)
         idle.user = None
-        large = KeptRows(SCHEMA, 2 * COUNT)
+        large = TableCache(SCHEMA, 2 * COUNT)
 
         large.begin(User(), 2 * COUNT, limit, keeps_first=True)
 
@@ -242,7 +242,7 @@ class TestRoom:
         (idle,) = self.filled(1, limit)
         idle.user = None
 
-        rows = RowCache(idle.storage.take, COUNT, ROW_BYTES, limit)
+        rows = RangeCache(idle.storage.take, COUNT, ROW_BYTES, limit)
         for _ in range(3):
             rows.take(np.arange(COUNT))
 
@@ -253,7 +253,7 @@ class TestRoom:
         def refuse(*_args: int, **_options: int) -> None:
             raise OSError(errno.ENOMEM, "Cannot allocate memory")
 
-        monkeypatch.setattr(kept.mmap, "mmap", refuse)
+        monkeypatch.setattr(table_cache.mmap, "mmap", refuse)
         table = Table()
         for _ in range(3):
             table.begin()
@@ -265,7 +265,7 @@ class TestRoom:
         """The first batch of a pass does not wait until the memory of all rows has been cleared."""
         count, width = 2**15, 8192
         schema = pa.schema([("data", pa.binary(width))])
-        rows, user = KeptRows(schema, count), User()
+        rows, user = TableCache(schema, count), User()
         rows.begin(user, count, 2**30, keeps_first=True)
         before = resident()
 
@@ -280,9 +280,9 @@ def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def kept_columns() -> list[tuple[str, ...]]:
+def cached_columns() -> list[tuple[str, ...]]:
     """The columns of which rows are in memory."""
-    return [key[1:] for key, rows in kept._tables.kept.items() if rows._memory is not None]
+    return [key[1:] for key, rows in table_cache._caches.of_tables.items() if rows._memory is not None]
 
 
 ALL_TYPES = {
@@ -306,7 +306,7 @@ UNSUITED = {
 
 
 def _note_used(batch: dict) -> dict:
-    return {**batch, "used": budget.budget.used}
+    return {**batch, "used": cache_budget.budget.used}
 
 
 def passes(source, count: int = 4, **options) -> list[list[pa.Table]]:
@@ -409,7 +409,7 @@ class TestDatasets:
             {"columns": {"id": "id", "current_timestamp": "current_timestamp"}},
         ],
     )
-    def test_that_may_not_keep_rows_read_them(self, table, options, room):
+    def test_that_may_not_cache_rows_read_them(self, table, options, room):
         passes(table, 3, **{"columns": ["id"], **options})
 
         assert room.used == 0
@@ -419,15 +419,15 @@ class TestDatasets:
         options = {"batch_size": 10, "tail": "uneven", "shuffle": 3, "cache_bytes": 2 * size - 1}
         first = LanceIterableDataset(table, columns=["id"], **options)
         list(first)
-        assert kept_columns() == [("id",)]
+        assert cached_columns() == [("id",)]
 
         passes(table, 1, columns=["label"], **options)
-        assert kept_columns() == [("id",)]
+        assert cached_columns() == [("id",)]
 
         del first
         gc.collect()
         passes(table, 1, columns=["label"], **options)
-        assert kept_columns() == [("label",)]
+        assert cached_columns() == [("label",)]
         assert room.used == size
 
     def test_leave_nothing_behind_but_rows(self, table):
@@ -446,16 +446,16 @@ class TestDatasets:
         gc.collect()
 
         assert trainer() is None
-        assert kept_columns() == [("id",)]
-        assert [rows.is_idle for rows in kept._tables.kept.values()] == [True]
+        assert cached_columns() == [("id",)]
+        assert [rows.is_idle for rows in table_cache._caches.of_tables.values()] == [True]
 
     def test_of_many_tables_are_forgotten(self, table, monkeypatch, room):
-        monkeypatch.setattr(kept, "_MAX_TABLES", 3)
+        monkeypatch.setattr(table_cache, "_MAX_TABLES", 3)
         for columns in (["id"], ["label"], ["vec"], ["id", "label"], ["label", "id"]):
             passes(table, 1, columns=columns)
             gc.collect()
 
-        assert kept_columns() == [("vec",), ("id", "label"), ("label", "id")]
+        assert cached_columns() == [("vec",), ("id", "label"), ("label", "id")]
         assert room.used == 113 * (16 + 1 + 2 * (16 + 1))
 
     @pytest.mark.parametrize("options", [{"rank": 0, "world_size": 2}, {"rank": 1, "world_size": 4}])

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from ray_lance import Permutation
 from ray_lance.errors import InvalidArgumentError
-from ray_lance.torch import LanceMapDataset, cache
-from ray_lance.torch.batches import RowReader
-from ray_lance.torch.cache import RowCache
+from ray_lance.torch import LanceMapDataset, range_cache
+from ray_lance.torch.range_cache import RangeCache
+from ray_lance.torch.row_reader import StoredRows
 from tests.datasets import write_fragments
 
 COUNT, RANGE, ROW_BYTES = 95, 10, 8
@@ -33,18 +33,18 @@ class Table:
         self.reads.append(offsets.tolist())
         return pa.table({"id": pa.array(offsets, pa.int64())})
 
-    def cached(self, max_ranges: float = 100) -> RowCache:
-        return RowCache(self.read, COUNT, ROW_BYTES, int(max_ranges * RANGE * ROW_BYTES))
+    def cached(self, max_ranges: float = 100) -> RangeCache:
+        return RangeCache(self.read, COUNT, ROW_BYTES, int(max_ranges * RANGE * ROW_BYTES))
 
 
-def take(rows: RowCache, offsets: list[int]) -> list[int]:
-    return rows.take(np.array(offsets, np.int64))["id"].to_pylist()
+def take(rows: RangeCache, offsets: list[int]) -> list[int]:
+    return rows.take(np.array(offsets, np.int64))[0]["id"].to_pylist()
 
 
 class TestRanges:
     @pytest.fixture(autouse=True)
     def small(self, monkeypatch):
-        monkeypatch.setattr(cache, "MAX_TASK_BYTES", RANGE * ROW_BYTES)
+        monkeypatch.setattr(range_cache, "MAX_TASK_BYTES", RANGE * ROW_BYTES)
 
     @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(
@@ -52,7 +52,7 @@ class TestRanges:
         st.sampled_from([0, 3, 100]),
     )
     def test_rows_are_those_that_were_asked_for(self, monkeypatch, batches, max_ranges):
-        monkeypatch.setattr(cache, "_TAKEN_BEFORE", 20)
+        monkeypatch.setattr(range_cache, "_TAKEN_BEFORE", 20)
         rows = Table().cached(max_ranges)
 
         assert [take(rows, batch) for batch in batches] == batches
@@ -73,9 +73,9 @@ class TestRanges:
         assert not table.reads
 
     def test_a_large_one_is_read_when_1024_rows_were_taken(self, monkeypatch):
-        monkeypatch.setattr(cache, "MAX_TASK_BYTES", 5000 * ROW_BYTES)
+        monkeypatch.setattr(range_cache, "MAX_TASK_BYTES", 5000 * ROW_BYTES)
         table = Table()
-        rows = RowCache(table.read, 5000, ROW_BYTES, 10**6)
+        rows = RangeCache(table.read, 5000, ROW_BYTES, 10**6)
 
         take(rows, [7] * 1023)
         assert [len(read) for read in table.reads] == [1023]
@@ -133,7 +133,7 @@ class TestRanges:
             reads.append(len(offsets))
             return pa.table({"id": pa.array(offsets, pa.int64()), "text": ["x" * 1000] * len(offsets)})
 
-        rows = RowCache(read, COUNT, ROW_BYTES, 5 * RANGE * ROW_BYTES)
+        rows = RangeCache(read, COUNT, ROW_BYTES, 5 * RANGE * ROW_BYTES)
         for _ in range(5):
             take(rows, [3, 4, 5])
 
@@ -165,7 +165,7 @@ def test_kept_and_taken_rows_of_every_kind_go_together(tmp_path, monkeypatch):
 
     for wanted in (["id", "kind", "blob"], ["id", "s.x"], {"id": "id", "twice": "2 * id"}):
         plain, kept = (LanceMapDataset(uri, columns=wanted, format="arrow", cache_bytes=size) for size in (0, 10**6))
-        monkeypatch.setattr(cache, "MAX_TASK_BYTES", int(10 * kept._reader.row_bytes))
+        monkeypatch.setattr(range_cache, "MAX_TASK_BYTES", int(10 * kept._reader.row_bytes))
         for _ in range(12):
             indices = rng.integers(0, count, 15).tolist()
             expected, got = plain.__getitems__(indices).batch, kept.__getitems__(indices).batch
@@ -208,8 +208,8 @@ def test_what_is_kept_is_not_pickled(uri):
 @pytest.mark.parametrize("options", [{"cache_bytes": 0}, {"filter": "id >= 0"}])
 def test_rows_of_a_filter_and_without_a_cache_are_read_each_time(uri, options, monkeypatch):
     read = []
-    take = RowReader.take
-    monkeypatch.setattr(RowReader, "take", lambda self, rows, **_: read.append(len(rows)) or take(self, rows))
+    take = StoredRows.take
+    monkeypatch.setattr(StoredRows, "take", lambda self, rows: read.append(len(rows)) or take(self, rows))
     dataset = LanceMapDataset(uri, columns=["id"], **options)
 
     dataset.__getitems__(range(len(dataset)))

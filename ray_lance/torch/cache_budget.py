@@ -1,4 +1,4 @@
-"""How much memory the rows that are kept in this process may take, over all of its datasets."""
+"""The memory that row caches of this process may take together: cache_bytes in, room granted or refused out."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def check_cache_bytes(cache_bytes: CacheBytes) -> None:
 
 
 def cache_limit(cache_bytes: CacheBytes) -> int:
-    """Bytes that this process may keep, in the caches of all its datasets together.
+    """Bytes that this process may use for the row caches of all its datasets together.
 
     ``"auto"`` is 512 MiB, but no more than a sixteenth of the memory for all workers of a loader, on all ranks of the
     machine as far as ``LOCAL_WORLD_SIZE`` tells their number.
@@ -64,7 +64,7 @@ def _memory() -> int:
 
 
 class Holder(Protocol):
-    """Who holds memory that others may have when nobody uses it."""
+    """A cache whose memory others may have while nobody uses it."""
 
     @property
     def nbytes(self) -> int:
@@ -75,11 +75,11 @@ class Holder(Protocol):
         """Whether nobody uses them."""
 
     def clear(self) -> None:
-        """Give them back."""
+        """Release them."""
 
 
 class Budget:
-    """Bytes that all caches of this process keep."""
+    """Counts the bytes of all row caches of this process."""
 
     def __init__(self) -> None:
         self._used = 0
@@ -88,26 +88,29 @@ class Budget:
         self.after_fork()
 
     def after_fork(self) -> None:
-        """Begin with a lock of its own, where the parent may have held the other one."""
-        self._lock = threading.RLock()  # holders that are cleared give memory back
+        """Begin with a new lock: the parent may have held the other one."""
+        self._lock = threading.RLock()  # reentrant, for holders that are cleared release their memory
 
     @property
     def used(self) -> int:
-        """Bytes that are kept."""
+        """Bytes in use."""
         with self._lock:
             while self._released:
                 self._used -= self._released.popleft()
             return self._used
 
     def reserve(self, size: int, limit: int, holder: Holder | None = None) -> bool:
-        """Whether ``size`` bytes more stay within ``limit``; they count from now on if so.
+        """Reserve ``size`` more bytes if all caches then stay within ``limit``.
 
-        Holders that are idle are cleared for that, the first one first, if it helps.
+        Idle holders are cleared for that, the oldest first, if it helps.
 
         Args:
             size: Bytes.
-            limit: Bytes that may be kept in all.
-            holder: Who gives them back when it is idle and others need them.
+            limit: Bytes that all caches may use together.
+            holder: The cache that may be cleared when it is idle and others need the memory.
+
+        Returns:
+            Whether they were reserved.
         """
         with self._lock:
             idle = [each for each in self._holders if each.is_idle]
@@ -122,7 +125,7 @@ class Budget:
             return True
 
     def release(self, size: int) -> None:
-        """Give back what was reserved without a holder."""
+        """Release what was reserved without a holder."""
         with self._lock:
             self._used -= size
 
@@ -131,7 +134,7 @@ class Budget:
         self._released.append(size)
 
     def release_all(self, holder: Holder) -> None:
-        """Give back what was reserved for a holder, if it still is."""
+        """Release what was reserved for a holder, if it still is."""
         with self._lock:
             if holder in self._holders:
                 self._holders.remove(holder)
