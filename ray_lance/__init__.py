@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ray_lance.api import add_columns, explain, read_lance, write_lance
     from ray_lance.backfill.run import AddColumnsSummary
-    from ray_lance.blobs import blob
     from ray_lance.data.collate import TensorCollate
     from ray_lance.decode import ImageDecode
     from ray_lance.errors import (
@@ -27,9 +26,9 @@ if TYPE_CHECKING:
         TensorConversionError,
         UnknownColumnError,
     )
+    from ray_lance.fields import blob, tensor
     from ray_lance.permutation import Permutation
     from ray_lance.table import TableRef
-    from ray_lance.tensor_fields import tensor
     from ray_lance.write.options import WriteSummary
 
 __version__ = "0.1.0"
@@ -68,10 +67,10 @@ _HOMES = {
     "TensorCollate": "ray_lance.data.collate",
     "WriteSummary": "ray_lance.write.options",
     "add_columns": "ray_lance.api",
-    "blob": "ray_lance.blobs",
+    "blob": "ray_lance.fields",
     "explain": "ray_lance.api",
     "read_lance": "ray_lance.api",
-    "tensor": "ray_lance.tensor_fields",
+    "tensor": "ray_lance.fields",
     "write_lance": "ray_lance.api",
 }
 

@@ -23,7 +23,7 @@ from ray_lance.errors import (
 from ray_lance.forks import use_lance
 from ray_lance.io_uring import most_files, uring_uri
 from ray_lance.masking import cause, mask_uri, remember, without_secrets
-from ray_lance.places import absolute, place_of, roots_above, says_not_found
+from ray_lance.uris import absolute, location_of, roots_above, says_not_found
 from ray_lance.versions import is_fixed
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ def _open_named(ref: TableRef) -> lance.LanceDataset:
 
 
 def _at_its_place(ref: TableRef, dataset: lance.LanceDataset) -> lance.LanceDataset:
-    place = place_of(dataset)
+    place = location_of(dataset)
     if place == dataset.uri:
         return dataset
     manifest = dataset._ds.serialized_manifest()

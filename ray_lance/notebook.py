@@ -1,27 +1,42 @@
-"""How objects show themselves: a line in a terminal, a table in a notebook."""
+"""Shows objects: facts by name in, a line for a terminal and a table for a notebook out."""
 
 from __future__ import annotations
 
 import html
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
-from typing import Any
+from typing import Any, ClassVar
 
-__all__ = ["Facts", "FieldFacts", "facts_as_html", "html_table"]
+__all__ = ["Count", "Facts", "FieldFacts", "html_table"]
 
 
 class Facts:
     """Shows the facts of an object. Those that are None are left out, and none may be a secret."""
 
+    # The fact that a line begins with, even if it is None, without its name.
+    _first_fact: ClassVar[str | None] = None
+
     def _facts(self) -> Mapping[str, Any]:
         raise NotImplementedError
 
     def __repr__(self) -> str:
-        facts = (f"{name}={value!r}" for name, value in self._facts().items() if value is not None)
-        return f"{type(self).__name__}({', '.join(facts)})"
+        facts = {**self._facts()}
+        parts = [] if self._first_fact is None else [repr(facts.pop(self._first_fact))]
+        parts += [f"{name}={value!r}" for name, value in facts.items() if value is not None]
+        return f"{type(self).__name__}({', '.join(parts)})"
 
     def _repr_html_(self) -> str:
-        return facts_as_html(type(self).__name__, self._facts())
+        lines = [[name, str(value)] for name, value in self._facts().items() if value is not None]
+        return f"<p><b>{html.escape(type(self).__name__)}</b></p>{html_table(lines)}"
+
+
+class Count(int):
+    """A number that is shown with commas."""
+
+    def __repr__(self) -> str:
+        return f"{self:,}"
+
+    __str__ = int.__repr__
 
 
 class FieldFacts(Facts):
@@ -29,12 +44,6 @@ class FieldFacts(Facts):
 
     def _facts(self) -> Mapping[str, Any]:
         return {each.name: getattr(self, each.name) for each in fields(self) if each.repr}  # type: ignore[arg-type]
-
-
-def facts_as_html(title: str, facts: Mapping[str, Any]) -> str:
-    """A table of what is known of something; facts that are None are left out."""
-    lines = [[name, str(value)] for name, value in facts.items() if value is not None]
-    return f"<p><b>{html.escape(title)}</b></p>{html_table(lines)}"
 
 
 def html_table(lines: Iterable[Sequence[str]], head: Sequence[str] = ()) -> str:

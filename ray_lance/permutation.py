@@ -1,18 +1,15 @@
-"""Orders over the rows of one Lance table: shuffled, split, sharded and fetched without materialising anything."""
+"""Orders over the rows of one Lance table: a source in, a permutation out, to be shuffled, split, sharded and read."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
-from typing import Any, Literal
+from typing import Any
 
 import lance
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from ray_lance import stored
 from ray_lance.ahead import ordered_map
@@ -21,41 +18,28 @@ from ray_lance.errors import InvalidArgumentError, UnknownColumnError
 from ray_lance.forks import not_forked
 from ray_lance.formats import Format, check_format, convert
 from ray_lance.head import Head
-from ray_lance.native_errors import native_errors
-from ray_lance.notebook import facts_as_html
-from ray_lance.order import (
-    DenseRows,
-    ExplicitRows,
-    RowPermutation,
-    Shuffle,
-    ShuffleQuality,
-    auto_clump,
-    auto_window,
-    hash_split,
-    measure_quality,
-    stable_hash64,
-)
+from ray_lance.notebook import Count, Facts
+from ray_lance.order import DenseRows, ExplicitRows, RowPermutation, ShuffleQuality, hash_split, measure_quality
 from ray_lance.order.rows import RowArray, digest_of
+from ray_lance.order.shuffle import Auto, choose_shuffle
 from ray_lance.order.split import Fractions
+from ray_lance.row_choice import filtered_row_ids, hashed_row_ids
 from ray_lance.scan.dictionaries import categories_of
 from ray_lance.scan.planning import MAX_TASK_BYTES, TaskSizing, plan_positions
 from ray_lance.scan.pushdown import Columns, build_scan
 from ray_lance.scan.rebatch import rebatched
 from ray_lance.scan.reserved import readable_names
-from ray_lance.scan.scan import ROW_ID, has_column
+from ray_lance.scan.scan import has_column
 from ray_lance.scan.size import row_bytes
 from ray_lance.scan.take import take_rows
 from ray_lance.table import TableRef, check_source
 from ray_lance.tensors import Categories
-from ray_lance.tensors.objects import to_objects
 from ray_lance.versions import Version
 
 __all__ = ["Permutation"]
 
-Auto = Literal["auto"]
 
-
-class Permutation:
+class Permutation(Facts):
     """An order over the rows of one version of a Lance dataset: position -> row.
 
     Frozen: every method returns a new one. Nothing is materialised, except that a filter, a hash split or a
@@ -78,6 +62,8 @@ class Permutation:
         >>> ray_lance.read_lance(train.shuffle(seed=7)).iter_torch_batches(batch_size=1024)  # doctest: +SKIP
     """
 
+    _first_fact = "table"
+
     def __init__(
         self,
         source: str | os.PathLike[str] | lance.LanceDataset | TableRef,
@@ -90,7 +76,7 @@ class Permutation:
         self._table, self._identity = table, ""
         self._filter = filter
         self._fixed_epoch = False
-        rows = DenseRows(table.open().count_rows()) if filter is None else _filtered_rows(table, filter)
+        rows = DenseRows(table.open().count_rows()) if filter is None else ExplicitRows(filtered_row_ids(table, filter))
         self._order = RowPermutation(rows)
 
     @classmethod
@@ -132,8 +118,8 @@ class Permutation:
         check_source("uri", uri)
         order, details = stored.read_saved(TableRef.of(uri, storage_options=storage_options))
         table = TableRef.of(details.table, version=details.version, storage_options=storage_options).pin()
-        _check_identity(table, details.identity)
-        _check_count(table, order)
+        stored.check_identity(table, details.identity)
+        stored.check_count(table, order)
         return cls._make(table, order, details.filter, details.fixed_epoch)
 
     def save(self, uri: str | os.PathLike[str], *, storage_options: Mapping[str, str] | None = None) -> None:
@@ -151,7 +137,7 @@ class Permutation:
         details = stored.Details(
             str(self.table.uri),
             self.table.version or 0,
-            table_identity(self.table),
+            stored.table_identity(self.table),
             self._filter,
             self._fixed_epoch,
         )
@@ -162,7 +148,7 @@ class Permutation:
         """The pinned table."""
         if self._table.manifest is None:  # unpickled
             self._table = self._table.pin()
-            _check_identity(self._table, self._identity)
+            stored.check_identity(self._table, self._identity)
         return self._table
 
     @property
@@ -213,17 +199,13 @@ class Permutation:
         Raises:
             InvalidArgumentError: ``clump`` or ``window`` is not positive, or the window is no multiple of the clump.
         """
-        clump, window = _rows_or_auto("clump", clump), _rows_or_auto("window", window)
-        rows = len(self)
-        if clump == "auto":
+
+        def mean_row_bytes() -> float:
             readable = readable_names(self.table.open().schema)
-            clump = auto_clump(int(row_bytes(build_scan([self.table], readable, None, [], {}))), rows)
-            if window != "auto":
-                clump = _fitting_clump(clump, window)
-        if window == "auto":
-            Shuffle(seed, clump, clump)  # refuses a clump that no window fits
-            window = auto_window(rows, clump)
-        return self._with(self._order.shuffle(seed, clump, window))
+            return row_bytes(build_scan([self.table], readable, None, [], {}))
+
+        chosen = choose_shuffle(seed, clump, window, len(self), mean_row_bytes)
+        return self._with(self._order.shuffle(chosen.seed, chosen.clump, chosen.window))
 
     def epoch(self, number: int) -> Permutation:
         """The order of one epoch, at least 0; every execution of a Ray dataset then reads this one."""
@@ -257,7 +239,7 @@ class Permutation:
         # A split into one part checks that the rows are the same in every epoch.
         whole, mixing = self._order.split({"all": 1.0}, None)["all"], self._order.mixing
         whole = replace(whole, mixing=None)  # in the rows' own order, so that a shuffle's clumps are neighbours
-        ids, hashes = _hashed_rows(self.table, whole, self._split_columns(by))
+        ids, hashes = hashed_row_ids(self.table, whole, self._split_columns(by))
         return {
             name: self._with(replace(whole, row_set=ExplicitRows(ids[members]), mixing=mixing, start=0, stop=None))
             for name, members in hash_split(hashes, fractions, seed).items()
@@ -344,7 +326,7 @@ class Permutation:
 
     def describe(self) -> dict[str, Any]:
         """What makes the order what it is, except the epoch, in plain JSON types."""
-        dataset = {"identity": table_identity(self.table), "version": self.table.version, "filter": self._filter}
+        dataset = {"identity": stored.table_identity(self.table), "version": self.table.version, "filter": self._filter}
         return {"dataset": dataset, **self._order.describe()}
 
     @property
@@ -360,20 +342,12 @@ class Permutation:
     def __hash__(self) -> int:
         return hash(self.fingerprint)
 
-    def __repr__(self) -> str:
-        shown = {name: value for name, value in self._facts().items() if value is not None and name != "table"}
-        parts = [f"{name}={value:,}" if name == "rows" else f"{name}={value!r}" for name, value in shown.items()]
-        return f"Permutation({', '.join([repr(self._table), *parts])})"
-
-    def _repr_html_(self) -> str:
-        return facts_as_html("Permutation", self._facts())
-
     def _facts(self) -> dict[str, Any]:
         """What a person wants to know; None for what does not apply."""
         order, mixing = self._order, self._order.mixing
         return {
-            "table": repr(self._table),
-            "rows": len(self),
+            "table": self._table,
+            "rows": Count(len(self)),
             "filter": self._filter,
             "seed": mixing and mixing.seed,
             "clump": mixing and mixing.clump,
@@ -385,7 +359,7 @@ class Permutation:
         # The manifest grows with the number of fragments; the version alone finds it again.
         return {
             "_table": self._table.without_manifest(),
-            "_identity": table_identity(self.table),
+            "_identity": stored.table_identity(self.table),
             "_order": self._order,
             "_filter": self._filter,
             "_fixed_epoch": self._fixed_epoch,
@@ -394,71 +368,6 @@ class Permutation:
     def _with(self, order: RowPermutation, *, fixed_epoch: bool | None = None) -> Permutation:
         fixed = self._fixed_epoch if fixed_epoch is None else fixed_epoch
         return self._make(self.table, order, self._filter, fixed)
-
-
-def table_identity(table: TableRef) -> str:
-    """What tells one version of one dataset from all others, wherever it lies: a digest of its files' names.
-
-    Lance gives its files random names, so that equal names mean equal data.
-    """
-    return _identity(table.cache_key, table)
-
-
-@lru_cache(maxsize=64)
-def _identity(key: str, table: TableRef) -> str:  # noqa: ARG001  the key stands for the table
-    digest = hashlib.blake2b(digest_size=16)
-    for fragment in table.open().get_fragments():
-        names = [data_file.path for data_file in fragment.data_files()]
-        digest.update(f"{fragment.fragment_id}:{names}:{fragment.deletion_file()}\n".encode())
-    return digest.hexdigest()
-
-
-def _check_identity(table: TableRef, expected: str) -> None:
-    if (found := table_identity(table)) != expected:
-        raise InvalidArgumentError(
-            f"the permutation is of another dataset than the one at {table} now: "
-            f"its identity was {expected}, and this one's is {found}"
-        )
-
-
-def _check_count(table: TableRef, order: RowPermutation) -> None:
-    rows = table.open().count_rows()
-    if isinstance(order.base, DenseRows) and len(order.base) != rows:
-        raise InvalidArgumentError(f"the permutation is of {len(order.base)} rows, and {table} has {rows}")
-
-
-def _filtered_rows(table: TableRef, filter: str) -> ExplicitRows:
-    scan = build_scan([table], [ROW_ID], filter, [], {})
-    with native_errors(f"filter={filter!r} on {table}"):
-        ids = scan.scanner(0).to_table()[ROW_ID].to_numpy()
-    return ExplicitRows(ids.astype(np.uint64, copy=False))
-
-
-def _hashed_rows(table: TableRef, order: RowPermutation, by: list[str]) -> tuple[RowArray, npt.NDArray[np.uint64]]:
-    """Row ids and hashes of the columns ``by`` of all rows of an order."""
-    scan = build_scan([table], [*by, ROW_ID], None, [], {})
-    rows = order.rows()
-    if isinstance(order.base, DenseRows) and len(rows) == order.base.count:
-        with native_errors(f"reading the columns {by} of {table}"):
-            found = scan.scanner(0).to_table().take(pa.array(rows))
-    else:
-        found = take_rows(scan, rows)
-    hashes = stable_hash64(*(_hashable(name, found[name]) for name in by))
-    return found[ROW_ID].to_numpy().astype(np.uint64, copy=False), hashes
-
-
-def _hashable(name: str, column: pa.ChunkedArray) -> Any:
-    if pa.types.is_integer(column.type) and column.null_count == 0:
-        return column.to_numpy()
-    return to_objects(column, name)
-
-
-def _rows_or_auto(name: str, value: Any) -> int | Auto:
-    if isinstance(value, str):
-        if value != "auto":
-            raise InvalidArgumentError(f"{name}={shown(value)} must be a number of rows or 'auto'")
-        return "auto"
-    return as_integer(name, value)
 
 
 def _as_positions(name: str, indices: npt.ArrayLike) -> npt.NDArray[Any]:
@@ -470,10 +379,3 @@ def _as_positions(name: str, indices: npt.ArrayLike) -> npt.NDArray[Any]:
     if wanted.ndim != 1 or (wanted.dtype.kind not in "iu" and len(wanted)):
         raise InvalidArgumentError(f"{name}={shown(indices)} must be an integer or a one-dimensional list of integers")
     return wanted
-
-
-def _fitting_clump(clump: int, window: int | Auto) -> int:
-    """The largest power of two up to ``clump`` that divides ``window``."""
-    while isinstance(window, int) and clump > 1 and window % clump:
-        clump //= 2
-    return clump

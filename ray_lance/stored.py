@@ -1,10 +1,15 @@
-"""Permutations in storage: our own form beside a dataset, and the tables that LanceDB makes."""
+"""Permutations in storage: an order in, our own form of it out, and back; orders out of LanceDB's tables.
+
+A stored order is only good for the table that it was made of, which its identity tells from all others.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from types import NoneType
 from typing import Any
 
@@ -29,7 +34,7 @@ from ray_lance.table import TableRef, check_source
 from ray_lance.tensors.objects import to_objects
 from ray_lance.versions import Version, as_version
 
-__all__ = ["Details", "lancedb_order", "read_saved", "write_saved"]
+__all__ = ["Details", "check_count", "check_identity", "lancedb_order", "read_saved", "table_identity", "write_saved"]
 
 _KEY = b"ray_lance:permutation"
 _ROW_ID = "row_id"
@@ -62,6 +67,39 @@ class Details:
                 raise InvalidArgumentError(f"{name}={getattr(self, name)!r} is of the wrong type")
 
 
+def table_identity(table: TableRef) -> str:
+    """Identify one version of one dataset, wherever it lies: a digest of its files' names.
+
+    Lance gives its files random names, so that equal names mean equal data.
+    """
+    return _identity(table.cache_key, table)
+
+
+@lru_cache(maxsize=64)
+def _identity(key: str, table: TableRef) -> str:  # noqa: ARG001  the key stands for the table
+    digest = hashlib.blake2b(digest_size=16)
+    for fragment in table.open().get_fragments():
+        names = [data_file.path for data_file in fragment.data_files()]
+        digest.update(f"{fragment.fragment_id}:{names}:{fragment.deletion_file()}\n".encode())
+    return digest.hexdigest()
+
+
+def check_identity(table: TableRef, expected: str) -> None:
+    """Raise InvalidArgumentError where ``table`` is not the one that an order was made of."""
+    if (found := table_identity(table)) != expected:
+        raise InvalidArgumentError(
+            f"the permutation is of another dataset than the one at {table} now: "
+            f"its identity was {expected}, and this one's is {found}"
+        )
+
+
+def check_count(table: TableRef, order: RowPermutation) -> None:
+    """Raise InvalidArgumentError where ``table`` has another number of rows than an order over all of them."""
+    rows = table.open().count_rows()
+    if isinstance(order.base, DenseRows) and len(order.base) != rows:
+        raise InvalidArgumentError(f"the permutation is of {len(order.base)} rows, and {table} has {rows}")
+
+
 def write_saved(place: TableRef, order: RowPermutation, details: Details) -> None:
     """Write an order as a Lance dataset: its row ids, if it has any, and the rest as JSON in the schema metadata.
 
@@ -69,7 +107,7 @@ def write_saved(place: TableRef, order: RowPermutation, details: Details) -> Non
         DatasetExistsError: There is a dataset at ``place``.
     """
     base = order.base
-    rows = base.addresses if isinstance(base, ExplicitRows) else np.empty(0, np.uint64)
+    rows = base.row_ids if isinstance(base, ExplicitRows) else np.empty(0, np.uint64)
     saved = {**asdict(details), "order": order.describe(), "epoch": order.epoch_number}
     text = json.dumps({**saved, "digest": digest_of(saved)})
     schema = pa.schema([pa.field(_ROW_ID, pa.uint64())], metadata={_KEY: text})
@@ -121,7 +159,7 @@ def _parsed(saved: dict[str, Any], rows: pa.Table) -> tuple[RowPermutation, Deta
     digest = saved.pop("digest", None)  # earlier releases saved none
     if digest not in (None, digest_of(saved)):
         raise InvalidArgumentError("its description is not the one that was saved")
-    row_set = _row_set(order["rows"], _addresses(rows))
+    row_set = _row_set(order["rows"], _row_ids(rows))
     if row_set.describe() != order["rows"]:
         raise InvalidArgumentError("its rows are not those that were saved")
     shuffle, (start, stop) = order["shuffle"], order["positions"]
@@ -130,12 +168,12 @@ def _parsed(saved: dict[str, Any], rows: pa.Table) -> tuple[RowPermutation, Deta
     return found, Details(**{name: value for name, value in saved.items() if name != "order"})
 
 
-def _addresses(rows: pa.Table) -> np.ndarray[Any, Any]:
+def _row_ids(rows: pa.Table) -> np.ndarray[Any, Any]:
     column = rows[_ROW_ID]
     if not pa.types.is_uint64(column.type) or column.null_count:
         raise InvalidArgumentError(f"{_ROW_ID} is {column.type} with {column.null_count} nulls")
-    addresses: np.ndarray[Any, Any] = column.to_numpy()
-    return addresses
+    row_ids: np.ndarray[Any, Any] = column.to_numpy()
+    return row_ids
 
 
 def lancedb_order(table: Any, permutation_table: Any, split: str | int | None) -> tuple[TableRef, RowPermutation]:
@@ -161,7 +199,7 @@ def lancedb_order(table: Any, permutation_table: Any, split: str | int | None) -
         raise InvalidArgumentError(f"permutation_table: its metadata is none that LanceDB writes: {error}") from error
     number = _split_number(split, names, rows)
     chosen = rows.filter(pa.compute.equal(rows["split_id"], number))
-    return _base_table(table, version), RowPermutation(ExplicitRows(_addresses(chosen)))
+    return _base_table(table, version), RowPermutation(ExplicitRows(_row_ids(chosen)))
 
 
 def _permutation_rows(permutation_table: Any) -> pa.Table:
@@ -208,13 +246,13 @@ def _split_number(split: str | int | None, names: list[str], rows: pa.Table) -> 
     return number
 
 
-def _row_set(description: Mapping[str, Any], addresses: np.ndarray[Any, Any]) -> RowSet:
+def _row_set(description: Mapping[str, Any], row_ids: np.ndarray[Any, Any]) -> RowSet:
     kind = description["kind"]
     if kind == "dense":
         return DenseRows(description["count"])
     if kind == "explicit":
-        return ExplicitRows(addresses)
-    inner = _row_set(description["of"], addresses)
+        return ExplicitRows(row_ids)
+    inner = _row_set(description["of"], row_ids)
     if kind == "slice":
         return SlicedRows(inner, description["start"], description["stop"])
     return ShuffledRows(inner, description["seed"], description["clump"], description["start"], description["stop"])

@@ -19,8 +19,8 @@ from ray_lance.handles import handles, open_table
 from ray_lance.io_uring import is_available
 from ray_lance.lazy import lance_namespace
 from ray_lance.masking import mask_uri, remember
-from ray_lance.notebook import facts_as_html
-from ray_lance.places import absolute, check_uri, place_of
+from ray_lance.notebook import Facts
+from ray_lance.uris import absolute, check_uri, location_of
 from ray_lance.versions import MAIN, Version, as_version, branch_of
 
 __all__ = ["TableRef", "check_source"]
@@ -28,8 +28,8 @@ __all__ = ["TableRef", "check_source"]
 _OPTIONS_WITH_OWN_ARGUMENT = ("uri", "version", "storage_options", "namespace_client", "table_id")
 
 
-@dataclass(frozen=True)
-class TableRef:
+@dataclass(frozen=True, repr=False)
+class TableRef(Facts):
     """A picklable reference to a Lance dataset; once pinned, to one version of it.
 
     Holds no open handle. :meth:`open` opens lazily and keeps one handle per process and reference.
@@ -56,6 +56,8 @@ class TableRef:
     namespace_properties: Mapping[str, str] = field(default_factory=dict)
     dataset_options: Mapping[str, Any] = field(default_factory=dict)
     manifest: bytes | None = field(default=None, compare=False)
+
+    _first_fact = "uri"
 
     def __post_init__(self) -> None:
         self._check_types()
@@ -213,15 +215,6 @@ class TableRef:
     def __hash__(self) -> int:
         return hash(self.cache_key)
 
-    def __repr__(self) -> str:
-        facts = self._facts()
-        uri = facts.pop("uri")
-        parts = [repr(uri), *(f"{name}={value!r}" for name, value in facts.items() if value is not None)]
-        return f"TableRef({', '.join(parts)})"
-
-    def _repr_html_(self) -> str:
-        return facts_as_html("TableRef", self._facts())
-
     def _facts(self) -> dict[str, Any]:
         """What a person wants to know, without credentials; None for what was not given."""
         shown = {"uri": self._shown_uri(), "version": self.version, "table_id": self.table_id}
@@ -326,7 +319,7 @@ def _check_dataset_options(options: Mapping[str, Any], version: Version | None) 
 def _ref_of_open_dataset(dataset: lance.LanceDataset) -> TableRef:
     options = {"base_store_params": dataset._base_store_params, "read_params": dataset._read_params}
     return TableRef(
-        uri=place_of(dataset),
+        uri=location_of(dataset),
         version=dataset.version,
         storage_options=dict(dataset._storage_options or {}),
         dataset_options={name: value for name, value in options.items() if value},

@@ -55,9 +55,9 @@ class LanceDatasource(Datasource):
 
     # Whether an interrupt of a read task waits for a point at which its process stays fit for other tasks.
     holds_interrupts = True
-    # What the read task of an empty dataset reads, and where the row addresses of an order are that has any.
+    # What the read task of an empty dataset reads, and where the row ids of an order are that has any.
     _empty_task: FragmentRange | PermutationRange = FragmentRange(0, (), 0, 0)
-    _row_addresses: ray.ObjectRef | None = None
+    _row_ids: ray.ObjectRef | None = None
 
     def __init__(
         self, scan: Scan, *, num_tasks: int | None = None, fill: Fill = None, cpus: float | None = None
@@ -100,7 +100,7 @@ class LanceDatasource(Datasource):
     ) -> list[ReadTask]:
         """The read tasks; at least one, so that an empty dataset still has a schema."""
         planned = self.planned(0 if data_context is None else data_context._execution_idx)
-        shared = ray.put((planned.plan, self._row_addresses))
+        shared = ray.put((planned.plan, self._row_ids))
         exact = self._scan.is_divisible
         return [
             ReadTask(
@@ -170,11 +170,11 @@ def _read_blocks(
             raise_interrupt()
 
 
-# Few: a plan may hold the addresses of all rows, and an idle worker would keep it in the object store.
+# Few: a plan may hold the row ids of all rows, and an idle worker would keep it in the object store.
 @lru_cache(maxsize=2)
 def _fetch_plan(shared: ray.ObjectRef) -> Any:
-    plan, row_addresses = ray.get(shared)
-    return plan if row_addresses is None else plan.with_rows(ray.get(row_addresses))
+    plan, row_ids = ray.get(shared)
+    return plan if row_ids is None else plan.with_rows(ray.get(row_ids))
 
 
 def _metadata(

@@ -26,7 +26,7 @@ class PermutationDatasource(LanceDatasource):
 
     Args:
         scan: The table and the columns; without a filter.
-        order: The order. Row addresses that it runs over go into the object store here, once.
+        order: The order. Row ids that it runs over go into the object store here, once.
         fixed_epoch: Whether every execution reads the epoch of ``order``; otherwise the k-th execution reads the k-th
             epoch after it.
         num_tasks: Wanted number of read tasks; None sizes them by bytes.
@@ -51,7 +51,7 @@ class PermutationDatasource(LanceDatasource):
         super().__init__(scan, num_tasks=num_tasks, fill=fill, cpus=cpus)
         base = order.base
         if isinstance(base, ExplicitRows):
-            self._row_addresses = ray.put(base.addresses)
+            self._row_ids = ray.put(base.row_ids)
             order = order.with_base(base.detached())
         self._order = order
         self._fixed_epoch = fixed_epoch
@@ -82,7 +82,7 @@ class PermutationDatasource(LanceDatasource):
 
     @property
     def order(self) -> RowPermutation:
-        """The order of the first execution, without its row addresses."""
+        """The order of the first execution, without its row ids."""
         return self._order
 
     @property

@@ -36,6 +36,6 @@ def preview(
         return explain_datasource(FragmentDatasource(build_scan([table], columns, filter, [], {}), cpus=cpus))
     order = Permutation(table, filter).shuffle(shuffle).order
     if isinstance(order.base, ExplicitRows):
-        order = order.with_base(order.base.detached())  # a datasource puts row addresses into Ray's object store
+        order = order.with_base(order.base.detached())  # a datasource puts row ids into Ray's object store
     found = explain_datasource(PermutationDatasource(build_scan([table], columns, None, [], {}), order, cpus=cpus))
     return found if filter is None else replace(found, order=f"rows where {filter}, {found.order}")

@@ -123,7 +123,7 @@ class RowPermutation:
         """Rows at positions ``[start, stop)``, in time and memory proportional to ``stop - start``, wherever they are.
 
         Returns:
-            Array of shape ``(stop - start,)``: int64 row offsets for dense rows, addresses for explicit ones.
+            Array of shape ``(stop - start,)``: int64 offsets for dense rows, row ids for explicit ones.
 
         Raises:
             IndexError: The positions are not within ``[0, len(self)]``.
@@ -131,7 +131,7 @@ class RowPermutation:
         return self.row_set.take(self.indices(start, stop))
 
     def indices(self, start: int = 0, stop: int | None = None) -> _Positions:
-        """Like ``rows``, but indices into ``row_set``: needs no addresses, and their order is that on disk."""
+        """Like ``rows``, but indices into ``row_set``: needs no row ids, and their order is that on disk."""
         start, stop = as_integer("start", start), len(self) if stop is None else as_integer("stop", stop)
         if not 0 <= start <= stop <= len(self):
             raise IndexError(f"positions [{start}, {stop}) are not within [0, {len(self)})")
@@ -182,7 +182,7 @@ class RowPermutation:
 
     @property
     def base(self) -> RowSet:
-        """The innermost row set: the one that may hold addresses."""
+        """The innermost row set: the one that may hold row ids."""
         return self.row_set.base
 
     def with_base(self, base: RowSet) -> RowPermutation:

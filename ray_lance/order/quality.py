@@ -54,7 +54,7 @@ def measure_quality(
 ) -> ShuffleQuality:
     """Measure a permutation on ``batches`` batches spread evenly over it, without reading any data.
 
-    Labels are given to indices of the row set, so addresses are not needed. Takes tens of milliseconds.
+    Labels are given to indices of the row set, so row ids are not needed. Takes tens of milliseconds.
 
     Args:
         permutation: The order, or a slice of it. Its epoch matters as little as a seed does.

@@ -1,4 +1,4 @@
-"""Row sets: which rows an order runs over. Index in the set -> row, by arithmetic or by one array of addresses."""
+"""Row sets, the rows that an order runs over: indices in, offsets or row ids out, by arithmetic or from one array."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def digest_of(description: Mapping[str, object]) -> str:
 
 
 class RowSet(Protocol):
-    """A frozen, ordered set of rows, addressed by index.
+    """A frozen, ordered set of rows, accessed by index.
 
-    Every class that nests another keeps at its bottom one ``base``: the rows of the dataset (``DenseRows``) or an
-    array of addresses (``ExplicitRows``), which can be taken out before pickling and put back afterwards.
+    Sets may be nested. The innermost one is the ``base``: the rows of the dataset (``DenseRows``) or an array of row
+    ids (``ExplicitRows``), which can be taken out before pickling and put back afterwards.
     """
 
     def __len__(self) -> int: ...
@@ -49,7 +49,7 @@ class RowSet(Protocol):
         ...
 
     def take(self, indices: npt.NDArray[np.int64]) -> RowArray:
-        """Rows at the given indices: int64 array of shape ``(k,)`` in, offsets or addresses of shape ``(k,)`` out."""
+        """Rows at the given indices: int64 array of shape ``(k,)`` in, offsets or row ids of shape ``(k,)`` out."""
         ...
 
     def describe(self) -> dict[str, object]:
@@ -105,27 +105,27 @@ class DenseRows:
 
 @dataclass(frozen=True, eq=False)
 class ExplicitRows:
-    """Row addresses that were resolved once (a filter, a hash split, a permutation table), 8 bytes per row.
+    """Row ids that were resolved once (a filter, a hash split, a permutation table), 8 bytes per row.
 
-    Two sets are equal if their digests are: the same addresses in the same order.
+    Two sets are equal if their digests are: the same row ids in the same order.
 
     Attributes:
-        addresses: int64 or uint64 array of shape ``(count,)``; made read-only.
+        row_ids: int64 or uint64 array of shape ``(count,)``; made read-only.
     """
 
-    addresses: RowArray
+    row_ids: RowArray
 
     def __post_init__(self) -> None:
-        array = self.addresses
+        array = self.row_ids
         if not isinstance(array, np.ndarray) or array.ndim != 1 or array.dtype not in (np.int64, np.uint64):
             found = f"{array.dtype} of shape {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
-            raise InvalidArgumentError(f"addresses must be a one-dimensional int64 or uint64 array, got {found}")
+            raise InvalidArgumentError(f"row_ids must be a one-dimensional int64 or uint64 array, got {found}")
         view = np.ascontiguousarray(array).view()
         view.flags.writeable = False
-        object.__setattr__(self, "addresses", view)
+        object.__setattr__(self, "row_ids", view)
 
     def __len__(self) -> int:
-        return len(self.addresses)
+        return len(self.row_ids)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, (ExplicitRows, DetachedRows)) and self.digest == other.digest
@@ -133,12 +133,16 @@ class ExplicitRows:
     def __hash__(self) -> int:
         return hash(self.digest)
 
+    def __setstate__(self, state: dict[str, object]) -> None:
+        # Pickles of earlier releases call the row ids addresses.
+        self.__dict__.update({"row_ids" if name == "addresses" else name: value for name, value in state.items()})
+
     def __repr__(self) -> str:
         return f"ExplicitRows(count={len(self)}, digest={self.digest!r})"
 
     @functools.cached_property
     def _content(self) -> str:
-        words = self.addresses.astype("<u8", copy=False)
+        words = self.row_ids.astype("<u8", copy=False)
         return hashlib.blake2b(words.data, digest_size=16).hexdigest()
 
     @property
@@ -152,9 +156,9 @@ class ExplicitRows:
         return self
 
     def take(self, indices: npt.NDArray[np.int64]) -> RowArray:
-        """Addresses at the given indices, in the dtype of ``addresses``."""
+        """Row ids at the given indices, in the dtype of ``row_ids``."""
         _check_indices(indices, len(self))
-        taken: RowArray = self.addresses[indices]
+        taken: RowArray = self.row_ids[indices]
         return taken
 
     def describe(self) -> dict[str, object]:
@@ -172,11 +176,11 @@ class ExplicitRows:
 
 @dataclass(frozen=True, eq=False)
 class DetachedRows:
-    """The name of an ``ExplicitRows`` whose array travels by another way. Knows its length and digest, takes nothing.
+    """A stand-in for ``ExplicitRows`` whose array travels separately. Knows its length and digest, takes nothing.
 
     Attributes:
         count: Number of rows.
-        content: Digest of the addresses, as in ``ExplicitRows.describe``.
+        content: Digest of the row ids, as in ``ExplicitRows.describe``.
     """
 
     count: int
@@ -202,10 +206,10 @@ class DetachedRows:
         return self
 
     def take(self, indices: npt.NDArray[np.int64]) -> RowArray:
-        """Always raises RuntimeError: put the addresses back with ``with_base`` first."""
+        """Always raises RuntimeError: put the row ids back with ``with_base`` first."""
         raise RuntimeError(
-            f"cannot take {len(indices)} rows: the addresses of {self!r} are not here; "
-            "call with_base(ExplicitRows(addresses)) first"
+            f"cannot take {len(indices)} rows: the row ids of {self!r} are not here; "
+            "call with_base(ExplicitRows(row_ids)) first"
         )
 
     def describe(self) -> dict[str, object]:

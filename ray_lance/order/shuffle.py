@@ -1,13 +1,17 @@
-"""The settings of a shuffle, and how the "auto" ones are chosen."""
+"""Settings of a shuffle: seed, clump and window in, checked or chosen from rows and bytes, a Shuffle out."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
 
-from ray_lance.arguments import as_integer
+from ray_lance.arguments import as_integer, shown
 from ray_lance.errors import InvalidArgumentError
 
-__all__ = ["CLUMPS_PER_WINDOW", "CLUMP_BYTES", "Shuffle", "auto_clump", "auto_window"]
+__all__ = ["CLUMPS_PER_WINDOW", "CLUMP_BYTES", "Auto", "Shuffle", "auto_clump", "auto_window", "choose_shuffle"]
+
+Auto: TypeAlias = Literal["auto"]
 
 CLUMP_BYTES = 64 * 1024
 """Bytes of the projected columns that a clump of "auto" size holds at most: large enough for sequential reads."""
@@ -57,6 +61,40 @@ class Shuffle:
     def describe(self) -> dict[str, object]:
         """The settings in plain JSON types."""
         return {"seed": self.seed, "clump": self.clump, "window": self.window}
+
+
+def choose_shuffle(
+    seed: int, clump: int | Auto, window: int | Auto, rows: int, row_bytes: Callable[[], float]
+) -> Shuffle:
+    """Settings with ``"auto"`` replaced by what suits the rows.
+
+    Args:
+        seed: Any integer.
+        clump: Rows per clump; ``"auto"`` also divides a window that is given.
+        window: Positions per window.
+        rows: Number of rows.
+        row_bytes: Tells the mean bytes of a row; called only where the clump depends on them.
+
+    Raises:
+        InvalidArgumentError: A setting breaks its rule.
+    """
+    clump, window = _rows_or_auto("clump", clump), _rows_or_auto("window", window)
+    if clump == "auto":
+        clump = auto_clump(int(row_bytes()), rows)
+        while window != "auto" and clump > 1 and window % clump:
+            clump //= 2
+    if window == "auto":
+        Shuffle(seed, clump, clump)  # refuses a clump that no window fits
+        window = auto_window(rows, clump)
+    return Shuffle(seed, clump, window)
+
+
+def _rows_or_auto(name: str, value: Any) -> int | Auto:
+    if isinstance(value, str):
+        if value != "auto":
+            raise InvalidArgumentError(f"{name}={shown(value)} must be a number of rows or 'auto'")
+        return "auto"
+    return as_integer(name, value)
 
 
 def auto_clump(row_bytes: int, n: int) -> int:

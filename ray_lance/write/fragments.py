@@ -23,7 +23,7 @@ import lance
 import pyarrow as pa
 from lance.fragment import FragmentMetadata
 
-from ray_lance.places import below_tree
+from ray_lance.uris import below_tree
 from ray_lance.write.data_file import write_data_file
 from ray_lance.write.field_ids import renumbered
 from ray_lance.write.job import WriteJob

@@ -19,13 +19,13 @@ from ray.data import SaveMode
 from ray.data.expressions import col
 
 import ray_lance
-from ray_lance.blobs import blob
 from ray_lance.errors import (
     DatasetExistsError,
     DatasetNotFoundError,
     InvalidArgumentError,
     SchemaMismatchError,
 )
+from ray_lance.fields import blob
 from tests.datasets import sample_table
 from tests.orphans import leftovers, orphans
 from tests.s3 import s3_server

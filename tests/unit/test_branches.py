@@ -13,9 +13,9 @@ from ray_lance import Permutation, blob
 from ray_lance.errors import DatasetNotFoundError, InvalidArgumentError
 from ray_lance.handles import handles
 from ray_lance.io_uring import uring_uri
-from ray_lance.places import below_tree, place_of, roots_above
 from ray_lance.table import TableRef
 from ray_lance.torch import LanceIterableDataset, LanceMapDataset
+from ray_lance.uris import below_tree, location_of, roots_above
 from ray_lance.versions import branch_of
 from tests.branches import BRANCHES, WAYS, branched, open_branch, rows_of
 from tests.datasets import sample_table
@@ -95,8 +95,8 @@ class TestBranches:
 
         assert TableRef.of(main).uri == uri
         for handle in (open_branch(uri, name), open_branch(f"{uri}/tree/dev", name)):
-            assert place_of(handle) == f"{uri}/tree/{name}"
-        assert place_of(open_branch(f"{uri}/tree/{name}", "main")) == uri
+            assert location_of(handle) == f"{uri}/tree/{name}"
+        assert location_of(open_branch(f"{uri}/tree/{name}", "main")) == uri
         assert TableRef.of(uri, version=(name, None)).open().to_table() == rows_of(uri, name)
 
     def test_are_read_by_the_torch_datasets(self, table):

@@ -8,8 +8,8 @@ import lance
 import pyarrow as pa
 import pytest
 
-from ray_lance.blobs import blob
 from ray_lance.errors import CommitError
+from ray_lance.fields import blob
 from ray_lance.scan.scan import ROW_ADDRESS
 from ray_lance.write.column_commit import commit_group
 from ray_lance.write.column_files import write_column_file

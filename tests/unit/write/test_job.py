@@ -4,7 +4,6 @@ import lance
 import pyarrow as pa
 import pytest
 
-from ray_lance.blobs import blob
 from ray_lance.errors import (
     DatasetExistsError,
     DatasetNotFoundError,
@@ -12,6 +11,7 @@ from ray_lance.errors import (
     SchemaMismatchError,
     UnknownColumnError,
 )
+from ray_lance.fields import blob
 from ray_lance.table import TableRef
 from ray_lance.write.column_job import ColumnJob
 from ray_lance.write.column_record import ColumnRecord, Recipe

@@ -14,8 +14,8 @@ import pyarrow as pa
 import pytest
 from ray.data._internal.tensor_extensions.arrow import ArrowTensorArray, ArrowVariableShapedTensorArray
 
-from ray_lance.blobs import blob
 from ray_lance.errors import InvalidArgumentError, SchemaMismatchError, UnknownColumnError
+from ray_lance.fields import blob
 from tests.orphans import leftovers, orphans
 from tests.sinks import column_of, one_task_each, sink_tasks
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ray_lance.blobs import blob
 from ray_lance.errors import InvalidArgumentError, SchemaMismatchError, UnknownColumnError
+from ray_lance.fields import blob
 from ray_lance.write.schema import fit, refuse_null_types, with_fields
 from tests.orphans import orphans
 from tests.writes import write_tables

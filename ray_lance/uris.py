@@ -1,6 +1,7 @@
-"""Where datasets and their branches lie: the branch ``dev`` in the folder ``tree/dev`` of its dataset.
+"""Uris of datasets and of their branches: a path, a uri or an open dataset in, the uri of the branch out.
 
-An open dataset does not say where the branch lies that was checked out: its uri stays what it was opened with.
+The branch ``dev`` of a dataset lies in its folder ``tree/dev``. An open dataset does not say where the branch that was
+checked out lies: its uri stays what it was opened with.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from ray_lance.errors import DatasetNotFoundError, InvalidArgumentError
 from ray_lance.masking import mask_uri
 from ray_lance.versions import MAIN, branch_of
 
-__all__ = ["absolute", "below_tree", "check_uri", "place_of", "roots_above", "says_not_found"]
+__all__ = ["absolute", "below_tree", "check_uri", "location_of", "roots_above", "says_not_found"]
 
 _TREE = "/tree/"
 _NOT_FOUND = re.compile(r"not found|does not exist|no such file|not a directory", re.IGNORECASE)
@@ -30,10 +31,10 @@ def absolute(uri: str) -> str:
 
 
 def check_uri(uri: str) -> None:
-    """Refuse what looks like a URI and is none, which Lance would take for a local path.
+    """Refuse a malformed URI, which Lance would take for a local path.
 
     Raises:
-        InvalidArgumentError: The port is no number: where a password has a slash in it, the rest looks like one.
+        InvalidArgumentError: The port is no number, as where a password has a slash in it.
     """
     if "://" not in uri:
         return
@@ -46,8 +47,8 @@ def check_uri(uri: str) -> None:
         ) from None
 
 
-def place_of(dataset: lance.LanceDataset) -> str:
-    """The uri of the branch that ``dataset`` has open; that of the dataset itself on main.
+def location_of(dataset: lance.LanceDataset) -> str:
+    """The uri of the branch that ``dataset`` has open; on main, that of the dataset itself.
 
     Looks into storage only where the uri leaves it open: where it has a folder named ``tree``.
 
@@ -58,9 +59,9 @@ def place_of(dataset: lance.LanceDataset) -> str:
     branch = branch_of(dataset._ds.serialized_manifest())
     if not roots_above(uri):
         return uri if branch is None else _below(uri, branch)
-    for place in _places(uri, branch):
-        if _holds(place, dataset):
-            return place
+    for candidate in _candidates(uri, branch):
+        if _holds(candidate, dataset):
+            return candidate
     raise DatasetNotFoundError(
         f"version {dataset.version} of the branch {branch or MAIN!r}, which the open dataset of {mask_uri(uri)} has "
         "open, is gone: open it again"
@@ -88,17 +89,17 @@ def says_not_found(text: str) -> bool:
     return _NOT_FOUND.search(text) is not None
 
 
-def _places(uri: str, branch: str | None) -> Iterator[str]:
-    """Where a dataset that was opened with ``uri`` can have been led."""
+def _candidates(uri: str, branch: str | None) -> Iterator[str]:
+    """Uris at which the branch can lie that a dataset opened with ``uri`` has open."""
     yield uri
     for root in (uri, *(root for root, _ in roots_above(uri))):
         yield root if branch is None else _below(root, branch)
 
 
-def _holds(place: str, dataset: lance.LanceDataset) -> bool:
-    """Whether the version that ``dataset`` has open is at ``place``."""
+def _holds(uri: str, dataset: lance.LanceDataset) -> bool:
+    """Whether the version that ``dataset`` has open is at ``uri``."""
     try:
-        found = lance.dataset(place, version=dataset.version, storage_options=dataset._storage_options)
+        found = lance.dataset(uri, version=dataset.version, storage_options=dataset._storage_options)
     except (ValueError, OSError) as error:
         if not says_not_found(str(error)):
             raise
