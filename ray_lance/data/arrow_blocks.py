@@ -10,7 +10,7 @@ import pyarrow as pa
 from ray.data.block import BlockAccessor
 
 from ray_lance.errors import SchemaMismatchError
-from ray_lance.tensors.blocks import storable
+from ray_lance.tensors.from_ray import storable
 
 __all__ = ["RayRows", "as_arrow"]
 

@@ -17,7 +17,7 @@ from ray_lance.data.arrow_blocks import RayRows
 from ray_lance.data.datasink import LanceDatasink
 from ray_lance.data.one_schema import TaskResult
 from ray_lance.errors import SchemaMismatchError
-from ray_lance.tensors.blocks import storable
+from ray_lance.tensors.from_ray import storable
 from ray_lance.tensors.kinds import extension_name, holds_blobs
 from ray_lance.tensors.memory import storage
 from ray_lance.write.commit import Committed

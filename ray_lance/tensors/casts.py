@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ray_lance.errors import SchemaMismatchError
-from ray_lance.tensors.fixed import assemble, take_apart
+from ray_lance.tensors.fixed_shape import assemble, take_apart
 from ray_lance.tensors.kinds import (
     BLOB,
     FixedShape,
@@ -17,12 +17,11 @@ from ray_lance.tensors.kinds import (
     extension_name,
     is_list,
     shown_type,
-    storage_type,
     tensor_kind,
 )
-from ray_lance.tensors.memory import storage
+from ray_lance.tensors.memory import nulls_of, storage
 from ray_lance.tensors.shapes import Shaped, shaped
-from ray_lance.tensors.values import cast_values, family, time_zone, to_categories
+from ray_lance.tensors.value_casts import cast_values, family, time_zone, to_categories
 
 __all__ = ["conform"]
 
@@ -56,18 +55,13 @@ def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
         if target.name in table.column_names:
             column = _column(table.schema.field(target.name), table.column(target.name), target)
         else:
-            column = pa.chunked_array([_nulls(len(table), target.type)])
+            column = pa.chunked_array([nulls_of(len(table), target.type)])
         if not target.nullable and column.null_count:
             raise SchemaMismatchError(
                 f"column {target.name!r} is missing or holds nulls, and the schema says it is not nullable"
             )
         columns.append(column)
     return pa.Table.from_arrays(columns, schema=schema)
-
-
-def _nulls(length: int, dtype: pa.DataType) -> pa.Array:
-    array = pa.nulls(length, storage_type(dtype))
-    return pa.ExtensionArray.from_storage(dtype, array) if isinstance(dtype, pa.BaseExtensionType) else array
 
 
 def _column(field: pa.Field, column: pa.ChunkedArray, target: pa.Field) -> pa.ChunkedArray:
@@ -87,7 +81,7 @@ def _cast(field: pa.Field, array: pa.Array, target: pa.Field) -> pa.Array:
     if array.type == target.type and _meaning(field) == _meaning(target):
         return array
     if _holds_nothing(array.type):
-        return _nulls(len(array), target.type)
+        return nulls_of(len(array), target.type)
     if pa.types.is_run_end_encoded(array.type):
         return _cast(field.with_type(array.type.value_type), pc.run_end_decode(array), target)
     if pa.types.is_dictionary(array.type) and not pa.types.is_dictionary(target.type):
@@ -211,7 +205,7 @@ def _cast_struct(field: pa.Field, array: pa.Array, target: pa.Field) -> pa.Array
             part = array.field(children[child.name])
             parts.append(_cast(source.with_name(prefix), part, child.with_name(prefix)))
         else:
-            parts.append(_nulls(len(array), child.type))
+            parts.append(nulls_of(len(array), child.type))
         if not child.nullable and pc.any(pc.and_(parts[-1].is_null(), array.is_valid())).as_py():
             raise SchemaMismatchError(
                 f"field {child.name!r} of struct column {field.name!r} is missing or holds nulls, and the schema says "

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from ray_lance.errors import TensorConversionError
 from ray_lance.lazy import torch
-from ray_lance.tensors.fixed import marked_rows, take_apart
+from ray_lance.tensors.fixed_shape import marked_rows, take_apart
 from ray_lance.tensors.kinds import FixedShape, is_bfloat16, is_numeric, tensor_kind
 from ray_lance.tensors.memory import Mask, flat_view, null_mask, write_bits
 from ray_lance.tensors.tensor_options import NOT_GIVEN, Options

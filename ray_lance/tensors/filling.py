@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from ray_lance.errors import TensorConversionError
 from ray_lance.tensors.dense import DENSE, Column, dense_converter, filled
-from ray_lance.tensors.fixed import assemble, take_apart
+from ray_lance.tensors.fixed_shape import assemble, take_apart
 from ray_lance.tensors.kinds import FixedShape, is_bfloat16, tensor_kind
 from ray_lance.tensors.memory import flat_array, flat_view, null_mask
 from ray_lance.tensors.ragged import Rows

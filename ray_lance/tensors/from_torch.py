@@ -12,7 +12,7 @@ import pyarrow as pa
 from ray_lance.errors import InvalidArgumentError, SchemaMismatchError, TensorConversionError
 from ray_lance.lazy import torch
 from ray_lance.tensors.casts import conform
-from ray_lance.tensors.fixed import assemble, fixed_type
+from ray_lance.tensors.fixed_shape import assemble, fixed_type
 from ray_lance.tensors.kinds import VariableShape, bfloat16_field, is_bfloat16, tensor_kind, variable_shape_field
 from ray_lance.tensors.memory import Mask, flat_array
 from ray_lance.tensors.ragged import make_lists, make_shaped

@@ -20,7 +20,6 @@ __all__ = [
     "BFLOAT16",
     "BLOB",
     "BLOB_MARK",
-    "EXTENSION_KEYS",
     "RAY_TYPES",
     "ROW_COUNT_COLUMN",
     "VARIABLE_SHAPE",
@@ -36,6 +35,7 @@ __all__ = [
     "is_numeric",
     "is_older_blob",
     "refuse_pickled",
+    "retyped",
     "shown_type",
     "storage_type",
     "tensor_kind",
@@ -55,7 +55,7 @@ ROW_COUNT_COLUMN = "__bsp_stub"  # carries the number of rows in Ray's blocks wi
 LANCE_IMAGE = "lance.arrow.fixed_shape_image_tensor"
 
 _NAME, _PARAMETERS = b"ARROW:extension:name", b"ARROW:extension:metadata"
-EXTENSION_KEYS = frozenset({_NAME, _PARAMETERS})
+_EXTENSION_KEYS = frozenset({_NAME, _PARAMETERS})
 
 
 @dataclass(frozen=True)
@@ -174,8 +174,14 @@ def bfloat16_field(name: str, metadata: dict[bytes, bytes] | None = None) -> pa.
 
     The order of the metadata, which is part of a serialized schema, is the same wherever the field comes from.
     """
-    kept = {key: text for key, text in (metadata or {}).items() if key not in EXTENSION_KEYS}
+    kept = {key: text for key, text in (metadata or {}).items() if key not in _EXTENSION_KEYS}
     return pa.field(name, pa.binary(2), metadata={**kept, _NAME: BFLOAT16.encode(), _PARAMETERS: b""})
+
+
+def retyped(field: pa.Field, dtype: pa.DataType) -> pa.Field:
+    """``field`` with another type, and without the metadata of its extension type."""
+    kept = {key: text for key, text in (field.metadata or {}).items() if key not in _EXTENSION_KEYS}
+    return field.with_type(dtype).with_metadata(kept or None)
 
 
 def variable_shape_field(field: pa.Field, value: pa.Field, ndim: int) -> pa.Field:
@@ -184,8 +190,8 @@ def variable_shape_field(field: pa.Field, value: pa.Field, ndim: int) -> pa.Fiel
     The form with metadata is used, because pyarrow cannot pickle the type object.
     """
     stored = pa.struct([("data", pa.list_(value)), ("shape", pa.list_(pa.int32(), ndim))])
-    kept = {key: text for key, text in (field.metadata or {}).items() if key not in EXTENSION_KEYS}
-    return field.with_type(stored).with_metadata({**kept, _NAME: VARIABLE_SHAPE.encode(), _PARAMETERS: b"{}"})
+    plain = retyped(field, stored)
+    return plain.with_metadata({**(plain.metadata or {}), _NAME: VARIABLE_SHAPE.encode(), _PARAMETERS: b"{}"})
 
 
 def tensor_kind(field: pa.Field) -> FixedShape | VariableShape | None:

@@ -23,9 +23,11 @@ __all__ = [
     "flat_array",
     "flat_view",
     "null_mask",
+    "nulls_of",
     "rebased",
     "storage",
     "wide_type",
+    "with_type",
     "write_bits",
 ]
 
@@ -78,6 +80,16 @@ def wide_type(dtype: pa.DataType) -> pa.DataType:
 def storage(array: pa.Array) -> pa.Array:
     """The stored values of an extension array; any other array itself."""
     return array.storage if isinstance(array.type, pa.BaseExtensionType) else array
+
+
+def with_type(stored: pa.Array, dtype: pa.DataType) -> pa.Array:
+    """Stored values as an array of ``dtype``, the inverse of :func:`storage`."""
+    return pa.ExtensionArray.from_storage(dtype, stored) if isinstance(dtype, pa.BaseExtensionType) else stored
+
+
+def nulls_of(length: int, dtype: pa.DataType) -> pa.Array:
+    """So many nulls of any type."""
+    return with_type(pa.nulls(length, storage_type(dtype)), dtype)
 
 
 def null_mask(array: pa.Array) -> Mask | None:

@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ray_lance.errors import SchemaMismatchError
-from ray_lance.tensors.fixed import assemble, take_apart
+from ray_lance.tensors.fixed_shape import assemble, take_apart
 from ray_lance.tensors.kinds import FixedShape, VariableShape, is_list, storage_type, tensor_kind
-from ray_lance.tensors.memory import Mask, null_mask, storage
+from ray_lance.tensors.memory import Mask, null_mask, storage, with_type
 from ray_lance.tensors.ragged import Rows, data_and_shapes, make_lists, make_shaped, row_shapes
 
 __all__ = ["Shaped", "shaped"]
@@ -45,8 +45,7 @@ class Shaped:
 
     def as_variable(self, dtype: pa.DataType) -> pa.Array:
         """As tensors of varying shape."""
-        stored = make_shaped(storage_type(dtype), self.values, self.shapes, self.nulls)
-        return pa.ExtensionArray.from_storage(dtype, stored) if isinstance(dtype, pa.BaseExtensionType) else stored
+        return with_type(make_shaped(storage_type(dtype), self.values, self.shapes, self.nulls), dtype)
 
     def as_fixed(self, dtype: pa.DataType, shape: tuple[int, ...], name: str) -> pa.Array:
         """As tensors of one shape.

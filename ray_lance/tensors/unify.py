@@ -8,21 +8,21 @@ from functools import reduce
 import pyarrow as pa
 
 from ray_lance.errors import SchemaMismatchError
-from ray_lance.tensors.code import fields_code
-from ray_lance.tensors.fixed import fixed_type
+from ray_lance.tensors.field_code import fields_code
+from ray_lance.tensors.fixed_shape import fixed_type
 from ray_lance.tensors.kinds import (
-    EXTENSION_KEYS,
     FixedShape,
     VariableShape,
     child_fields,
     extension_name,
     is_list,
+    retyped,
     shown_type,
     tensor_kind,
     variable_shape_field,
 )
-from ray_lance.tensors.numbers import unify_numbers
-from ray_lance.tensors.values import family, time_zone
+from ray_lance.tensors.number_types import unify_numbers
+from ray_lance.tensors.value_casts import family, time_zone
 
 __all__ = ["unify_fields", "unify_schemas"]
 
@@ -115,10 +115,10 @@ def _unify_marked(left: pa.Field, right: pa.Field) -> pa.Field | None:
         return None
     value, ndim = _elements(left, right)
     if ndim == 1:
-        return _bare(left, pa.list_(value))
+        return retyped(left, pa.list_(value))
     shapes = {kind.shape for kind in (one, other) if isinstance(kind, FixedShape) and kind.permutation is None}
     is_fixed = isinstance(one, FixedShape) and isinstance(other, FixedShape) and len(shapes) == 1
-    return _bare(left, fixed_type(value, *shapes)) if is_fixed else variable_shape_field(left, value, ndim)
+    return retyped(left, fixed_type(value, *shapes)) if is_fixed else variable_shape_field(left, value, ndim)
 
 
 def _elements(left: pa.Field, right: pa.Field) -> tuple[pa.Field, int]:
@@ -144,11 +144,6 @@ def _levels(field: pa.Field) -> tuple[pa.Field, int] | None:
         below = _levels(inner)
         return None if below is None else (below[0], below[1] + 1)
     return inner, 1
-
-
-def _bare(field: pa.Field, dtype: pa.DataType) -> pa.Field:
-    kept = {key: text for key, text in (field.metadata or {}).items() if key not in EXTENSION_KEYS}
-    return field.with_type(dtype).with_metadata(kept or None)
 
 
 def _unify_types(left: pa.Field, right: pa.Field) -> pa.DataType:

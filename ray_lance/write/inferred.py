@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import pyarrow as pa
 
 from ray_lance.errors import UnknownColumnError
-from ray_lance.tensors.blocks import storable_schema
+from ray_lance.tensors.from_ray import storable_schema
 from ray_lance.tensors.unify import unify_schemas
 from ray_lance.write.lance_types import lance_schema
 from ray_lance.write.names import check_names

@@ -14,7 +14,7 @@ from ray_lance.handles import missing_branch
 from ray_lance.lazy import lance_namespace
 from ray_lance.masking import cause, mask_uri, without_secrets
 from ray_lance.table import TableRef
-from ray_lance.tensors.blocks import storable_schema
+from ray_lance.tensors.from_ray import storable_schema
 from ray_lance.tensors.kinds import RAY_TYPES, extension_name, is_blob
 from ray_lance.write.field_ids import new_schema
 from ray_lance.write.inferred import checked_schema

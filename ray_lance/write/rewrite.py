@@ -15,7 +15,7 @@ import pyarrow as pa
 from lance.file import LanceFileReader
 
 from ray_lance.errors import SchemaMismatchError
-from ray_lance.tensors.code import fields_code
+from ray_lance.tensors.field_code import fields_code
 from ray_lance.tensors.kinds import child_fields, extension_name, holds_blobs
 from ray_lance.write.fragments import WrittenFile, write_files
 from ray_lance.write.job import WriteJob

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from ray_lance.errors import SchemaMismatchError, UnknownColumnError
 from ray_lance.tensors.casts import conform
-from ray_lance.tensors.code import fields_code
+from ray_lance.tensors.field_code import fields_code
 from ray_lance.tensors.kinds import (
     BFLOAT16,
     VARIABLE_SHAPE,

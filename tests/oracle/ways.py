@@ -17,7 +17,7 @@ from ray_lance.data.datasink import LanceDatasink
 from ray_lance.data.fragments import FragmentDatasource
 from ray_lance.scan.pushdown import build_scan
 from ray_lance.table import TableRef
-from ray_lance.tensors.blocks import storable
+from ray_lance.tensors.from_ray import storable
 from ray_lance.torch import LanceIterableDataset
 from ray_lance.write.column_commit import claim, commit_group, finish
 from ray_lance.write.column_files import ROW_ADDRESS, WrittenColumn, write_column_file

@@ -129,9 +129,9 @@ def test_python_objects_are_made_in_one_place() -> None:
         (path.relative_to(package).as_posix(), node.attr)
         for path in package.rglob("*.py")
         # There they are made of what Lance tells of its files, and of row ids and the bytes of blobs.
-        if path.parent.name != "write" and path.name != "blobs.py"
+        if path.parent.name != "write" and path.name != "blob_contents.py"
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Attribute) and node.attr in calls and ast.unparse(node.value) != "json"
     }
-    places = {("tensors/objects.py", name) for name in ("to_pylist", "to_pydict", "to_pandas")}
-    assert found == places | {("backfill/udf.py", "to_pandas")}  # of a block that was checked
+    expected = {("tensors/objects.py", name) for name in ("to_pylist", "to_pydict", "to_pandas")}
+    assert found == expected | {("backfill/udf.py", "to_pandas")}  # of a block that was checked

@@ -1,42 +1,38 @@
-"""Blocks of Ray Data: what a read delivers in them, and what of them a write stores.
+"""Lance -> Ray Data: tables as Lance scans them in, blocks out whose tensors Ray converts rightly.
 
-Ray turns arrow.fixed_shape_tensor columns into arrays and torch tensors without a copy, but it reads whatever
-lies under null elements, fails on null rows, and cannot convert bool tensors of that type at all. So tensors are
-delivered in the type that Ray converts rightly, with nulls made explicit first.
+Ray turns arrow.fixed_shape_tensor columns into arrays and torch tensors without a copy, but it reads whatever lies
+under null elements, fails on null rows, and cannot convert bool tensors of that type at all. So tensors are delivered
+in the type that Ray converts rightly, and nulls are made explicit first.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from ray_lance.errors import SchemaMismatchError, TensorConversionError
+from ray_lance.errors import TensorConversionError
 from ray_lance.tensors.casts import conform
 from ray_lance.tensors.dense import Column, filled, null_error
 from ray_lance.tensors.filling import without_nulls
-from ray_lance.tensors.fixed import assemble, fixed_type, mark_rows, marked_rows, take_apart
+from ray_lance.tensors.fixed_shape import assemble, fixed_type, mark_rows, take_apart
+from ray_lance.tensors.from_ray import storable_schema
 from ray_lance.tensors.kinds import (
-    EXTENSION_KEYS,
     RAY_FIXED,
-    RAY_VARIABLE,
-    ROW_COUNT_COLUMN,
     FixedShape,
     VariableShape,
     extension_name,
     is_numeric,
     refuse_pickled,
-    storage_type,
+    retyped,
     tensor_kind,
-    variable_shape_field,
 )
-from ray_lance.tensors.memory import flat_array, flat_view, storage
-from ray_lance.tensors.ragged import Rows, data_and_shapes, make_lists, make_shaped, row_shapes
+from ray_lance.tensors.memory import flat_array, flat_view, nulls_of
+from ray_lance.tensors.ragged import Rows, data_and_shapes, make_lists, row_shapes
 from ray_lance.tensors.tensor_options import NOT_GIVEN, Fill, Options, named_fill
 
-__all__ = ["deliver", "delivered_schema", "storable", "storable_schema"]
+__all__ = ["deliver", "delivered_schema"]
 
 
 def delivered_schema(schema: pa.Schema) -> pa.Schema:
@@ -95,60 +91,9 @@ def deliver(
         if target.name in table.column_names:
             field, column = table.schema.field(target.name), table.column(target.name)
         else:
-            field, column = target, _absent(len(table), target)
+            field, column = target, pa.chunked_array([nulls_of(len(table), target.type)])
         columns.append(_delivered_column(field, column, target, options))
     return pa.Table.from_arrays(columns, schema=schema)
-
-
-def storable_schema(schema: pa.Schema) -> pa.Schema:
-    """The schema that :func:`storable` gives to blocks of ``schema``: standard Arrow types only.
-
-    Raises:
-        SchemaMismatchError: A column of pickled objects, of Ray's string tensors, or of Ray's tensors inside another
-            type; or no column at all.
-    """
-    if schema.names == [ROW_COUNT_COLUMN]:
-        raise SchemaMismatchError("the rows to write have no columns: a dataset needs one at least")
-    return pa.schema([_storable_field(field) for field in schema], metadata=schema.metadata)
-
-
-def storable(table: pa.Table) -> pa.Table:
-    """A Ray Data block in standard Arrow types: what a write stores.
-
-    ===========================================================  ==================================================
-    in the block                                                 stored as
-    ===========================================================  ==================================================
-    Ray's tensor types, arrow.fixed_shape_tensor: one dimension  fixed_size_list<T>[d]
-    the same, two dimensions and more                            arrow.fixed_shape_tensor
-    Ray's variable-shaped tensors: one dimension                 list<T>
-    the same, two dimensions and more                            arrow.variable_shape_tensor: struct{data, shape}
-    all other types                                              unchanged
-    ===========================================================  ==================================================
-
-    Nulls, field metadata and schema metadata are kept. Values are not copied. Rows that :func:`deliver` marked as
-    null are null again.
-
-    Raises:
-        SchemaMismatchError: As :func:`storable_schema`.
-    """
-    schema = storable_schema(table.schema)
-    before = table.columns
-    columns = [
-        _storable_column(field, column, target)
-        for field, column, target in zip(table.schema, before, schema, strict=True)
-    ]
-    same = all(new is old for new, old in zip(columns, before, strict=True))
-    if same and schema.equals(table.schema, check_metadata=True):
-        return table
-    return pa.Table.from_arrays(columns, schema=schema)
-
-
-def _retyped(field: pa.Field, dtype: pa.DataType) -> pa.Field:
-    kept = {key: text for key, text in (field.metadata or {}).items() if key not in EXTENSION_KEYS}
-    return field.with_type(dtype).with_metadata(kept or None)
-
-
-# ---- delivering ----------------------------------------------------------------------------------------------
 
 
 def _delivered_field(field: pa.Field) -> pa.Field:
@@ -157,13 +102,13 @@ def _delivered_field(field: pa.Field) -> pa.Field:
     if kind is None or not (is_numeric(kind.value.type) or pa.types.is_boolean(kind.value.type)):
         return field
     if isinstance(kind, VariableShape):
-        return _retyped(field, _ray_variable(kind) if kind.ndim > 1 else pa.list_(kind.value))
+        return retyped(field, _ray_variable(kind) if kind.ndim > 1 else pa.list_(kind.value))
     if kind.permutation is not None:
         return field
     if pa.types.is_boolean(kind.value.type):
-        return _retyped(field, _ray_fixed(kind) if len(kind.shape) > 1 else fixed_type(kind.value, kind.shape))
+        return retyped(field, _ray_fixed(kind) if len(kind.shape) > 1 else fixed_type(kind.value, kind.shape))
     dtype = pa.fixed_shape_tensor(kind.value.type, list(kind.shape)) if kind.shape else kind.value.type
-    return _retyped(field, dtype)
+    return retyped(field, dtype)
 
 
 def _ray_fixed(kind: FixedShape) -> pa.DataType:
@@ -176,12 +121,6 @@ def _ray_variable(kind: VariableShape) -> pa.DataType:
     from ray.data.extensions import ArrowVariableShapedTensorType
 
     return ArrowVariableShapedTensorType(kind.value.type, kind.ndim)
-
-
-def _absent(length: int, target: pa.Field) -> pa.ChunkedArray:
-    stored = pa.nulls(length, storage_type(target.type))
-    extension = isinstance(target.type, pa.BaseExtensionType)
-    return pa.chunked_array([pa.ExtensionArray.from_storage(target.type, stored) if extension else stored])
 
 
 def _delivered_column(field: pa.Field, column: pa.ChunkedArray, target: pa.Field, options: Options) -> pa.ChunkedArray:
@@ -254,83 +193,3 @@ def _delivered_variable(column: Column, target: pa.Field) -> pa.Array:
     shape = pa.ListArray.from_arrays(dimensions, pa.array(sizes.reshape(-1)))
     mask = None if nulls is None else pa.array(nulls)
     return target.type.wrap_array(pa.StructArray.from_arrays([lists, shape], ["data", "shape"], mask=mask))
-
-
-# ---- storing -------------------------------------------------------------------------------------------------
-
-
-def _storable_field(field: pa.Field) -> pa.Field:
-    refuse_pickled(field)
-    name, kind = extension_name(field), tensor_kind(field)
-    if name in RAY_FIXED or name == RAY_VARIABLE:
-        assert kind is not None
-        if not (is_numeric(kind.value.type) or pa.types.is_boolean(kind.value.type)):
-            raise SchemaMismatchError(
-                f"column {field.name!r} holds tensors of {kind.value.type}: only numbers and bool can be stored as "
-                "tensors; give strings as lists"
-            )
-    else:
-        _refuse_inner(field, field.type)
-    if isinstance(kind, VariableShape):
-        if name == RAY_VARIABLE and kind.ndim <= 1:
-            return _retyped(field, pa.list_(kind.value))
-        return variable_shape_field(field, kind.value, kind.ndim)
-    flat = isinstance(field.type, pa.FixedShapeTensorType) and len(field.type.shape) == 1
-    if isinstance(kind, FixedShape) and (name in RAY_FIXED or flat):
-        return _retyped(field, fixed_type(kind.value, kind.shape))
-    return field
-
-
-def _refuse_inner(field: pa.Field, dtype: pa.DataType) -> None:
-    for index in range(dtype.num_fields):
-        child = dtype.field(index)
-        name = extension_name(child)
-        if name in RAY_FIXED or name == RAY_VARIABLE:
-            raise SchemaMismatchError(
-                f"column {field.name!r} holds Ray's tensors inside {field.type}: give each tensor a column of its own"
-            )
-        _refuse_inner(field, child.type)
-
-
-def _storable_column(field: pa.Field, column: pa.ChunkedArray, target: pa.Field) -> pa.ChunkedArray:
-    kind, name = tensor_kind(field), extension_name(field)
-    if isinstance(kind, FixedShape) and (name in RAY_FIXED or isinstance(field.type, pa.FixedShapeTensorType)):
-        convert: Any = _stored_fixed
-    elif name == RAY_VARIABLE:
-        convert = _stored_variable
-    elif field.type != target.type:  # the same storage under another name
-        convert = _stored_as_is
-    else:
-        return column
-    before = column.chunks
-    chunks = [convert(field, chunk, target) for chunk in before]
-    if field.type == target.type and all(new is old for new, old in zip(chunks, before, strict=True)):
-        return column
-    return pa.chunked_array(chunks, type=target.type)
-
-
-def _stored_as_is(_field: pa.Field, array: pa.Array, _target: pa.Field) -> pa.Array:
-    return storage(array)
-
-
-def _stored_fixed(field: pa.Field, array: pa.Array, target: pa.Field) -> pa.Array:
-    kind = tensor_kind(field)
-    assert isinstance(kind, FixedShape)
-    leaves = take_apart(array, kind.size, field.name)
-    rows, marked = leaves.rows, marked_rows(leaves.values, kind.size)
-    if marked is not None:
-        rows = marked if rows is None else rows | marked
-    elif array.type == target.type:
-        return array
-    return assemble(target.type, leaves.values, len(array), rows)
-
-
-def _stored_variable(field: pa.Field, array: pa.Array, target: pa.Field) -> pa.Array:
-    kind = tensor_kind(field)
-    assert isinstance(kind, VariableShape)
-    data, shapes = data_and_shapes(array)
-    rows = Rows.of_lists(data)
-    if kind.ndim <= 1:
-        return make_lists(target.type.value_field, data.flatten(), rows.offsets, rows.nulls)
-    sizes = row_shapes(rows, shapes, kind.ndim, field.name)
-    return make_shaped(target.type, data.flatten(), sizes, rows.nulls)
