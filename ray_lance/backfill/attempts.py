@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import ray
-
 from ray_lance.errors import RayLanceError
+from ray_lance.ray_internals.tasks import attempts_before
 
 __all__ = ["MOST_ATTEMPTS", "refuse_another_attempt"]
 
@@ -20,7 +19,7 @@ def refuse_another_attempt(place: str) -> None:
     Raises:
         RayLanceError: The processes of all earlier attempts of this task have ended before it did.
     """
-    before = _attempts_before()
+    before = attempts_before()
     if before >= MOST_ATTEMPTS:
         raise RayLanceError(
             f"fn was given up after {before} attempts, of a task that begins with {place}: each ended its process. "
@@ -28,10 +27,3 @@ def refuse_another_attempt(place: str) -> None:
             "killed; then a smaller batch_size, less concurrency or memory= (bytes to reserve) helps. Ray's log has "
             "the exit codes"
         )
-
-
-def _attempts_before() -> int:
-    """Earlier attempts of the task that this process runs; 0 outside of tasks (Ray 2.60)."""
-    worker = getattr(ray._private.worker.global_worker, "core_worker", None)
-    attempts = getattr(worker, "get_current_task_attempt_number", None)
-    return int(attempts()) if attempts is not None else 0

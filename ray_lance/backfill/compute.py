@@ -26,12 +26,16 @@ from ray_lance.backfill.udf import (
 )
 from ray_lance.backfill.window import Admission, Window
 from ray_lance.data.cluster import cluster_cpus
-from ray_lance.data.execution import begun_as_admitted, executed_promptly, with_unshaped_blocks
 from ray_lance.data.fragments import FragmentDatasource
-from ray_lance.data.quiet import silenced
 from ray_lance.data.remote import actor_pool, checked, flat, for_read
 from ray_lance.decode import Decode, ImageDecode
 from ray_lance.errors import InvalidArgumentError, UnknownColumnError
+from ray_lance.ray_internals.executions import (
+    begun_as_admitted,
+    executed_promptly,
+    silenced,
+    with_unshaped_blocks,
+)
 from ray_lance.scan.pushdown import build_scan, check_filter
 from ray_lance.scan.reader import ReadPlan
 from ray_lance.scan.scan import ROW_ADDRESS, Scan, has_column

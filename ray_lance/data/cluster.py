@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ray
-from ray.data._internal.cluster_autoscaler.util import is_autoscaling_enabled
 
 from ray_lance.errors import InvalidArgumentError
+from ray_lance.ray_internals.resources import may_grow
 
 __all__ = ["check_resources", "cluster_cpus", "ensure_started", "unmet"]
 
@@ -39,7 +39,7 @@ def check_resources(arguments: Mapping[str, Any]) -> None:
         InvalidArgumentError: No node has it.
     """
     ensure_started()
-    if is_autoscaling_enabled():
+    if may_grow():
         return
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     missing = unmet(_needs(arguments), nodes)

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
-import pyarrow as pa
 from ray.data import DataIterator, Dataset
 from ray.data.dataset import MaterializedDataset
 
+from ray_lance.data.batching import ARRAY_FORMATS
 from ray_lance.data.faults import own_errors
-from ray_lance.data.iterator import BlockwiseIterator
-from ray_lance.data.plan import categories_read, lance_reads
+from ray_lance.data.plan import categories_read
+from ray_lance.ray_internals.batches import iterates_itself, over_batches, with_category_values
+from ray_lance.ray_internals.errors import raise_while_executing
+from ray_lance.ray_internals.lineage import Lineage, lineage_of
 from ray_lance.tensors import Categories
-from ray_lance.tensors.categories import with_values
 
 __all__ = ["ReadDataset"]
 
@@ -38,23 +39,32 @@ _TRANSFORMATIONS = (
     "with_columns",
     "zip",
 )
-_ARRAYS = ("default", "numpy")
+# Methods that execute a Ray dataset, and raise what its tasks have raised.
+_CONSUMING = ("count", "iter_rows", "show", "take", "take_all", "take_batch", "to_pandas")
 
 
 class ReadDataset(Dataset):
-    """A ``ray.data.Dataset`` whose batches of tensors are made by :class:`~ray_lance.data.iterator.BlockwiseIterator`.
+    """A ``ray.data.Dataset`` whose batches of tensors hold every type that Lance stores; see ``iterator``.
 
     So are those of what its transformations return. Splits, groups and joins are plain Ray datasets.
     """
 
+    lineage = Lineage()
+
     @classmethod
-    def of(cls, dataset: Dataset) -> ReadDataset:
-        """The same Ray dataset as one of these."""
-        if isinstance(dataset, ReadDataset):
-            return dataset
-        kind = MaterializedReadDataset if isinstance(dataset, MaterializedDataset) else ReadDataset
-        own: ReadDataset = Dataset.copy(dataset, _as=kind)
-        return own
+    def of(cls, dataset: Dataset, lineage: Lineage | None = None) -> ReadDataset:
+        """The same object as one of these.
+
+        Args:
+            dataset: What a function or method of Ray has just returned.
+            lineage: What it reads.
+        """
+        if not isinstance(dataset, ReadDataset):
+            dataset.__class__ = MaterializedReadDataset if isinstance(dataset, MaterializedDataset) else ReadDataset
+        assert isinstance(dataset, ReadDataset)
+        if lineage is not None:
+            dataset.lineage = lineage
+        return dataset
 
     @property
     def categories(self) -> Categories:
@@ -66,32 +76,24 @@ class ReadDataset(Dataset):
 
     def iterator(self) -> DataIterator:
         """A ``ray.data.DataIterator`` over the rows."""
-        return BlockwiseIterator(self)
+        return over_batches(self)
 
-    def _execute(self, *args: Any, **kwargs: Any) -> Any:
-        # Both ways of Ray to execute a Ray dataset come through here or the next method.
-        with own_errors():
-            return super()._execute(*args, **kwargs)
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "lineage": self.lineage}
 
-    def _execute_to_iterator(self, *args: Any, **kwargs: Any) -> Any:
-        with own_errors():
-            bundles, *rest = super()._execute_to_iterator(*args, **kwargs)
-        return (_with_own_errors(bundles), *rest)
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.lineage = state["lineage"]
 
 
 class MaterializedReadDataset(ReadDataset, MaterializedDataset):
     """What ``materialize`` of a :class:`ReadDataset` returns."""
 
 
-def _with_own_errors(bundles: Iterator[Any]) -> Iterator[Any]:
-    with own_errors():
-        yield from bundles
-
-
-def _of_own_kind(method: Callable[..., Dataset]) -> Callable[..., ReadDataset]:
+def _of_own_kind(name: str, method: Callable[..., Dataset]) -> Callable[..., ReadDataset]:
     @wraps(method)
     def transformed(self: ReadDataset, *args: Any, **kwargs: Any) -> ReadDataset:
-        return ReadDataset.of(method(self, *args, **kwargs))
+        return ReadDataset.of(method(self, *args, **kwargs), lineage_of(self).then(name, args, kwargs))
 
     return transformed
 
@@ -101,15 +103,10 @@ def _with_values(method: Callable[..., Dataset]) -> Callable[..., Dataset]:
 
     @wraps(method)
     def transformed(self: Dataset, *args: Any, **kwargs: Any) -> Dataset:
-        if kwargs.get("batch_format", "default") in _ARRAYS and _reads_categories(self):
-            self = method(self, with_values, batch_format="pyarrow", batch_size=None, zero_copy_batch=True)
-        return method(self, *args, **kwargs)
+        given = with_category_values(self) if kwargs.get("batch_format", "default") in ARRAY_FORMATS else self
+        return method(given, *args, **kwargs)
 
     return transformed
-
-
-def _reads_categories(dataset: Dataset) -> bool:
-    return any(pa.types.is_dictionary(field.type) for read in lance_reads(dataset) for field in read.scan.schema())
 
 
 def _raising_own(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -121,9 +118,28 @@ def _raising_own(method: Callable[..., Any]) -> Callable[..., Any]:
     return called
 
 
+def _materialized(self: ReadDataset) -> ReadDataset:
+    """As ``ray.data.Dataset.materialize``."""
+    with own_errors():
+        return ReadDataset.of(Dataset.materialize(self), Lineage())
+
+
+def _through_iterator(name: str) -> Callable[..., Any]:
+    @wraps(getattr(Dataset, name))
+    def called(self: ReadDataset, **options: Any) -> Any:
+        return getattr(self.iterator(), name)(**options)
+
+    return called
+
+
 # Ray names its own class where it makes the result of a transformation, and where it executes a copy.
 for _name in _TRANSFORMATIONS:
-    _method = getattr(Dataset, _name)
-    setattr(ReadDataset, _name, _of_own_kind(_with_values(_method) if _name == "map_batches" else _method))
-ReadDataset.materialize = _of_own_kind(_raising_own(Dataset.materialize))
-ReadDataset.count = _raising_own(Dataset.count)
+    if _method := getattr(Dataset, _name, None):
+        setattr(ReadDataset, _name, _of_own_kind(_name, _with_values(_method) if _name == "map_batches" else _method))
+for _name in _CONSUMING:
+    setattr(ReadDataset, _name, _raising_own(getattr(Dataset, _name)))
+ReadDataset.materialize = _materialized
+raise_while_executing(ReadDataset, own_errors)
+if not iterates_itself():
+    # Ray's methods call private ones of the iterator.
+    ReadDataset.iter_batches, ReadDataset.iter_rows = _through_iterator("iter_batches"), _through_iterator("iter_rows")

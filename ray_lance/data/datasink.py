@@ -13,10 +13,10 @@ from ray.data.datasource.datasink import Datasink, WriteResult
 
 from ray_lance.allocator import keep_freed_memory
 from ray_lance.data.arrow_blocks import RayRows, as_arrow
-from ray_lance.data.execution import clean_up_after_writes, running_context
 from ray_lance.data.interrupts import interrupts_held
 from ray_lance.data.one_schema import TaskResult, in_one_schema
 from ray_lance.errors import InvalidArgumentError
+from ray_lance.ray_internals.executions import clean_up_after_writes, running_context
 from ray_lance.table import TableRef
 from ray_lance.write.cleanup import give_up, remove_uncommitted
 from ray_lance.write.commit import Committed, Send, commit_rows

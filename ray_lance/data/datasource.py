@@ -17,6 +17,8 @@ from ray.data.datasource import Datasource, ReadTask
 from ray_lance.allocator import keep_freed_memory
 from ray_lance.data.faults import faults_of_data
 from ray_lance.data.interrupts import interrupts_held
+from ray_lance.ray_internals.pushdown import pushes_down
+from ray_lance.ray_internals.tasks import execution_number
 from ray_lance.scan.planning import TaskSizing
 from ray_lance.scan.reader import Fill, PermutationPlan, ReadPlan
 from ray_lance.scan.scan import Scan
@@ -99,7 +101,7 @@ class LanceDatasource(Datasource):
         data_context: DataContext | None = None,
     ) -> list[ReadTask]:
         """The read tasks; at least one, so that an empty dataset still has a schema."""
-        planned = self.planned(0 if data_context is None else data_context._execution_idx)
+        planned = self.planned(execution_number(data_context))
         shared = ray.put((planned.plan, self._row_ids))
         exact = self._scan.is_divisible
         return [
@@ -114,7 +116,7 @@ class LanceDatasource(Datasource):
 
     def supports_projection_pushdown(self) -> bool:
         """Lance reads only the columns that are asked for."""
-        return True
+        return pushes_down()
 
     def apply_projection(self, projection_map: Mapping[str, str] | None) -> LanceDatasource:
         """A datasource that reads only the given columns."""
@@ -150,7 +152,9 @@ class LanceDatasource(Datasource):
 
 
 def without_stub(rows: Any) -> Any:
-    """A block or batch without the column that carries the number of rows where there is no other."""
+    """A block, batch or row without the column that carries the number of rows where there is no other."""
+    if isinstance(rows, dict):
+        return {} if list(rows) == [ROW_COUNT_COLUMN] else rows
     names = rows.column_names if isinstance(rows, pa.Table) else list(getattr(rows, "columns", []))
     if names != [ROW_COUNT_COLUMN]:
         return rows

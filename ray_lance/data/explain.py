@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from ray.data import Dataset
 
 from ray_lance.data.datasource import LanceDatasource, PlannedRead
+from ray_lance.data.plan import optimized_lance_reads
 from ray_lance.errors import InvalidArgumentError
 from ray_lance.order import ShuffleQuality, measure_quality
+from ray_lance.ray_internals.ways import probed_ways
 from ray_lance.scan.reader import PermutationPlan, ReadPlan
 
 __all__ = ["Explanation", "explain_dataset", "explain_datasource", "explain_planned"]
@@ -56,6 +57,7 @@ class Explanation:
             f"{scanned:<9} {self.rows:,}",
             f"order     {self.order}",
             *self._mixing(),
+            *(f"ray       {way}" for way in probed_ways() if way.closed),
             f"bytes     about {_in_units(self.rows * self.row_bytes)}, {_in_units(self.row_bytes)} a row",
             f"tasks     {self.tasks:,}, the largest of {self.largest_task_rows:,} rows"
             f" or {_in_units(self.largest_task_rows * self.row_bytes)}",
@@ -84,7 +86,7 @@ def explain_dataset(dataset: Dataset) -> list[Explanation]:
     Raises:
         InvalidArgumentError: The plan reads nothing through ray_lance.
     """
-    sources = _lance_sources(dataset)
+    sources = optimized_lance_reads(dataset)
     if not sources:
         raise InvalidArgumentError("explain: this Ray dataset reads no Lance table through ray_lance.read_lance")
     return [explain_datasource(source) for source in sources]
@@ -142,20 +144,6 @@ def _describe_order(plan: ReadPlan | PermutationPlan, quality: ShuffleQuality | 
     if quality is None:
         return f"shuffled with seed {mixing.seed}: there are no rows"
     return f"shuffled with seed {mixing.seed}: clumps of {mixing.clump:,}, windows of {mixing.window:,}"
-
-
-def _lance_sources(dataset: Dataset) -> list[LanceDatasource]:
-    # Ray shows its optimized plan nowhere in its public interface.
-    from ray.data._internal.logical.operators import Read
-    from ray.data._internal.logical.optimizers import LogicalOptimizer
-
-    plan = LogicalOptimizer().optimize(dataset._logical_plan)
-    reads = [operator for operator in _operators(plan.dag) if isinstance(operator, Read)]
-    return [read.datasource for read in reads if isinstance(read.datasource, LanceDatasource)]
-
-
-def _operators(operator: Any) -> list[Any]:
-    return [operator, *(below for child in operator.input_dependencies for below in _operators(child))]
 
 
 def _in_units(size: float) -> str:

@@ -14,6 +14,7 @@ from ray.data.expressions import Expr
 
 from ray_lance.data.datasource import LanceDatasource, PlannedRead
 from ray_lance.errors import InvalidArgumentError, UnknownColumnError
+from ray_lance.ray_internals.pushdown import columns_of, note_predicate, pushes_down
 from ray_lance.scan.planning import FragmentRows, TaskSizing, plan_scan
 from ray_lance.scan.pushdown import takes_filter
 from ray_lance.scan.reader import Fill, ReadPlan
@@ -85,7 +86,7 @@ class FragmentDatasource(LanceDatasource):
 
     def supports_predicate_pushdown(self) -> bool:
         """Filters go to Lance where it can take them."""
-        return True
+        return pushes_down()
 
     def apply_predicate(self, predicate_expr: Expr) -> LanceDatasource:
         """A datasource that filters in Lance; this one itself where Lance cannot, which leaves the filter to Ray."""
@@ -101,9 +102,7 @@ class FragmentDatasource(LanceDatasource):
         if not takes_filter(self._scan, expression):
             return self
         filtered = self._with_scan(replace(self._scan, filter=expression))
-        filtered._predicate_expr = (
-            predicate_expr if self._predicate_expr is None else self._predicate_expr & predicate_expr
-        )
+        note_predicate(filtered, predicate_expr)
         return filtered
 
 
@@ -158,11 +157,7 @@ def _shortened(ids: Sequence[int]) -> str:
 
 
 def _checked_columns(predicate: Expr, schema: pa.Schema) -> list[str]:
-    from ray.data._internal.planner.plan_expression.expression_visitors import _ColumnReferenceCollector
-
-    collector = _ColumnReferenceCollector()
-    collector.visit(predicate)
-    names = list(collector.get_column_refs())
+    names = columns_of(predicate)
     for name in names:
         if name not in schema.names:
             raise UnknownColumnError("filter(expr=)", name, schema.names)

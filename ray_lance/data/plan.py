@@ -1,22 +1,26 @@
-"""The Lance reads in a Ray dataset's plan. Ray shows plans nowhere in its public interface."""
+"""The Lance reads in a Ray dataset's plan."""
 
 from __future__ import annotations
 
 from ray.data import Dataset
-from ray.data._internal.logical.operators import Read
 
 from ray_lance.data.datasource import LanceDatasource
 from ray_lance.errors import InvalidArgumentError
+from ray_lance.ray_internals.plans import optimized_sources, read_sources
 from ray_lance.scan.dictionaries import categories_of
 from ray_lance.tensors import Categories
 
-__all__ = ["categories_read", "lance_reads"]
+__all__ = ["categories_read", "lance_reads", "optimized_lance_reads"]
 
 
 def lance_reads(dataset: Dataset) -> list[LanceDatasource]:
     """What reads Lance in the plan of ``dataset``, before anything is pushed down."""
-    reads = [operator for operator in dataset._logical_plan.dag.post_order_iter() if isinstance(operator, Read)]
-    return [read.datasource for read in reads if isinstance(read.datasource, LanceDatasource)]
+    return [source for source in read_sources(dataset) if isinstance(source, LanceDatasource)]
+
+
+def optimized_lance_reads(dataset: Dataset) -> list[LanceDatasource]:
+    """What reads Lance when ``dataset`` is executed, with what Ray pushes down to it."""
+    return [source for source in optimized_sources(dataset) if isinstance(source, LanceDatasource)]
 
 
 def categories_read(dataset: Dataset) -> Categories:

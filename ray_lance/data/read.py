@@ -14,13 +14,14 @@ from ray_lance.changes import Changes, Since, changed_since
 from ray_lance.data.cluster import check_resources
 from ray_lance.data.dataset import ReadDataset
 from ray_lance.data.datasource import LanceDatasource
-from ray_lance.data.execution import executed_promptly
 from ray_lance.data.fragments import FragmentDatasource
 from ray_lance.data.permuted import PermutationDatasource
 from ray_lance.data.remote import checked, flat, for_read
 from ray_lance.decode import Decode
 from ray_lance.errors import InvalidArgumentError
 from ray_lance.permutation import Permutation
+from ray_lance.ray_internals.executions import executed_promptly
+from ray_lance.ray_internals.lineage import Lineage
 from ray_lance.scan.pushdown import Columns, Filter, build_scan
 from ray_lance.scan.reader import Fill
 from ray_lance.scan.scan import FRAGMENT_ID, ROW_ADDRESS, ROW_ID, Scan
@@ -104,9 +105,10 @@ def read(arguments: TableArguments, options: ReadOptions, ray_arguments: Mapping
     datasource = _datasource(arguments, options.resolved())
     # The datasource sizes its tasks itself. A larger number here would make Ray cut each task's output into as many
     # blocks as are missing, which costs more than the read and keeps Ray from fusing it with the next operator.
-    dataset = ray.data.read_datasource(datasource, override_num_blocks=1, **for_read(ray_arguments))
+    read_arguments = {"override_num_blocks": 1, **for_read(ray_arguments)}
+    dataset = ray.data.read_datasource(datasource, **read_arguments)
     check_resources(ray_arguments)
-    return executed_promptly(ReadDataset.of(dataset))
+    return executed_promptly(ReadDataset.of(dataset, Lineage((datasource,), read_arguments)))
 
 
 def _datasource(arguments: TableArguments, options: ReadOptions) -> LanceDatasource:

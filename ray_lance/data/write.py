@@ -12,14 +12,12 @@ from ray.data import Dataset
 from ray_lance.arguments import as_count
 from ray_lance.data.cluster import check_resources
 from ray_lance.data.datasink import LanceDatasink, refuse_job_checkpoints
-from ray_lance.data.execution import executed_promptly
 from ray_lance.data.faults import own_error, said_once
 from ray_lance.data.merge_sink import MergeSink, matched
-from ray_lance.data.quiet import silenced
 from ray_lance.data.remote import checked
-from ray_lance.data.watching import watched_write
 from ray_lance.errors import CommitError, DatasetExistsError, InvalidArgumentError
 from ray_lance.progress import shown_progress
+from ray_lance.ray_internals.executions import executed_promptly, silenced, watched_write
 from ray_lance.table import TableRef
 from ray_lance.write.commit import MergeConflictError, Send
 from ray_lance.write.job import WriteJob, begin

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 import ray
 
-from ray_lance.data.quiet import muted_stats
+from ray_lance.ray_internals.executions import muted_stats
 
 __all__ = ["ClosedElsewhere", "close_abandoned"]
 

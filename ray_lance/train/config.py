@@ -12,16 +12,17 @@ from typing import Any
 from ray.data import DataContext, DataIterator, Dataset, ExecutionOptions
 from ray.train import DataConfig
 
-from ray_lance.data.quiet import silenced
 from ray_lance.errors import InvalidArgumentError
 from ray_lance.notebook import Facts
 from ray_lance.order import BatchSchedule, Tail
 from ray_lance.parallel import DataParallel, check_data_parallel, data_parallel_ranks
+from ray_lance.ray_internals.executions import silenced
+from ray_lance.ray_internals.plans import read_cpus
 from ray_lance.train.layout import ShardLayout
 from ray_lance.train.options import DatasetOptions
 from ray_lance.train.resources import check_cpus_for, check_cpus_left
 from ray_lance.train.shard import LanceShard
-from ray_lance.train.source import check_source, read_cpus, scheduled_source, with_source
+from ray_lance.train.source import check_source, scheduled_source, with_source
 from ray_lance.train.trainer import building_trainer
 
 __all__ = ["DatasetOptions", "LanceDataConfig"]
@@ -82,6 +83,7 @@ class LanceDataConfig(Facts, DataConfig):
             raise InvalidArgumentError(
                 f"execution_options={execution_options!r} must be ray.data.ExecutionOptions, or a dict of them by name"
             )
+        self._given_options = execution_options
         self._default = DatasetOptions(global_batch_size, batch_size, lanes, tail)
         if not isinstance(datasets, Mapping | None):
             raise InvalidArgumentError(f"datasets={datasets!r} must map names of datasets to DatasetOptions")
@@ -164,7 +166,7 @@ class LanceDataConfig(Facts, DataConfig):
             check_cpus_left(read_cpus(dataset))
             own = silenced(with_source(dataset, source))
             own.set_name(dataset.name or name)
-            own.context.execution_options = self._resolve_execution_options(name)
+            own.context.execution_options = self._execution_options_of(name)
             own.context.execution_options.preserve_order = True
             for rank, layout in enumerate(layouts):
                 shards[rank][name] = LanceShard(own, source, layout)
@@ -178,6 +180,12 @@ class LanceDataConfig(Facts, DataConfig):
         Copied, as Ray's own function warns of an option that it sets itself.
         """
         return copy.deepcopy(DataContext.get_current().execution_options)
+
+    def _execution_options_of(self, name: str) -> ExecutionOptions:
+        """The dataset's own copy of what was given for it, or of the default."""
+        given = self._given_options
+        given = given.get(name) if isinstance(given, Mapping) else given
+        return self.default_ingest_options() if given is None else copy.deepcopy(given)
 
     def _layouts(self, name: str, world_size: int) -> list[ShardLayout]:
         """The layout of each rank."""

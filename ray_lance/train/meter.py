@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ray_lance.metrics import LoaderMetrics
 from ray_lance.order import BatchSchedule
 from ray_lance.scan.tasks import StepRange
-from ray_lance.train.passes import Pass
 
 __all__ = ["ShardMeter", "rows_of"]
 
@@ -23,7 +22,7 @@ class ShardMeter:
         self._batches = self._rows = 0
         self._bytes = self._seconds = 0.0
 
-    def timed(self, run: Pass, schedule: BatchSchedule, batches: Iterator[T]) -> Generator[T, None, None]:
+    def timed(self, run: Any, schedule: BatchSchedule, batches: Iterator[T]) -> Generator[T, None, None]:
         """The batches of a pass, counted as they are asked for.
 
         Args:
@@ -47,7 +46,7 @@ class ShardMeter:
             yield batch
         next(batches, None)  # lets the execution end, and tell of rows too many
 
-    def metrics(self, run: Pass | None) -> LoaderMetrics:
+    def metrics(self, run: Any) -> LoaderMetrics:
         """What was counted, and what waits in the pass that began last."""
         return LoaderMetrics(
             batches=self._batches,

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import ray
-from ray.data._internal.cluster_autoscaler.util import is_autoscaling_enabled
 from ray.util import placement_group_table
 
 from ray_lance.errors import InvalidArgumentError
+from ray_lance.ray_internals.resources import may_grow
 
 __all__ = ["check_cpus_for", "check_cpus_left", "reserved_cpus"]
 
@@ -26,7 +26,7 @@ def check_cpus_for(trainers: float, needed: float) -> None:
     Raises:
         InvalidArgumentError: Less than that would be left.
     """
-    if not ray.is_initialized() or is_autoscaling_enabled():
+    if not ray.is_initialized() or may_grow():
         return
     total = float(ray.cluster_resources().get("CPU", 0))
     if total - trainers < needed:
@@ -44,7 +44,7 @@ def check_cpus_left(needed: float) -> None:
     Raises:
         InvalidArgumentError: Less than that is outside of placement groups.
     """
-    if not ray.is_initialized() or is_autoscaling_enabled():
+    if not ray.is_initialized() or may_grow():
         return
     total = float(ray.cluster_resources().get("CPU", 0))
     reserved = reserved_cpus(placement_group_table())

@@ -9,30 +9,32 @@ from functools import partial
 from numbers import Integral
 from typing import Any
 
-from ray.data import DataContext, DataIterator, Dataset
+from ray.data import DataContext, Dataset
 from ray.data.block import BlockAccessor
 
 from ray_lance.arguments import as_integer, shown
-from ray_lance.data.iterator import check_batching, own_collation
+from ray_lance.data.batching import check_batching, own_collation
 from ray_lance.data.permuted import PermutationDatasource
 from ray_lance.errors import InvalidArgumentError
 from ray_lance.metrics import LoaderMetrics
 from ray_lance.notebook import Facts
 from ray_lance.order import BatchSchedule, Cursor
 from ray_lance.order.rows import digest_of
+from ray_lance.ray_internals.passes import ShardIterator, counted_pass, gives_blocks
+from ray_lance.ray_internals.tasks import number_execution
 from ray_lance.scan.dictionaries import categories_of
 from ray_lance.tensors import Categories
 from ray_lance.train.closing import ClosedElsewhere, close_abandoned
 from ray_lance.train.layout import ShardLayout
 from ray_lance.train.meter import ShardMeter, rows_of
-from ray_lance.train.passes import Pass, Passes
+from ray_lance.train.passes import Passes
 from ray_lance.train.position import PassPosition, ShardPosition
 from ray_lance.train.source import with_source
 
 __all__ = ["LanceShard", "ShardLayout"]
 
 
-class LanceShard(Facts, DataIterator):
+class LanceShard(Facts, ShardIterator):
     """What ``ray.train.get_dataset_shard`` returns under :class:`~ray_lance.train.LanceDataConfig`.
 
     A ``ray.data.DataIterator`` with a state. Each pass over it is the next epoch, whether the one before was read to
@@ -69,7 +71,7 @@ class LanceShard(Facts, DataIterator):
         start = Cursor.at_start(digest_of(self._description), lanes, self._description)
         self._position = ShardPosition(replace(start, global_batch=layout.global_batch))
         self._meter = ShardMeter()
-        self._last_pass: Pass | None = None
+        self._last_pass: Any = None
 
     @property
     def batch_size(self) -> int:
@@ -167,7 +169,7 @@ class LanceShard(Facts, DataIterator):
         Raises:
             InvalidArgumentError: An argument contradicts the config.
         """
-        return self._iter_batches(
+        return self.iterate(
             prefetch_batches=prefetch_batches,
             batch_size=batch_size,
             batch_format=batch_format,
@@ -218,11 +220,22 @@ class LanceShard(Facts, DataIterator):
         }
         check_batching({"device": device})
         own = own_collation(collate_fn, dtypes, pin_memory, lambda: self.categories)
-        return super().iter_torch_batches(device=device, **own, **options)  # type: ignore[no-any-return]
+        if gives_blocks():
+            return super().iter_torch_batches(device=device, **own, **options)  # type: ignore[no-any-return]
+        return self.iterate(torch={"device": device, **own}, **options)
 
     def iter_rows(self) -> Iterable[dict[str, Any]]:
         """The rest of the epoch row by row. The state moves with the last row of each batch, so by whole steps."""
         return Passes(self._rows, lambda: rows_of(self.schedule))
+
+    def materialize(self) -> Any:
+        """The rest of the epoch as a ``ray.data.MaterializedDataset``."""
+        if gives_blocks():
+            return super().materialize()
+        position, schedule = self._begin()
+        materialized = self._new_pass(schedule, position.start).materialize()
+        position.ended()
+        return materialized
 
     def schema(self) -> Any:
         """The ``ray.data.Schema`` of the rows."""
@@ -258,7 +271,7 @@ class LanceShard(Facts, DataIterator):
             "rows_read": cursor.rows,
         }
 
-    def _iter_batches(
+    def iterate(
         self,
         *,
         batch_size: int | None = None,
@@ -268,7 +281,7 @@ class LanceShard(Facts, DataIterator):
         prefetch_batches: int = 1,
         **options: Any,
     ) -> Iterable[Any]:
-        # Every way that Ray has to iterate in batches comes through here.
+        """Batches, by whichever of Ray's methods; see :meth:`iter_batches`."""
         options["prefetch_batches"] = prefetch_batches
         check_batching({**options, "drop_last": drop_last})
         is_own = isinstance(batch_size, Integral) and int(batch_size) == self.batch_size
@@ -308,17 +321,18 @@ class LanceShard(Facts, DataIterator):
         position, schedule = self._begin()
         if schedule.rank_steps:
             run = self._new_pass(schedule, position.start)
-            batches = run._iter_batches(batch_size=schedule.batch_size, drop_last=False, **options)
+            batches = run.batches(batch_size=schedule.batch_size, drop_last=False, **options)
             with closing(iter(batches)) as steps:
                 for step, batch in enumerate(self._meter.timed(run, schedule, steps), 1):
                     returned = partial(position.returned, schedule.consumed_after(step))
                     yield position.ended if step == schedule.steps else returned, batch
         position.ended()
 
-    def _to_ref_bundle_iterator(self) -> tuple[Iterator[Any], Any, Any]:
+    def blocks(self) -> tuple[Iterator[Any], Any, Any]:
+        """The blocks of a pass; see :meth:`materialize`, which Ray makes of them."""
         position, schedule = self._begin()
         run = self._new_pass(schedule, position.start)
-        bundles, stats, executor = run._to_ref_bundle_iterator()
+        bundles, stats, executor = run.bundles()
 
         def moving_on() -> Generator[Any, None, None]:
             yield from bundles
@@ -336,13 +350,14 @@ class LanceShard(Facts, DataIterator):
         """The steps of this rank through the epoch of a cursor, from there on."""
         return self._layout.schedule(len(self._source.order), cursor.lanes, cursor.rows)
 
-    def _new_pass(self, schedule: BatchSchedule, cursor: Cursor) -> Pass:
+    def _new_pass(self, schedule: BatchSchedule, cursor: Cursor) -> Any:
         dataset = with_source(self._dataset, self._source.scheduled(schedule, cursor.epoch))
-        dataset.context._execution_idx = cursor.epoch  # what random expressions of Ray Data vary with
-        self._last_pass = Pass(dataset, schedule)
+        number_execution(dataset.context, cursor.epoch)
+        self._last_pass = counted_pass(dataset, rows_of(schedule))
         return self._last_pass
 
-    def _get_dataset_tag(self) -> dict[str, Any]:
+    def tag(self) -> dict[str, Any]:
+        """What Ray's metrics are told of."""
         return {"dataset": self._dataset.get_dataset_id(), "split_index": self._layout.rank}
 
     def __getstate__(self) -> dict[str, Any]:

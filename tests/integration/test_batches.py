@@ -20,8 +20,8 @@ from ray.data.collate_fn import ArrowBatchCollateFn, DefaultCollateFn
 import ray_lance
 from ray_lance.data.collate import TensorCollate
 from ray_lance.data.dataset import ReadDataset
-from ray_lance.data.iterator import BlockwiseIterator
 from ray_lance.errors import TensorConversionError
+from ray_lance.ray_internals._batches import BlockwiseIterator
 from ray_lance.tensors import to_tensors
 from tests.datasets import write_fragments
 
@@ -163,6 +163,7 @@ def ended(dataset: Dataset) -> bool:
     return executor is None or executor._shutdown
 
 
+@pytest.mark.fast_ways
 def test_transformations_keep_the_iterator(uri):
     write_fragments(uri, [300])
     read = ray_lance.read_lance(uri)
@@ -202,6 +203,7 @@ def test_transformations_keep_the_iterator(uri):
     ],
     ids=str,
 )
+@pytest.mark.fast_ways
 def test_batches_are_made_where_they_are_used_unless_that_is_work(monkeypatch, collate, here):
     threads = set()
 

@@ -14,8 +14,12 @@ import ray
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 
 import ray_lance
-from ray_lance.data.execution import PromptExecution, executed_promptly
+from ray_lance.ray_internals._executions import PromptExecution
+from ray_lance.ray_internals.executions import executed_promptly
 from tests.datasets import sample_table
+
+# Nothing of this is promised by the public way, which leaves executions to Ray.
+pytestmark = pytest.mark.fast_ways
 
 LIMITS = []
 

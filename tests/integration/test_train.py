@@ -292,6 +292,7 @@ class TestShard:
         assert read.seconds_waited > 0
         assert (read.queue_depth, read.retries, read.rows_from_memory) == (0, 0, 0)
 
+    @pytest.mark.fast_ways
     def test_a_pass_left_in_a_cycle_leaves_no_threads(self, shard):
         next(iter(shard.iter_batches()))  # with which threads begin that stay
         before = set(threading.enumerate())
@@ -518,6 +519,7 @@ class TestConfig:
         with pytest.raises(InvalidArgumentError, match=message):
             list(shard.iter_batches())
 
+    @pytest.mark.fast_ways
     def test_trainers_that_leave_no_cpu_for_reading_are_refused(self, table):
         group = ray.util.placement_group([{"CPU": 1}] * 4)
         ray.get(group.ready())
@@ -622,6 +624,7 @@ class TestTrainersAreRefusedOnTheDriver:
             ({"num_workers": 0}, "num_workers=0.* would be ignored"),
         ],
     )
+    @pytest.mark.fast_ways
     def test_workers_that_cannot_read(self, table, scaling, message):
         with pytest.raises(InvalidArgumentError, match=message):
             TorchTrainer(

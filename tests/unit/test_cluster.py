@@ -35,7 +35,7 @@ def test_one_node_must_have_all_of_it(needs, missing):
 def two_nodes(monkeypatch):
     """A cluster that cannot grow."""
     monkeypatch.setattr(cluster, "ensure_started", lambda: None)
-    monkeypatch.setattr(cluster, "is_autoscaling_enabled", lambda: False)
+    monkeypatch.setattr(cluster, "may_grow", lambda: False)
     monkeypatch.setattr(cluster.ray, "nodes", lambda: [{"Alive": True, "Resources": node} for node in NODES])
 
 
@@ -61,7 +61,7 @@ def test_what_a_node_has_is_not_refused(two_nodes):
 
 
 def test_a_cluster_that_can_grow_is_not_refused(two_nodes, monkeypatch):
-    monkeypatch.setattr(cluster, "is_autoscaling_enabled", lambda: True)
+    monkeypatch.setattr(cluster, "may_grow", lambda: True)
 
     check_resources({"num_gpus": 8})
 

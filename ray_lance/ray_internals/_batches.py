@@ -1,4 +1,4 @@
-"""Batches of tensors from a Ray dataset's blocks, cut in the thread that asks for them.
+"""The fast way of batches: cut from a Ray dataset's blocks in the thread that asks for them. See ``batches.py``.
 
 Ray cuts, collates and hands over each batch in threads of its own, which is right for batches that take long to make. A
 batch of tensors that share the memory of a block takes some 30 microseconds, and its way through the threads up to a
@@ -8,7 +8,7 @@ batch is done where it is used. Cutting and converting are Ray's own functions, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -24,21 +24,23 @@ from ray.data._internal.block_batching.util import blocks_to_batches
 from ray.data._internal.iterator.iterator_impl import DataIteratorImpl
 from ray.data._internal.utils.torch_utils import DefaultFinalizeFn
 from ray.data.block import Block, BlockAccessor
-from ray.data.collate_fn import CollateFn
 
-from ray_lance.arguments import as_choice, as_count, as_flag, as_integer, shown
-from ray_lance.data.collate import DefaultTensors, TensorCollate, as_dict, check_device, moved
+from ray_lance.data.batching import ARRAY_FORMATS, check_batching, own_collation
+from ray_lance.data.collate import TensorCollate, as_dict, moved
 from ray_lance.data.datasource import without_stub
 from ray_lance.data.plan import categories_read
-from ray_lance.errors import InvalidArgumentError
-from ray_lance.tensors import Categories
+from ray_lance.ray_internals.ways import needs
 from ray_lance.tensors.categories import with_values
 
-__all__ = ["BlockwiseIterator", "check_batching", "own_collation"]
+__all__ = ["BlockwiseIterator"]
+
+needs(DataIteratorImpl, "_base_dataset", "_iter_batches", "_create_batch_iterator", "_to_ref_bundle_iterator")
+needs(DataIteratorImpl, "_on_iteration_end")
+needs(BatchIterator, "_iter_batches", "_format_batches", "_blocks_to_batches", "_finalize_batches")
+needs(BatchIterator, "_prefetcher", "_attribute_blocked_time", "_stats", "_batch_size", "_batch_format")
+needs(DefaultFinalizeFn, "_device")
 
 _CPU = torch.device("cpu")
-_ARRAYS = ("default", "numpy")
-_FORMATS = (*_ARRAYS, "pandas", "pyarrow", "cudf")
 
 
 class BlockwiseIterator(DataIteratorImpl):
@@ -85,50 +87,6 @@ class BlockwiseIterator(DataIteratorImpl):
         return _BatchesOfBlocks(ref_bundles_iter, **kwargs)
 
 
-def check_batching(options: Mapping[str, Any]) -> None:
-    """Refuse, where an iteration is asked for, what Ray would fail over in the midst of it, or make no batch of.
-
-    Args:
-        options: Arguments of ``iter_batches`` by name; those that are missing are not looked at.
-
-    Raises:
-        InvalidArgumentError: One of them breaks its rule.
-    """
-    given = {name: value for name, value in options.items() if value is not None}
-    for name, value in given.items():
-        if name in ("batch_size", "local_shuffle_buffer_size"):
-            as_count(name, value)
-    if given.get("device", "auto") != "auto":
-        check_device(given["device"])
-    if "prefetch_batches" in options:
-        as_integer("prefetch_batches", options["prefetch_batches"], 0)
-    as_flag("drop_last", options.get("drop_last", False))
-    as_choice("batch_format", given.get("batch_format", "default"), _FORMATS)
-
-
-def own_collation(
-    collate_fn: Any, dtypes: Any, pin_memory: bool, categories: Callable[[], Categories]
-) -> dict[str, Any]:
-    """What is to be passed on for these arguments of ``iter_torch_batches``: by default, a collation of our own.
-
-    Args:
-        collate_fn: None for the default.
-        dtypes: One dtype for all tensors, or one by column name.
-        pin_memory: Whether tensors go through page-locked memory.
-        categories: Finds the categories of the dataset.
-    """
-    pin_memory = as_flag("pin_memory", pin_memory)
-    if not isinstance(collate_fn, CollateFn) and not callable(collate_fn) and collate_fn is not None:
-        raise InvalidArgumentError(f"collate_fn={shown(collate_fn)} must be a function, or a CollateFn of ray.data")
-    if collate_fn is None:
-        collate_fn, dtypes = DefaultTensors(dtypes=dtypes), None
-    if isinstance(collate_fn, TensorCollate):
-        collate_fn = collate_fn.knowing(categories)
-        if pin_memory:
-            collate_fn, pin_memory = replace(collate_fn, pin_memory=True), False
-    return {"collate_fn": collate_fn, "dtypes": dtypes, "pin_memory": pin_memory}
-
-
 class _OwnTensors:
     """Makes and places batches without Ray's finalization, which would join lists of tensors."""
 
@@ -164,7 +122,7 @@ class _Batches(BatchIterator):
 
     def _prepared(self, rows: Block) -> Block:
         rows = without_stub(rows)
-        return with_values(rows) if self._batch_format in _ARRAYS and isinstance(rows, pa.Table) else rows
+        return with_values(rows) if self._batch_format in ARRAY_FORMATS and isinstance(rows, pa.Table) else rows
 
 
 class _BatchesOfBlocks(_Batches):

@@ -1,4 +1,4 @@
-"""Executions of Ray Data whose progress is watched on the driver."""
+"""The fast way of progress: executions that are watched on the driver, step by step. See ``executions.py``."""
 
 from __future__ import annotations
 
@@ -9,13 +9,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ray.data import Dataset
+from ray.data import DataContext, Dataset
 from ray.data._internal.execution.execution_callback import ExecutionCallback
+from ray.data._internal.execution.interfaces.op_runtime_metrics import OpRuntimeMetrics
 from ray.data._internal.execution.streaming_executor import StreamingExecutor
 
 from ray_lance.progress import Progress
+from ray_lance.ray_internals.ways import needs
 
 __all__ = ["watched_write"]
+
+needs(DataContext, "custom_execution_callback_classes")
+needs(StreamingExecutor, "_topology", "_data_context")
+needs(OpRuntimeMetrics, "_running_tasks", "num_row_inputs_received", "rows_inputs_of_submitted_tasks")
 
 _DATASET_LOG = logging.getLogger(Dataset.__module__)
 _KEY = "ray_lance.watched"

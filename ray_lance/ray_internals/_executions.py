@@ -1,4 +1,4 @@
-"""How Ray Data executes what this library reads and writes: at full width at once, and without killing processes."""
+"""The fast way of executions: callbacks of Ray's streaming executor. See ``executions.py``."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from ray.data._internal.execution.operators.task_pool_map_operator import TaskPo
 from ray.data._internal.execution.streaming_executor import StreamingExecutor
 from ray.data._internal.output_buffer import OutputBlockSizeOption
 
+from ray_lance.ray_internals.ways import needs
+
 __all__ = [
     "PromptExecution",
     "begun_as_admitted",
@@ -25,6 +27,12 @@ __all__ = [
     "running_context",
     "with_unshaped_blocks",
 ]
+
+needs(DataContext, "custom_execution_callback_classes")
+needs(StreamingExecutor, "_topology", "_cluster_autoscaler", "_callbacks", "_data_context")
+needs(TaskPoolMapOperator, "_cancel_active_tasks", "_logical_operators", "can_add_input", "get_map_transformer")
+needs(TaskPoolMapOperator, "get_active_tasks", "num_active_tasks", "input_dependencies")
+needs(OutputBlockSizeOption, "disable_block_shaping")
 
 _LONGEST_WAIT_S = 0.5
 _STEP_S = 0.0005
@@ -43,7 +51,7 @@ class PromptExecution(ExecutionCallback):
     """Lets executions begin with all the tasks that fit the cluster, and end so that the next one can begin.
 
     An executor asks Ray's coordinator for resources and takes the first answer for its limits, which hold for a second.
-    The question is answered in the background, so that the first answer is "nothing" (Ray 2.60), and for that second
+    The question is answered in the background, so that the first answer is "nothing", and for that second
     one task runs at a time. The coordinator needs a few milliseconds, and some hundred when it has to be started.
 
     When an iteration is left early, Ray kills the processes of the tasks that still run, and the next execution waits
@@ -82,7 +90,7 @@ def clean_up_after_writes(clean_up: Callable[[], None]) -> None:
     A failed or interrupted execution leaves its tasks running for a while, which does no harm as long as they only
     read. A task that published a file after the clean-up would leave it behind.
 
-    To be called where Ray calls :meth:`ray.data.Datasink.on_write_start`: in the thread of the execution (Ray 2.60).
+    To be called where Ray calls :meth:`ray.data.Datasink.on_write_start`: in the thread of the execution.
     """
     executor = threading.current_thread()
     if not isinstance(executor, StreamingExecutor):
@@ -95,7 +103,7 @@ def clean_up_after_writes(clean_up: Callable[[], None]) -> None:
 
 
 def running_context() -> DataContext:
-    """The context of the Ray dataset whose execution this thread runs; that of the process elsewhere (Ray 2.60)."""
+    """The context of the Ray dataset whose execution this thread runs; that of the process elsewhere."""
     executor = threading.current_thread()
     own = getattr(executor, "_data_context", None) if isinstance(executor, StreamingExecutor) else None
     return own or DataContext.get_current()
@@ -118,7 +126,7 @@ class UnshapedBlocks(ExecutionCallback):
 class AdmittedExecution(ExecutionCallback):
     """Lets read tasks begin, in their order, only when they are admitted.
 
-    A policy of back-pressure would not do: Ray disregards them while no task is running (Ray 2.60).
+    A policy of back-pressure would not do: Ray disregards them while no task is running.
     """
 
     admits: Callable[[int], bool]
