@@ -99,26 +99,26 @@ class ShardIterator(DataIterator):
     All of Ray's methods that iterate in batches, other than those that a subclass overrides, come through these.
     """
 
-    def iterate(self, **options: Any) -> Iterable[Any]:
+    def _iterate(self, **options: Any) -> Iterable[Any]:
         """Batches, with options of ``iter_batches`` and private ones."""
         raise NotImplementedError
 
-    def blocks(self) -> tuple[Iterator[Any], Any, Any]:
+    def _blocks(self) -> tuple[Iterator[Any], Any, Any]:
         """Blocks, statistics and execution, as ``Pass.bundles`` returns them."""
         raise NotImplementedError
 
-    def tag(self) -> dict[str, Any]:
+    def _tag(self) -> dict[str, Any]:
         """What Ray's metrics are told of."""
         raise NotImplementedError
 
     def _iter_batches(self, **options: Any) -> Any:
-        return self.iterate(**options)
+        return self._iterate(**options)
 
     def _to_ref_bundle_iterator(self) -> tuple[Iterator[Any], Any, Any]:
-        return self.blocks()
+        return self._blocks()
 
     def _get_dataset_tag(self) -> dict[str, Any]:
-        return self.tag()
+        return self._tag()
 
 
 def _counting(collate_fn: Any, count: Callable[[Any], None]) -> Any:

@@ -169,7 +169,7 @@ class LanceShard(Facts, ShardIterator):
         Raises:
             InvalidArgumentError: An argument contradicts the config.
         """
-        return self.iterate(
+        return self._iterate(
             prefetch_batches=prefetch_batches,
             batch_size=batch_size,
             batch_format=batch_format,
@@ -222,7 +222,7 @@ class LanceShard(Facts, ShardIterator):
         own = own_collation(collate_fn, dtypes, pin_memory, lambda: self.categories)
         if gives_blocks():
             return super().iter_torch_batches(device=device, **own, **options)  # type: ignore[no-any-return]
-        return self.iterate(torch={"device": device, **own}, **options)
+        return self._iterate(torch={"device": device, **own}, **options)
 
     def iter_rows(self) -> Iterable[dict[str, Any]]:
         """The rest of the epoch row by row. The state moves with the last row of each batch, so by whole steps."""
@@ -271,7 +271,7 @@ class LanceShard(Facts, ShardIterator):
             "rows_read": cursor.rows,
         }
 
-    def iterate(
+    def _iterate(
         self,
         *,
         batch_size: int | None = None,
@@ -328,7 +328,7 @@ class LanceShard(Facts, ShardIterator):
                     yield position.ended if step == schedule.steps else returned, batch
         position.ended()
 
-    def blocks(self) -> tuple[Iterator[Any], Any, Any]:
+    def _blocks(self) -> tuple[Iterator[Any], Any, Any]:
         """The blocks of a pass; see :meth:`materialize`, which Ray makes of them."""
         position, schedule = self._begin()
         run = self._new_pass(schedule, position.start)
@@ -356,7 +356,7 @@ class LanceShard(Facts, ShardIterator):
         self._last_pass = counted_pass(dataset, rows_of(schedule))
         return self._last_pass
 
-    def tag(self) -> dict[str, Any]:
+    def _tag(self) -> dict[str, Any]:
         """What Ray's metrics are told of."""
         return {"dataset": self._dataset.get_dataset_id(), "split_index": self._layout.rank}
 

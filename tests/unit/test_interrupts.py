@@ -13,7 +13,7 @@ from ray_lance.data.interrupts import interrupts_held
 
 @pytest.fixture(autouse=True)
 def handler():
-    before = signal.getsignal(signal.SIGINT)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # it may be ignored, as by nohup
     yield
     signal.signal(signal.SIGINT, before)
 

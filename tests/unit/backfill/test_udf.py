@@ -76,7 +76,7 @@ def test_a_constructor_that_fails_is_named():
 
 @pytest.mark.parametrize("attempt", [attempts.MOST_ATTEMPTS - 1, attempts.MOST_ATTEMPTS])
 def test_what_has_ended_its_process_too_often_is_not_called_again(monkeypatch, attempt):
-    monkeypatch.setattr(attempts, "_attempts_before", lambda: attempt)
+    monkeypatch.setattr(attempts, "attempts_before", lambda: attempt)
     calls = []
 
     def fn(batch: dict) -> dict:
