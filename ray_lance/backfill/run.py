@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 import lance
 import pyarrow as pa
@@ -29,6 +30,7 @@ from ray_lance.errors import CommitError, InvalidArgumentError
 from ray_lance.masking import cause
 from ray_lance.notebook import FieldFacts
 from ray_lance.progress import Progress, shown_progress
+from ray_lance.ray_internals.executions import admits_tasks
 from ray_lance.retry import RetryPolicy
 from ray_lance.table import TableRef
 from ray_lance.write.column_commit import claim, drop_blank, finish, remove_leftovers, renewed
@@ -229,8 +231,10 @@ class _Work:
             todo = _count(table, plan(table.open(), self._record))
             self.done = self.done if number else todo.done
             progress.expect(computed + todo.rows)
-            for each in todo.passes:
+            for each in self._parts(todo.passes):
                 computed = self._compute_pass(table, each, computed, progress)
+                if self._must_wait:
+                    self.writer.finish()
             self.writer.finish()
             if not self.writer.lost:
                 return
@@ -241,6 +245,22 @@ class _Work:
             f"uri={self._target.shown_uri!r}: others kept rewriting fragments during {_MOST_ROUNDS} rounds; "
             "what is finished is committed, and calling again computes the rest"
         )
+
+    @property
+    def _must_wait(self) -> bool:
+        """Whether only the end of an execution bounds how far it is ahead of the commits."""
+        return self._window is not None and not admits_tasks()
+
+    def _parts(self, passes: Sequence[Pass]) -> list[Pass]:
+        """The passes, cut into what may be computed without a commit where tasks cannot be held back."""
+        if self._window is None or not self._must_wait:
+            return list(passes)
+        size = self._window.size
+        return [
+            replace(each, fragments=each.fragments[first : first + size])
+            for each in passes
+            for first in range(0, len(each.fragments), size)
+        ]
 
     def _compute_pass(self, table: TableRef, todo: Pass, computed: int, progress: Progress) -> int:
         """Compute the rows of one pass; returns ``computed`` with them."""

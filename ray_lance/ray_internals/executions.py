@@ -14,6 +14,7 @@ from ray_lance.progress import Progress
 from ray_lance.ray_internals.ways import fast_module
 
 __all__ = [
+    "admits_tasks",
     "begun_as_admitted",
     "clean_up_after_writes",
     "executed_promptly",
@@ -51,6 +52,11 @@ def clean_up_after_writes(clean_up: Callable[[], None]) -> None:
 def running_context() -> DataContext:
     """The context of the Ray dataset whose execution this thread runs; that of the process elsewhere."""
     return DataContext.get_current() if _executions is None else _executions.running_context()
+
+
+def admits_tasks() -> bool:
+    """Whether :func:`begun_as_admitted` holds tasks back."""
+    return _executions is not None
 
 
 def begun_as_admitted(dataset: Dataset, admits: Callable[[int], bool]) -> Dataset:
