@@ -17,6 +17,7 @@ import numpy as np
 
 from ray_lance.arguments import as_choice, shown
 from ray_lance.errors import InvalidArgumentError
+from ray_lance.lance_internals import manifest_of
 from ray_lance.table import TableRef
 from ray_lance.versions import branch_of
 
@@ -106,7 +107,7 @@ def _version_of(table: TableRef, dataset: lance.LanceDataset, since: Since) -> i
 
 def _version_of_tag(table: TableRef, tag: str) -> int:
     tagged = replace(table, version=tag, manifest=None).pin().open()
-    if branch_of(tagged._ds.serialized_manifest()) != branch_of(table.open()._ds.serialized_manifest()):
+    if branch_of(manifest_of(tagged)) != branch_of(manifest_of(table.open())):
         raise InvalidArgumentError(f"since={tag!r}: the tag is of another branch than the version that is read")
     return int(tagged.version)
 

@@ -22,6 +22,7 @@ from ray_lance.errors import (
 )
 from ray_lance.forks import use_lance
 from ray_lance.io_uring import most_files, uring_uri
+from ray_lance.lance_internals import count_fragments, manifest_of, storage_options_of
 from ray_lance.masking import cause, mask_uri, remember, without_secrets
 from ray_lance.uris import absolute, location_of, roots_above, says_not_found
 from ray_lance.versions import is_fixed
@@ -106,7 +107,7 @@ def open_table(ref: TableRef) -> lance.LanceDataset:
         if not _is_lances(error):
             raise
         _explain(ref, error)
-    remember(None, dataset._storage_options or {})  # a namespace may have added credentials
+    remember(None, storage_options_of(dataset))  # a namespace may have added credentials
     return dataset
 
 
@@ -144,8 +145,8 @@ def _at_its_place(ref: TableRef, dataset: lance.LanceDataset) -> lance.LanceData
     place = location_of(dataset)
     if place == dataset.uri:
         return dataset
-    manifest = dataset._ds.serialized_manifest()
-    storage_options = dict(dataset._storage_options or {})
+    manifest = manifest_of(dataset)
+    storage_options = storage_options_of(dataset)
     return _open_pinned(
         replace(ref, uri=place, version=dataset.version, manifest=manifest, storage_options=storage_options)
     )
@@ -210,12 +211,12 @@ def _open_for_takes(ref: TableRef, dataset: lance.LanceDataset) -> lance.LanceDa
     if uri is None or not _has_few_files(dataset):
         return dataset
     # With the manifest: Lance keeps files open by path, also where another one has come to that path.
-    return open_table(replace(ref, uri=uri, version=dataset.version, manifest=dataset._ds.serialized_manifest()))
+    return open_table(replace(ref, uri=uri, version=dataset.version, manifest=manifest_of(dataset)))
 
 
 def _has_few_files(dataset: lance.LanceDataset) -> bool:
     """Whether all data files may be open at once; fragments, whose number is known at once, have one at least."""
     most = most_files()
-    if dataset._ds.count_fragments() > most:
+    if count_fragments(dataset) > most:
         return False
     return sum(len(fragment.metadata.files) for fragment in dataset.get_fragments()) <= most

@@ -17,6 +17,7 @@ from ray_lance.errors import InvalidArgumentError
 from ray_lance.forks import use_lance
 from ray_lance.handles import handles, open_table
 from ray_lance.io_uring import is_available
+from ray_lance.lance_internals import dataset_options_of, manifest_of, storage_options_of
 from ray_lance.lazy import lance_namespace
 from ray_lance.masking import mask_uri, remember
 from ray_lance.notebook import Facts
@@ -153,7 +154,7 @@ class TableRef(Facts):
             self,
             uri=absolute(dataset.uri),
             version=dataset.version,
-            manifest=dataset._ds.serialized_manifest(),
+            manifest=manifest_of(dataset),
             dataset_options=_without_time(self.dataset_options),
         )
         handles.put(pinned, dataset)
@@ -317,13 +318,12 @@ def _check_dataset_options(options: Mapping[str, Any], version: Version | None) 
 
 
 def _ref_of_open_dataset(dataset: lance.LanceDataset) -> TableRef:
-    options = {"base_store_params": dataset._base_store_params, "read_params": dataset._read_params}
     return TableRef(
         uri=location_of(dataset),
         version=dataset.version,
-        storage_options=dict(dataset._storage_options or {}),
-        dataset_options={name: value for name, value in options.items() if value},
-        manifest=dataset._ds.serialized_manifest(),
+        storage_options=storage_options_of(dataset),
+        dataset_options=dataset_options_of(dataset),
+        manifest=manifest_of(dataset),
     )
 
 

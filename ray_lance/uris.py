@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import lance
 
 from ray_lance.errors import DatasetNotFoundError, InvalidArgumentError
+from ray_lance.lance_internals import manifest_of, storage_options_of
 from ray_lance.masking import mask_uri
 from ray_lance.versions import MAIN, branch_of
 
@@ -56,7 +57,7 @@ def location_of(dataset: lance.LanceDataset) -> str:
         DatasetNotFoundError: The version that ``dataset`` has open is gone.
     """
     uri = absolute(dataset.uri)
-    branch = branch_of(dataset._ds.serialized_manifest())
+    branch = branch_of(manifest_of(dataset))
     if not roots_above(uri):
         return uri if branch is None else _below(uri, branch)
     for candidate in _candidates(uri, branch):
@@ -99,12 +100,12 @@ def _candidates(uri: str, branch: str | None) -> Iterator[str]:
 def _holds(uri: str, dataset: lance.LanceDataset) -> bool:
     """Whether the version that ``dataset`` has open is at ``uri``."""
     try:
-        found = lance.dataset(uri, version=dataset.version, storage_options=dataset._storage_options)
+        found = lance.dataset(uri, version=dataset.version, storage_options=storage_options_of(dataset) or None)
     except (ValueError, OSError) as error:
         if not says_not_found(str(error)):
             raise
         return False
-    return bool(found._ds.serialized_manifest() == dataset._ds.serialized_manifest())
+    return bool(manifest_of(found) == manifest_of(dataset))
 
 
 def _below(root: str, branch: str) -> str:

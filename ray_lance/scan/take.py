@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from ray_lance.lance_internals import take_by_row_id
 from ray_lance.order.rows import RowArray
 from ray_lance.paths import sql_path
 from ray_lance.retry import RetryPolicy
@@ -186,7 +187,7 @@ def _take(scan: Scan, rows: RowArray) -> Iterator[pa.Table]:
     columns, dataset, are_offsets = _take_columns(scan, blobs), table.open_for_takes(), _are_offsets(rows)
 
     def take(piece: list[int]) -> pa.Table:
-        taken = (dataset.take if are_offsets else dataset._take_rows)(piece, columns)
+        taken = dataset.take(piece, columns) if are_offsets else take_by_row_id(dataset, piece, columns)
         return with_blob_contents(taken, table, blobs, {"indices" if are_offsets else "ids": piece})
 
     numbers = rows.tolist()  # a quarter of a take's time would go into looking at an array's elements one by one

@@ -12,6 +12,7 @@ import lance
 from lance.file import LanceFileSession
 
 from ray_lance.errors import DatasetNotFoundError, InvalidArgumentError
+from ray_lance.lance_internals import storage_options_of
 from ray_lance.lazy import lance_namespace
 from ray_lance.masking import mask_uri, remember
 from ray_lance.native_errors import native_errors
@@ -132,7 +133,7 @@ def existing_target(table: TableRef, retry: RetryPolicy | None = None) -> Target
     return Target(
         table=pinned,
         uri=uri,
-        storage_options=dict(pinned.open()._storage_options or table.storage_options),
+        storage_options=storage_options_of(pinned.open()) or dict(table.storage_options),
         retry=retry or RetryPolicy(),
         managed=_is_managed(pinned),
         standing=standing_folder(uri),

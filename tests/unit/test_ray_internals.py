@@ -20,7 +20,7 @@ SEAM = PACKAGE / "ray_internals"
 TREES = {path: ast.parse(path.read_text()) for path in sorted(PACKAGE.rglob("*.py"))}
 # Of other packages than Ray.
 OTHERS = {
-    *("_base_store_params", "_ds", "_fragment", "_path", "_read_params", "_schema", "_storage_options", "_take_rows"),
+    *("_ds", "_take_rows", "_schema"),
     *("_getframe", "_new_shared", "_ragged_idx", "_replace"),
 }
 
