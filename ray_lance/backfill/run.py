@@ -20,7 +20,8 @@ from ray.data import DataContext
 
 from ray_lance.arguments import as_count, as_flag, shown
 from ray_lance.backfill.assemble import FragmentAssembler
-from ray_lance.backfill.compute import Compute, count_rows
+from ray_lance.backfill.compute import Compute
+from ray_lance.backfill.pipeline import computed_columns, count_rows, inferred_columns
 from ray_lance.backfill.stream import iterate_blocks
 from ray_lance.backfill.window import Window
 from ray_lance.backfill.writer import ColumnWriter, RowFailure
@@ -165,7 +166,7 @@ def _prepare(target: Target, compute: Compute, options: BackfillOptions) -> tupl
     schema = given or recorded_columns(dataset.schema, recipe)
     if schema is None:
         try:
-            schema = portable(lance_schema(compute.first_schema(target.table, options.where)))
+            schema = portable(lance_schema(inferred_columns(compute, target.table, options.where)))
         except Exception as error:
             own = own_error(error)
             if own is None:
@@ -267,7 +268,9 @@ class _Work:
         if self._window is not None:
             self._window.begin_pass(len(todo.fragments))
         schema = self._schema if self._job is None else self._job.schema
-        computing = self._compute.dataset(table, todo, schema, exact=self._options.schema is None, window=self._window)
+        computing = computed_columns(
+            self._compute, table, todo, schema, exact=self._options.schema is None, window=self._window
+        )
         assembler: FragmentAssembler[ray.ObjectRef] = FragmentAssembler(todo.fragments)
         with iterate_blocks(computing, _PAUSE_S) as blocks:
             for rows in blocks:

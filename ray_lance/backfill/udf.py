@@ -12,9 +12,9 @@ import pyarrow as pa
 from lance.blob import BlobType
 from ray.data.block import BlockAccessor
 
-from ray_lance.backfill.attempts import refuse_another_attempt
 from ray_lance.data.faults import faults_of_data
 from ray_lance.errors import InvalidArgumentError, RayLanceError, SchemaMismatchError, TensorConversionError
+from ray_lance.ray_internals.tasks import attempts_before
 from ray_lance.scan.rebatch import rebatched
 from ray_lance.scan.scan import ROW_ADDRESS
 from ray_lance.tensors import from_tensors, storable, to_tensors
@@ -37,6 +37,9 @@ __all__ = [
 ]
 
 FAILURE = "_ray_lance_failure"
+
+# How often a function may end the process that it runs in.
+_MOST_ATTEMPTS = 3
 
 BATCH_FORMATS: Mapping[str, Callable[[pa.Table], Any]] = {
     "numpy": lambda table: BlockAccessor.for_block(with_values(checked(table))).to_batch_format("numpy"),
@@ -104,7 +107,7 @@ class ClassOnBatches:
             yield columns
 
     def _computed(self, batch: pa.Table) -> pa.Table:
-        refuse_another_attempt(_place(batch))
+        _refuse_another_attempt(_place(batch))
         if self._function is None:
             self._function = self._construct()
         return call_on_batch(batch, self._function, self._call)
@@ -143,7 +146,7 @@ def call_on_batch(rows: pa.Table, function: Callable[..., Any], call: BatchCall)
     call = replace(call, schema=portable(call.schema))  # it may have been sent here as extension types
     addresses = rows.column(ROW_ADDRESS)
     inputs = _inputs(rows, call)
-    refuse_another_attempt(_place(rows))
+    _refuse_another_attempt(_place(rows))
     try:
         result = function(inputs, *call.arguments, **call.keywords)
     except KeyboardInterrupt:  # Ray interrupts tasks so
@@ -173,7 +176,7 @@ def first_schema(rows: pa.Table, make: Callable[[], Callable[..., Any]], call: B
         raise InvalidArgumentError(
             "schema=None: there is no row to call fn on, so the types of the new columns are unknown; give the schema"
         )
-    refuse_another_attempt(_place(rows))
+    _refuse_another_attempt(_place(rows))
     inputs = _inputs(rows, call)
     try:
         result = make()(inputs, *call.arguments, **call.keywords)
@@ -281,3 +284,15 @@ def _place(rows: pa.Table) -> str:
         f"the batch of {len(rows)} rows whose first row address is {address} "
         f"(fragment {address >> 32}, offset {address & 0xFFFFFFFF})"
     )
+
+
+def _refuse_another_attempt(place: str) -> None:
+    """Raise if the processes of all earlier attempts of this task ended: Ray would start another one for ever."""
+    before = attempts_before()
+    if before >= _MOST_ATTEMPTS:
+        raise RayLanceError(
+            f"fn was given up after {before} attempts, of a task that begins with {place}: each ended its process. "
+            "Either fn ends it (os._exit, a fault in native code), or it took more memory than there was and was "
+            "killed; then a smaller batch_size, less concurrency or memory= (bytes to reserve) helps. Ray's log has "
+            "the exit codes"
+        )
