@@ -10,7 +10,7 @@
     |-- TensorConversionError (TypeError)        a column that cannot become a tensor the way it was asked for
     |-- CursorMismatchError (ValueError)         a cursor of another order than the one it is loaded into
     |-- CommitError (RuntimeError)               a commit that did not happen, after every retry
-    |   |-- MergeConflictError                   of a merge whose rows others changed; in write/commit.py
+    |   |-- MergeConflictError                   of a merge whose rows others changed; in write/row_commit.py
     |   `-- LostHistoryError                     versions that would tell whether it happened are gone; write/history.py
     `-- LancePanicError (RuntimeError)           Lance gave up in the middle: a fault of Lance
 

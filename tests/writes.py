@@ -15,12 +15,13 @@ import pyarrow.compute as pc
 from ray_lance.retry import RetryPolicy
 from ray_lance.table import TableRef
 from ray_lance.write.cleanup import give_up, remove_uncommitted
-from ray_lance.write.commit import Committed, Send, commit_rows
+from ray_lance.write.commit import Send
 from ray_lance.write.fragments import Rows, TableRows, write_files
 from ray_lance.write.inferred import agreed_schema
 from ray_lance.write.job import WriteJob, begin
 from ray_lance.write.merge import ADDRESSES, BUCKET, ROW_ID, commit_merge, match, with_bucket, with_row_ids
 from ray_lance.write.options import WriteOptions
+from ray_lance.write.row_commit import Committed, commit_rows
 from ray_lance.write.storage import Storage
 
 QUICK = RetryPolicy(max_attempts=3, base_delay_s=0.0)

@@ -19,11 +19,12 @@ from ray_lance.errors import InvalidArgumentError
 from ray_lance.ray_internals.executions import clean_up_after_writes, running_context
 from ray_lance.table import TableRef
 from ray_lance.write.cleanup import give_up, remove_uncommitted
-from ray_lance.write.commit import Committed, Send, commit_rows
+from ray_lance.write.commit import Send
 from ray_lance.write.fragments import Rows, write_files
 from ray_lance.write.inferred import agreed_schema, inferred_schema
 from ray_lance.write.job import WriteJob, begin
 from ray_lance.write.options import WriteOptions, WriteSummary
+from ray_lance.write.row_commit import Committed, commit_rows
 from ray_lance.write.schema import portable
 
 __all__ = ["LanceDatasink", "refuse_job_checkpoints"]

@@ -20,7 +20,6 @@ from ray_lance.errors import SchemaMismatchError
 from ray_lance.tensors.from_ray import storable
 from ray_lance.tensors.kinds import extension_name, holds_blobs
 from ray_lance.tensors.memory import storage
-from ray_lance.write.commit import Committed
 from ray_lance.write.fragments import TableRows, write_files
 from ray_lance.write.job import WriteJob
 from ray_lance.write.lance_types import without_categories
@@ -35,6 +34,7 @@ from ray_lance.write.merge import (
     with_bucket,
     with_row_ids,
 )
+from ray_lance.write.row_commit import Committed
 from ray_lance.write.schema import bare_type, fit, portable
 
 __all__ = ["MergeSink", "matched"]

@@ -19,9 +19,10 @@ from ray_lance.errors import CommitError, DatasetExistsError, InvalidArgumentErr
 from ray_lance.progress import shown_progress
 from ray_lance.ray_internals.executions import executed_promptly, silenced, watched_write
 from ray_lance.table import TableRef
-from ray_lance.write.commit import MergeConflictError, Send
+from ray_lance.write.commit import Send
 from ray_lance.write.job import WriteJob, begin
 from ray_lance.write.options import WriteOptions, WriteSummary
+from ray_lance.write.row_commit import MergeConflictError
 
 __all__ = ["run", "write"]
 

@@ -27,11 +27,12 @@ from ray_lance.errors import InvalidArgumentError, RayLanceError, SchemaMismatch
 from ray_lance.masking import cause
 from ray_lance.tensors.objects import to_frame, to_rows
 from ray_lance.write.cleanup import remove_unreferred
-from ray_lance.write.commit import Committed, Send, commit
+from ray_lance.write.commit import Send
 from ray_lance.write.field_ids import check_fields, field_ids
 from ray_lance.write.fragments import WrittenFile
 from ray_lance.write.history import deletion_file_name
 from ray_lance.write.job import WriteJob
+from ray_lance.write.row_commit import Committed, commit
 from ray_lance.write.schema import fit
 
 __all__ = ["ADDRESSES", "BUCKET", "ROW_ID", "check_keys", "commit_merge", "match", "with_bucket", "with_row_ids"]

@@ -9,7 +9,7 @@ from ray.exceptions import RayTaskError, UserCodeException
 
 from ray_lance.data.faults import faults_of_data, own_error, own_errors
 from ray_lance.errors import DatasetNotFoundError, InvalidArgumentError, TensorConversionError, UnknownColumnError
-from ray_lance.write.commit import MergeConflictError
+from ray_lance.write.row_commit import MergeConflictError
 
 ERRORS = [
     InvalidArgumentError("batch_size=0 must be at least 1"),

@@ -17,7 +17,7 @@ FORBIDDEN = {
     "ray_lance.tensors": ("ray", "lance", "torch"),
     "ray_lance.scan.reader": ("ray",),
     "ray_lance.scan.pushdown": ("ray",),
-    "ray_lance.write.commit": ("ray",),
+    "ray_lance.write.merge": ("ray",),
     "ray_lance.write.fragments": ("ray",),
     "ray_lance.decode": ("ray", "lance", "PIL", "torch"),
     # What Ray's workers import, which start in half the time without these.

@@ -13,8 +13,8 @@ from ray_lance.fields import blob
 from ray_lance.scan.scan import ROW_ADDRESS
 from ray_lance.write.column_commit import commit_group
 from ray_lance.write.column_files import write_column_file
-from ray_lance.write.commit import commit_rows
 from ray_lance.write.field_ids import as_stored, check_fields, new_schema
+from ray_lance.write.row_commit import commit_rows
 from tests.orphans import orphans
 from tests.unit.write.test_columns import start, todo
 from tests.writes import merge, write_tables

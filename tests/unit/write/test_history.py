@@ -13,8 +13,8 @@ from ray_lance.errors import CommitError
 from ray_lance.table import TableRef
 from ray_lance.write.cleanup import remove_unreferred
 from ray_lance.write.column_commit import commit_group, drop_blank, remove_leftovers
-from ray_lance.write.commit import MergeConflictError
 from ray_lance.write.history import LostHistoryError
+from ray_lance.write.row_commit import MergeConflictError
 from ray_lance.write.target import existing_target
 from tests.orphans import orphans
 from tests.unit.write.test_columns import start, values, write

@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 
 from ray_lance.errors import InvalidArgumentError, SchemaMismatchError
 from ray_lance.table import TableRef
-from ray_lance.write.commit import MergeConflictError
 from ray_lance.write.job import begin
 from ray_lance.write.merge import (
     check_keys,
     commit_merge,
 )
 from ray_lance.write.options import WriteOptions
+from ray_lance.write.row_commit import MergeConflictError
 from tests.orphans import orphans
 from tests.writes import QUICK, Cue, FaultySend, merge
 
