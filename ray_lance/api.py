@@ -1,4 +1,4 @@
-"""The functions that users call on Ray datasets."""
+"""The public functions on Ray datasets: their arguments and documentation. The work is done in data/ and backfill/."""
 
 from __future__ import annotations
 
@@ -59,17 +59,17 @@ def add_columns(
     namespace_impl: str | None = None,
     namespace_properties: Mapping[str, str] | None = None,
 ) -> AddColumnsSummary:
-    """Compute something for every row and keep it beside the data, as new columns of the dataset.
+    """Compute new columns for every row and store them beside the data.
 
     Only ``input_columns`` are read and only the new columns are written, one file per fragment. Finished fragments are
-    committed in groups: readers see them early, and calling again after a crash goes on with the others. Calling again
-    later computes what is missing: rows appended since, for instance. Appends and deletions by others meanwhile do no
-    harm; fragments that others rewrite meanwhile are computed again.
+    committed in groups: readers see them early, and calling again after a crash resumes with the others. Calling again
+    later computes what is missing, such as rows that were appended since. Appends and deletions by other writers in the
+    meantime do no harm; fragments that they rewrite in the meantime are computed again.
 
-    A call goes on with an earlier one that had the same input columns, ``where``, ``decode``, ``fn`` and arguments of
-    ``fn``. Of ``fn`` its code counts, what the code refers to, and its state; of arguments their values. A call that
-    differs in one of them needs ``overwrite=True``; if such a call is interrupted, the same call without ``overwrite``
-    goes on with it. Rows that others update later keep the value computed before: compute them again with
+    A call resumes an earlier one that had the same input columns, ``where``, ``decode``, ``fn`` and arguments of
+    ``fn``. What is compared is the code of ``fn``, what the code refers to, its state, and the values of arguments. A
+    call that differs in one of them needs ``overwrite=True``; if that call is interrupted, the same call without
+    ``overwrite`` resumes it. Rows that others update later keep the value computed before: compute them again with
     ``overwrite=True`` and a ``where`` that selects them.
 
     Args:
@@ -86,14 +86,14 @@ def add_columns(
         batch_format: What ``fn`` is given: ``"numpy"`` arrays, ``"torch"`` tensors, a ``"pandas"`` DataFrame or a
             ``"pyarrow"`` table.
         decode: Input columns of encoded images that ``fn`` is given as tensors; as for :func:`read_lance`.
-        overwrite: Compute columns that exist anew.
+        overwrite: Compute existing columns again.
         on_error: When ``fn`` raises an error: ``"raise"`` stops (what is finished is committed); ``"null"`` leaves the
             rows of the batch null and reports them in the summary. They count as done; ``overwrite=True`` with
             ``where="column IS NULL"`` tries them again.
         fragments_per_commit: Most fragments that may be computed, wholly or in part, and not committed: what a crash
-            can cost. They are committed a third at a time, so that the rest can be computed meanwhile; with 1 the
+            can cost. They are committed a third at a time, so that the rest can be computed during commits; with 1 the
             computation waits for each commit. No batch holds rows of more than a third of them. Default: what is
-            finished is committed every ten seconds, and the computation goes on as far as there is memory.
+            finished is committed every ten seconds, and the computation continues as long as there is memory.
         fn_args: Further positional arguments of each call.
         fn_kwargs: Further keyword arguments of each call.
         fn_constructor_args: Positional arguments of the class.
@@ -109,7 +109,7 @@ def add_columns(
         namespace_properties: Properties of the connection to the namespace.
 
     Returns:
-        What was done. ``lance.dataset(uri, version=summary.version_before).restore()`` takes it back.
+        What was done. ``lance.dataset(uri, version=summary.version_before).restore()`` undoes it.
 
     Raises:
         DatasetNotFoundError: There is no such dataset.
@@ -200,13 +200,13 @@ def read_lance(
         version: Version number, tag, or tuple of a branch and a version number or None, such as ``("dev", None)``.
             Default: the latest version.
         since: Read only rows that were added or changed since this version number, tag or time (``datetime``). Tables
-            with stable row ids tell these of each row, whatever happened to it; of others whole fragments are known to
-            be new, and what moves rows (updates, merges, compactions) is an error.
+            with stable row ids know this of each row. Of other tables only whole fragments are known to be new, and
+            operations that move rows (updates, merges, compactions) are an error.
         changes: With ``since``: ``"inserted"`` rows, ``"updated"`` ones that were there before, or ``"all"`` of both.
         shuffle: Seed of a shuffle: the same as reading ``Permutation(uri, filter).shuffle(shuffle)``.
         storage_options: Options of the object store, such as credentials and endpoint.
         base_store_params: Storage options by URI of the dataset's further base paths.
-        scanner_options: Further arguments of ``lance.LanceDataset.scanner``. With one that speaks of the dataset as a
+        scanner_options: Further arguments of ``lance.LanceDataset.scanner``. With one that applies to the dataset as a
             whole (``nearest``, ``full_text_query``, ``limit``, ``order_by`` ...) one task reads all of it.
         dataset_options: Further arguments of ``lance.dataset``.
         fragment_ids: Ids of the fragments to read. An empty list reads no rows.
@@ -217,8 +217,8 @@ def read_lance(
             or ``{"image": "image"}``; ``"auto"`` takes those that HuggingFace ``datasets`` has marked. Default: none,
             images stay as they are stored. See :class:`~ray_lance.ImageDecode` for sizes and for damaged images.
         fill: What replaces nulls: one value, or one by column (``"a.b"`` for a struct's field). One value is for all
-            numbers, times and booleans, alone and in vectors, tensors and lists; strings, bytes and categories of them
-            are filled where they are named. A null list becomes an empty one. ``filter`` sees what is stored, and
+            numbers, times and booleans, also in vectors, tensors and lists; strings, bytes and categories of them are
+            filled only where they are named. A null list becomes an empty one. ``filter`` sees what is stored, and
             ``Dataset.filter`` what is filled. Without it nulls stay nulls; in integer and boolean vectors and tensors,
             which cannot hold them, they are an error, and float vectors hold them as NaN.
         table_id: Identifier of the table in a namespace, instead of ``uri``.
@@ -348,7 +348,7 @@ def write_lance(
         DatasetExistsError: ``mode="create"`` where a dataset exists or appeared during the write.
         DatasetNotFoundError: ``mode="append"`` or ``"merge"`` where there is none.
         SchemaMismatchError: The rows do not fit the dataset, or each other, without losing something; or there is no
-            value that tells the type of a column.
+            value from which to infer the type of a column.
         InvalidArgumentError: An argument breaks its rule, or two contradict each other; or a column has a name by which
             it could not be read.
         CommitError: Nothing was committed.
@@ -374,7 +374,7 @@ def explain(source: Dataset | Source) -> str:
 
     Args:
         source: A Ray dataset that reads Lance tables, with everything that has been called on it; or a path, URI,
-            ``lance.LanceDataset`` or :class:`~ray_lance.TableRef`, which stands for reading all of it.
+            ``lance.LanceDataset`` or :class:`~ray_lance.TableRef`, which is read as a whole.
 
     Returns:
         Text to print.

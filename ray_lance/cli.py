@@ -1,4 +1,4 @@
-"""The command line: what a read of a dataset would do, and how fast it is on this machine."""
+"""The command line: arguments in, text or JSON out. Says what a read would do, and how fast it is on this machine."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: What follows ``python -m ray_lance``; None takes it from the command line.
 
     Returns:
-        The exit code: 0, or 2 after an error, of which one line on stderr tells.
+        The exit code: 0, or 2 after an error, which is one line on stderr.
     """
     try:
         parsed = _parse(arguments)
@@ -161,9 +161,9 @@ class _Parser(argparse.ArgumentParser):
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parsed, unknown = _parser().parse_known_args(arguments)
     if unknown:
-        # What stands behind "=", or apart, may be a storage option's value.
+        # What follows "=", or an option, may be the value of a storage option.
         named = [text.partition("=")[0] for text in unknown if text.startswith("-")]
-        what = f"there is no option {', '.join(named)}" if named else "there is an argument too many behind the URI"
+        what = f"there is no option {', '.join(named)}" if named else "there is an argument too many after the URI"
         raise InvalidArgumentError(f"{what} (see {_PROGRAM} {parsed.name} --help)")
     return parsed
 

@@ -1,4 +1,4 @@
-"""Open datasets: the only place that opens them, and the cache of those that this process has open."""
+"""Opens datasets: a ``TableRef`` in, an open dataset out, from this process's cache where it has been opened before."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def open_table(ref: TableRef) -> lance.LanceDataset:
     try:
         with panics_as_errors(f"opening {ref.shown_place}"):
             dataset = _open_pinned(ref) if ref.manifest is not None else _open_named(ref)
-    except (TypeError, OverflowError) as error:  # Python's own words about an argument of lance.dataset
+    except (TypeError, OverflowError) as error:  # raised by Python for an argument of lance.dataset
         raise InvalidArgumentError(f"dataset_options, storage_options: {cause(error)}") from without_secrets(error)
     except Exception as error:
         if not _is_lances(error):
@@ -112,7 +112,7 @@ def open_table(ref: TableRef) -> lance.LanceDataset:
 
 
 def _is_lances(error: Exception) -> bool:
-    """Whether Lance says something of the table, or a namespace, whose package takes long to import."""
+    """Whether Lance or a namespace raised it; the package of the latter is not imported, which would take long."""
     is_ours = isinstance(error, RayLanceError)
     return not is_ours and (
         isinstance(error, (ValueError, OSError, RuntimeError)) or type(error).__module__.startswith("lance_namespace")
@@ -137,7 +137,7 @@ def _open_named(ref: TableRef) -> lance.LanceDataset:
         dataset = lance.dataset(**options).checkout_version(ref.version)
     else:
         dataset = lance.dataset(version=ref.version, **options)
-    # A branch or a tag may have led to another place than the handle's uri, by which parts of Lance go.
+    # A branch or a tag may have led to another place than the handle's uri, which parts of Lance use.
     return _at_its_place(ref, dataset) if isinstance(ref.version, (tuple, str)) else dataset
 
 
@@ -153,7 +153,7 @@ def _at_its_place(ref: TableRef, dataset: lance.LanceDataset) -> lance.LanceData
 
 
 def _explain(ref: TableRef, error: Exception) -> NoReturn:
-    """Raise what ``error``, of opening ``ref``, means."""
+    """Raise the error of our own for ``error``, which opening ``ref`` raised."""
     source, text = without_secrets(error), cause(error)
     if _NO_SUCH_SCHEME.search(text):
         raise InvalidArgumentError(f"uri={ref.shown_place!r}: Lance knows no storage of this scheme") from source
@@ -188,12 +188,12 @@ def _not_found(ref: TableRef) -> DatasetNotFoundError:
 
 
 def missing_branch(ref: TableRef) -> DatasetNotFoundError | None:
-    """What to tell where ``ref`` lies among the branches of a dataset and is none of them; None anywhere else."""
+    """The error for a ``ref`` whose uri is among the branches of a dataset and is none of them; None for others."""
     for root, branch in roots_above(ref.uri or ""):
         try:
             dataset = open_table(replace(ref, uri=root, version=None, dataset_options={}))
         except (DatasetNotFoundError, StorageError):
-            continue  # no dataset, or a place that is none of the user's
+            continue  # there is no dataset, or the user may not look there
         return _no_branch(branch, mask_uri(root), dataset)
     return None
 
@@ -210,12 +210,12 @@ def _open_for_takes(ref: TableRef, dataset: lance.LanceDataset) -> lance.LanceDa
     uri = uring_uri(absolute(dataset.uri))
     if uri is None or not _has_few_files(dataset):
         return dataset
-    # With the manifest: Lance keeps files open by path, also where another one has come to that path.
+    # With the manifest: Lance keeps files open by path, even after another file has taken that path.
     return open_table(replace(ref, uri=uri, version=dataset.version, manifest=manifest_of(dataset)))
 
 
 def _has_few_files(dataset: lance.LanceDataset) -> bool:
-    """Whether all data files may be open at once; fragments, whose number is known at once, have one at least."""
+    """Whether all data files may be open at once. Each fragment has at least one, and their number is known at once."""
     most = most_files()
     if count_fragments(dataset) > most:
         return False

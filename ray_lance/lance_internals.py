@@ -1,7 +1,7 @@
-"""Private names of pylance: an open dataset in, out what only they tell. Each has a public way where one is missing.
+"""Reaches what is private in pylance: an open dataset in, what only its private names say out.
 
-The public ways are slower and give the same. No other module of this package may use a private name of pylance, which
-a test holds.
+Each private name has a public way, which is taken where the installed pylance lacks the name: slower, with the same
+results. No other module of this package may use a private name of pylance, which a test checks.
 """
 
 from __future__ import annotations

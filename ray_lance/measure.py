@@ -1,4 +1,4 @@
-"""How fast and how well mixed a table is read in this process, in order and at several shuffles."""
+"""Measures reads in this process: a permutation and options in; speed and mixing, in order and shuffled, out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Errors of Lance and of file systems as this library's own: what was being done, what was said, and what to try."""
+"""Translates errors: those of Lance and of file systems in, this library's own, with advice, out."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from ray_lance.masking import cause, without_secrets
 
 __all__ = ["as_own", "native_errors"]
 
-# Lance raises its errors, and Arrow those of Lance's streams, as plain ValueError and RuntimeError, too.
+# Lance also raises plain ValueError and RuntimeError, and so does Arrow for errors of Lance's streams.
 _OF_LANCE = re.compile(r"\.rs:\d+:\d+|LanceError|External error")
 _OF_FILTER = "filter expression"
-# What is asked for can never work: the storage is not to blame.
+# Of requests that can never work: not faults of the storage.
 _REFUSED = re.compile(r"Invalid user input|Not supported")
 _ADVICE = {
     r"/_indices/.*not found|not found.*/_indices/": (
@@ -48,7 +48,7 @@ def native_errors(what: str) -> Iterator[None]:
 
 
 def as_own(error: Exception, what: str) -> Exception:
-    """``error`` as one of this library; itself where neither Lance nor a file system raised it."""
+    """``error`` as one of this library; unchanged where neither Lance nor a file system raised it."""
     if isinstance(error, RayLanceError) or not _is_native(error):
         return error
     text = cause(error)

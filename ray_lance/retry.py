@@ -1,4 +1,4 @@
-"""When to try again, and the only backoff loop of the code base."""
+"""Tries again: a function in, its result out. The only backoff loop of the code base."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ __all__ = ["RetryPolicy", "is_transient"]
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
-# What Lance and its object store clients say of faults that pass. Lance raises plain OSError, ValueError
-# or RuntimeError with the cause in the text, so the text is all there is to go by.
+# What Lance and its object store clients say about faults that pass. Lance raises plain OSError, ValueError
+# or RuntimeError with the cause in the text, so that only the text can be checked.
 _TRANSIENT_MARKS = (
     "lanceerror(io)",
     "timed out",
@@ -55,13 +55,13 @@ def is_transient(error: BaseException) -> bool:
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How often and how patiently to try again.
+    """How often to try again, and after which pauses.
 
     Attributes:
         max_attempts: Attempts in a row without progress, the first one included.
         base_delay_s: Upper bound in seconds of the first pause; it doubles with each further attempt.
         max_delay_s: Upper bound in seconds of any pause.
-        should_retry: Tells errors that pass from errors that stay.
+        should_retry: Whether an error may pass.
     """
 
     max_attempts: int = 8
@@ -75,8 +75,8 @@ class RetryPolicy:
     def pause(self, attempt: int, what: str, error: Exception) -> None:
         """Sleep before the next attempt, or raise ``error`` where there is none, as this library's own if it is native.
 
-        Full jitter: a uniform share of the exponential bound, so that many workers that failed
-        together do not come back together.
+        Full jitter: a uniform share of the exponential bound, so that many workers that failed together do not try
+        again together.
 
         Args:
             attempt: Attempts made so far without progress, at least 1.

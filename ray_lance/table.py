@@ -1,4 +1,4 @@
-"""References to one version of one Lance dataset, and the only place that opens them."""
+"""Refers to one version of one Lance dataset: a path, a uri or an open dataset in, a picklable ``TableRef`` out."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ class TableRef(Facts):
         """Make a reference from a path, a URI, an open ``lance.LanceDataset`` or another reference.
 
         Args:
-            source: What to refer to. An open dataset stands for the version and the branch that it has open.
+            source: What to refer to. An open dataset means the version and the branch that it has open.
             version: Version number, tag, or tuple of a branch and a version number or None. Must not contradict a
                 version that ``source`` already has.
             storage_options: Object store options; for references and open datasets they replace the source's.
@@ -138,10 +138,10 @@ class TableRef(Facts):
         return handles.get(self)
 
     def open_for_takes(self) -> lance.LanceDataset:
-        """Like :meth:`open`, for reads of many small pieces: of local files through io_uring where that is allowed.
+        """Like :meth:`open`, for reads of many small pieces: through io_uring for local files, where that is allowed.
 
-        Lance otherwise hands each piece to another thread, which takes as long as reading it. Reading everything in
-        order is as fast either way.
+        Otherwise Lance hands each piece to another thread, which takes as long as reading it. Reads of everything in
+        order are equally fast both ways.
         """
         return handles.get(self, for_takes=is_available() and not self.is_remote)
 
@@ -161,7 +161,7 @@ class TableRef(Facts):
         return pinned
 
     def latest(self) -> TableRef:
-        """The same branch of the table at whatever version is the latest when it is pinned or opened.
+        """The same branch of the table, at the version that is the latest when it is pinned or opened.
 
         Which branch a tag points into is looked up.
         """
@@ -174,7 +174,7 @@ class TableRef(Facts):
         return self._at(version)
 
     def without_manifest(self) -> TableRef:
-        """The same table and version with nothing attached that grows with the dataset; opening it lists versions."""
+        """The same table and version without the manifest, which grows with the dataset; opening it lists versions."""
         return self if self.manifest is None else self._at(self.number)
 
     @property
@@ -207,7 +207,7 @@ class TableRef(Facts):
     def cache_key(self) -> str:
         """Identifies everything that decides what :meth:`open` returns.
 
-        The manifest takes part: where a dataset was removed and written anew, the same version number means other data.
+        The manifest is part of it: once a dataset was removed and written again, a version number means other data.
         """
         manifest = None if self.manifest is None else hashlib.blake2b(self.manifest, digest_size=16).hexdigest()
         parts = (manifest, self.uri, self.version, _as_json(self.storage_options), self.table_id, self.namespace_impl)
@@ -217,7 +217,7 @@ class TableRef(Facts):
         return hash(self.cache_key)
 
     def _facts(self) -> dict[str, Any]:
-        """What a person wants to know, without credentials; None for what was not given."""
+        """What is worth showing, without credentials; None for what was not given."""
         shown = {"uri": self._shown_uri(), "version": self.version, "table_id": self.table_id}
         options = {name: getattr(self, name) for name in ("storage_options", "namespace_properties")}
         masked = {name: dict.fromkeys(sorted(given), "***") if given else None for name, given in options.items()}
@@ -225,14 +225,14 @@ class TableRef(Facts):
 
     @property
     def shown_place(self) -> str:
-        """Where the table is, for messages: without credentials."""
+        """Where the table is, without credentials, for messages."""
         if self.uri is None:
             return f"table {list(self.table_id or ())} of the {self.namespace_impl!r} namespace"
         return mask_uri(self.uri)
 
     def _at(self, version: int | None) -> TableRef:
         """The same branch at a version, not pinned."""
-        # The uri of a pinned table is that of its branch. A namespace is asked anew where the table lies.
+        # The uri of a pinned table is that of its branch. A namespace is asked again where the table is.
         is_placed = self.manifest is not None and self.namespace_impl is None
         branch = None if is_placed else self.branch
         return replace(
@@ -282,7 +282,7 @@ class TableRef(Facts):
 
 
 def check_source(name: str, source: object) -> None:
-    """Refuse what stands for no table.
+    """Refuse what names no table.
 
     Args:
         name: The argument that it was given as.

@@ -1,4 +1,4 @@
-"""Arguments of public functions that say which table -> ``TableRef``: a uri, or the identifier in a namespace."""
+"""Names tables as public functions do: a uri, or the identifier in a namespace, in; a ``TableRef`` out."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ class TableArguments:
         ]
 
     def _of_namespace(self) -> list[str]:
-        """Names of the arguments that were given and that speak of a namespace."""
+        """Names of the arguments that were given and that belong to a namespace."""
         names = ("table_id", "namespace_impl", "namespace_properties")
         return [name for name in names if getattr(self, name) is not None]
 

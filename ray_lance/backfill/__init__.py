@@ -1,1 +1,1 @@
-"""Computes new columns for every row of a dataset and writes them beside the data (``add_columns``)."""
+"""Computes new columns for every row: a dataset and a function in, the dataset with further columns out."""

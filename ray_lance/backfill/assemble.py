@@ -1,4 +1,4 @@
-"""Takes the computed blocks in scan order, as references and row counts; returns the fragments that they complete."""
+"""Assembles fragments: computed blocks in scan order in (references and row counts), complete fragments out."""
 
 from __future__ import annotations
 

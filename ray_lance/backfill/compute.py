@@ -1,4 +1,4 @@
-"""Arguments of ``add_columns`` -> what is called on which columns: checked, and told apart from other computations."""
+"""Checks what ``add_columns`` is given: a function and its arguments in, a validated ``Compute`` out."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class Compute:
         return inspect.isclass(self.function)
 
     def made(self) -> Callable[..., Any]:
-        """The function itself, or an instance of the class."""
+        """Make what is called: the function itself, or an instance of the class."""
         if not self.is_class:
             return self.function
         return constructed(self.function, self.constructor_arguments, self.constructor_keywords)  # type: ignore[no-any-return]
@@ -101,7 +101,7 @@ class Compute:
         return replace(scan, filter=filter).decoding(self.decode)
 
     def recipe(self, where: str | None, decoders: Mapping[str, ImageDecode] | None = None) -> Recipe:
-        """What the dataset keeps of this computation, to tell it from others.
+        """What the dataset records of this computation, to recognise it.
 
         Args:
             where: SQL condition of the rows that are computed.

@@ -1,4 +1,4 @@
-"""Read tasks of a datasource -> read tasks that deliver what a function computes of each batch of rows."""
+"""Computes inside of read tasks: a datasource and a function in, a datasource of computed rows out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Digests of objects: equal content has an equal digest in every process, on every machine.
+"""Digests values: any Python object in, a digest out that is the same for the same content in every process.
 
 Nothing enters a digest that differs from run to run: no address, no name of a file, no order of a set. Code enters as
 bytecode, so that digests of functions are those of one version of Python.
@@ -44,7 +44,7 @@ _ATOMS: dict[type, Callable[[Any], str | bytes]] = {
     bytearray: bytes,
     memoryview: lambda value: value.tobytes(),
 } | dict.fromkeys((bool, complex, type(None), type(...), type(NotImplemented)), repr)
-# What Python keeps in classes beside what their authors wrote, or what has no say in what they compute.
+# What Python adds to classes, and what does not change what they compute.
 _BOOKKEEPING = frozenset(
     [
         "__dict__",
@@ -69,7 +69,7 @@ _BOOKKEEPING = frozenset(
 
 
 class NotComparableError(Exception):
-    """Nothing is known of a value that would be the same in another run. The text is its type."""
+    """A value has nothing that is the same in every run, such as a lock or a connection. The text is its type."""
 
 
 def reduced(value: Any) -> str | tuple[Any, ...]:
@@ -104,7 +104,7 @@ class Digest:
         self._own = own
         self._hash = hashlib.blake2b(digest_size=16)
         self._numbers: dict[int, int] = {}
-        self._met: list[Any] = []  # no other object gets their address as long as they are here
+        self._met: list[Any] = []  # kept alive, so that no other object gets its address
         self._inside_globals = 0
         self.has_code = False
         if root is not None:
@@ -135,7 +135,7 @@ class Digest:
             self._add_object(value)
 
     def add_code(self, code: types.CodeType) -> None:
-        """Add what a function does, not where it was written."""
+        """Add the bytecode of a function, without file names and line numbers."""
         self.has_code = True
         sizes = (code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags)
         names = (code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars)
@@ -183,7 +183,7 @@ class Digest:
             self.add(value)
 
     def _add_set(self, values: set[Any] | frozenset[Any]) -> None:
-        """Elements by ascending digest, each as if it were the only one: their order differs from run to run."""
+        """Add elements by ascending digest, each as if it were the only one: their order differs from run to run."""
         before, met, found = self._hash, len(self._met), []
         for value in values:
             self._hash = hashlib.blake2b(digest_size=16)
@@ -251,11 +251,11 @@ class Digest:
     def _add_cell(self, cell: types.CellType) -> None:
         try:
             self._add_all("cell", [cell.cell_contents])
-        except ValueError:  # what it is to hold has no value yet
+        except ValueError:  # its variable has no value yet
             self._note("cell")
 
     def _add_dict(self, value: dict[Any, Any]) -> None:
-        """In the order of the dict: the steps of a pipeline may be in one."""
+        """Add keys and values in the order of the dict, which may hold the steps of a pipeline."""
         self._add_all("keys", value.keys())
         self._add_all("values", value.values())
 

@@ -1,6 +1,6 @@
-"""What a computation is made of, part by part, so that a later call can tell what differs.
+"""Identifies a computation: a function and its arguments in, a digest of each of their parts out.
 
-Parts are digests, since what functions hold may be secret, and since every reader sees the dataset that keeps them.
+Parts are compared by digest: values may be secrets, and every reader of the dataset sees its records.
 """
 
 from __future__ import annotations
@@ -98,8 +98,8 @@ class _Parts:
             tell(digest)
         except NotComparableError as error:
             raise InvalidArgumentError(
-                f"{name}: a {error} cannot be compared with that of another run, and a call that goes on after an "
-                "interruption must be the same computation: make it in the constructor of a callable class"
+                f"{name}: a {error} cannot be compared with that of another run, and a call that resumes an "
+                "interrupted one must be the same computation: make it in the constructor of a callable class"
             ) from error
         except RecursionError as error:
             raise InvalidArgumentError(

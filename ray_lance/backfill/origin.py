@@ -1,4 +1,4 @@
-"""Where code comes from: an installed package, which a name stands for, or the user, whose code may change."""
+"""Finds where code comes from: a module, a function or a class in; whether it is installed or the user's own out."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A computation and the rows of fragments -> the Ray dataset of its columns, in tasks or actors.
+"""Runs a function over the rows of fragments: a ``Compute`` in, a Ray dataset of its new columns out.
 
-The rows come in scan order with their addresses. What is asked before the work starts runs in tasks, too: the types of
-the columns, and how many rows there are to compute.
+The rows come in scan order with their addresses. Two questions before the work starts are answered by tasks, too: the
+types of the columns, and the number of rows to compute.
 """
 
 from __future__ import annotations
@@ -58,9 +58,9 @@ def computed_columns(
         computed = _in_actors(compute, source, call, batch_size=compute.batch_size if window is None else None)
     else:
         computed = _in_tasks(compute, source, call)
-    # Only in order do counts of rows tell which rows a block holds.
+    # Counts of rows show which rows a block holds only if blocks come in order.
     computed.context.execution_options.preserve_order = True
-    computed.context.checkpoint_config = None  # the columns themselves tell what is done
+    computed.context.checkpoint_config = None  # the columns themselves show what is done
     if window is not None:
         computed = begun_as_admitted(computed, Admission(window, todo, source.last_fragments()).admits)
     return silenced(executed_promptly(computed))
@@ -90,7 +90,7 @@ def count_rows(table: TableRef, todo: Pass) -> Pass:
 def _datasource(compute: Compute, scan: Scan, todo: Pass, window: Window | None) -> FragmentDatasource:
     """Tasks sized by bytes, or smaller ones: a function may take long for the rows of few bytes.
 
-    Small enough to keep all workers at work to the end, and to be done before much could be lost by a failure.
+    Small enough to keep all workers busy until the end, and to lose little in a failure.
     """
     fragment_ids = [work.fragment_id for work in todo.fragments]
     batches = -(-sum(work.rows for work in todo.fragments) // compute.batch_size)
@@ -128,9 +128,10 @@ def _in_actors(compute: Compute, source: FragmentDatasource, call: BatchCall, ba
 
 
 def _read_beside_actors(compute: Compute, tasks: int) -> dict[str, Any]:
-    """How to read: where the actors take every CPU without reserving one, or the first read would wait for ever.
+    """Ray arguments of reads that feed actors.
 
-    With arguments that the actors do not have, or Ray would let them read themselves and keep them from computing.
+    Where the actors take every CPU, reads must not reserve one, or the first would wait for ever. They need arguments
+    that the actors do not have: otherwise Ray would fuse both, and the actors would read instead of computing.
     """
     each = compute.ray_arguments.get("num_cpus")
     taken = compute.workers * (1.0 if each is None else float(each))

@@ -1,9 +1,9 @@
-"""Computes columns with Ray Data and writes them back, fragment by fragment.
+"""Runs ``add_columns``: a table and a ``Compute`` in, committed columns and a summary out.
 
-One streaming pipeline: read tasks deliver row ranges with their row addresses, the function runs on batches in
-tasks or actors, and the blocks come back in order, so that counting their rows tells which fragments are complete.
-Each complete fragment's column file is written by a task that gets references to the blocks; the driver sees
-references and row counts only, and commits the finished fragments in groups.
+One streaming pipeline: read tasks deliver ranges of rows with their addresses, the function runs on batches in tasks or
+actors, and the blocks come back in order, so that counting their rows shows which fragments are complete. The column
+file of a complete fragment is written by a task that gets references to the blocks. The driver handles only references
+and row counts, and commits the finished fragments in groups.
 """
 
 from __future__ import annotations
@@ -57,12 +57,12 @@ _MOST_ROUNDS = 5
 
 @dataclass(frozen=True)
 class BackfillOptions:
-    """Which values are computed, and what becomes of them.
+    """Which values are computed, and how they are committed.
 
     Attributes:
         schema: The new columns; None takes the types of the first batch.
         where: SQL condition of the rows that get a value; None for all.
-        overwrite: Whether columns that exist are computed anew.
+        overwrite: Whether columns that exist are computed again.
         fragments_per_commit: Most fragments that may be computed and not committed; None commits what is finished
             every ten seconds.
         retry: How often to try again after storage faults and commit conflicts.
@@ -99,7 +99,7 @@ class AddColumnsSummary(FieldFacts):
     Attributes:
         uri: Location of the dataset, without credentials.
         version_before: Version before the call: ``lance.dataset(uri, version=...).restore()`` goes back to it.
-        version: Version that holds the result; equal to ``version_before`` where nothing was to be done.
+        version: Version that holds the result; equal to ``version_before`` where there was nothing to do.
         fragments_done: Fragments that got values.
         fragments_skipped: Fragments that had their values already, or no row to compute.
         rows: Rows computed.
@@ -129,7 +129,7 @@ def backfill(
     Args:
         table: The dataset.
         compute: What is called on which columns.
-        options: Which values are computed, and what becomes of them.
+        options: Which values are computed, and how they are committed.
         send: Makes new versions; for tests of what happens when that fails.
     """
     started = time.perf_counter()
@@ -154,7 +154,7 @@ def _check_files(target: Target) -> None:
 
 
 def _prepare(target: Target, compute: Compute, options: BackfillOptions) -> tuple[pa.Schema, ColumnRecord]:
-    """Check everything that can be checked before the work starts; returns the new columns and their record."""
+    """Check all that can be checked before the work starts; returns the new columns and their record."""
     dataset = target.table.open()
     _check_files(target)
     refuse_private_types(dataset.schema, "add_columns")
@@ -178,8 +178,8 @@ def _prepare(target: Target, compute: Compute, options: BackfillOptions) -> tupl
 class _Work:
     """One call's work on the columns.
 
-    The columns are claimed, and those that are missing added, when the first of their values are there: a call that
-    fails before leaves the table as it was.
+    The columns are claimed, and added where they are missing, when the first values have been computed: a call that
+    fails before that leaves the table as it was.
 
     Args:
         target: The dataset.
@@ -293,7 +293,7 @@ class _Work:
         return job
 
     def _wind_up(self, error: BaseException) -> None:
-        """After a failure: commit what is finished, remove the other files, and columns that got no value at all."""
+        """Commit what is finished after a failure; remove the other files, and columns that got no value at all."""
         if self._job is None:
             return
         added = not set(self._schema.names) & set(self._target.table.open().schema.names)

@@ -1,4 +1,4 @@
-"""The blocks of a Ray dataset as they are computed, with pauses in which the caller can do something else."""
+"""Streams the blocks of a Ray dataset while it runs: a Ray dataset in, references to its blocks out."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from ray_lance.native_output import ACTOR_RESTARTS, without_lines
 
 __all__ = ["iterate_blocks"]
 
-# Blocks that may wait while the caller is busy; more make Ray slow down.
+# Blocks that may wait while the caller is busy. With more of them waiting Ray slows down.
 _MOST_WAITING = 4
-# A function at work cannot be interrupted; its thread ends with the batch, and keeps nobody waiting until then.
+# A running function cannot be interrupted: the thread ends with its batch, and nobody waits longer than this.
 _LONGEST_JOIN_S = 5.0
 
 
 @contextmanager
 def iterate_blocks(dataset: Dataset, pause_s: float = 0.5) -> Iterator[Iterator[BlockRows[ray.ObjectRef] | None]]:
-    """References to the blocks of ``dataset``, and None whenever none has come for ``pause_s`` seconds.
+    """Run ``dataset``; iterate over references to its blocks, with None whenever ``pause_s`` seconds pass without one.
 
-    The dataset runs in a thread, which ends with the context. Not a generator that ends it: those are also ended by the
+    The dataset runs in a thread, which ends with the context. A generator could not end it: it may be closed by the
     garbage collector, whose finalizers must not wait.
 
     Args:

@@ -1,4 +1,4 @@
-"""Calling a user's function on batches of rows that know their addresses, and checking what it returns."""
+"""Calls the user's function: a batch of rows with their addresses in, checked columns out."""
 
 from __future__ import annotations
 
@@ -96,10 +96,10 @@ class ClassOnBatches:
         self._batch_size = batch_size
 
     def __call__(self, rows: pa.Table) -> Iterator[pa.Table]:
-        """As :func:`call_on_batch`, for one batch of ``rows`` after the other.
+        """As :func:`call_on_batch`, for one batch of ``rows`` after another.
 
-        The class is constructed by the first call: Ray repeats what ends the process of an actor, and of a call it
-        is known how often.
+        The first call constructs the class. A constructor that ends its process would be started again for ever, and
+        Ray counts attempts of calls only.
         """
         for batch in rebatched([rows], self._batch_size):
             with faults_of_data():
@@ -149,7 +149,7 @@ def call_on_batch(rows: pa.Table, function: Callable[..., Any], call: BatchCall)
     _refuse_another_attempt(_place(rows))
     try:
         result = function(inputs, *call.arguments, **call.keywords)
-    except KeyboardInterrupt:  # Ray interrupts tasks so
+    except KeyboardInterrupt:  # by which Ray cancels tasks
         raise
     except BaseException as error:
         if not call.null_on_error:
@@ -184,8 +184,8 @@ def first_schema(rows: pa.Table, make: Callable[[], Callable[..., Any]], call: B
         raise
     except BaseException as error:
         raise RayLanceError(
-            f"fn failed on {_place(rows)}, which was to tell the types of the new columns (schema= tells them too): "
-            f"{_reason(error)}"
+            f"fn failed on {_place(rows)}, which was called to learn the types of the new columns (schema= "
+            f"gives them): {_reason(error)}"
         ) from error
     schema = _checked(result, rows, call).schema
     refuse_null_types(schema)
@@ -259,14 +259,14 @@ def _failed(rows: pa.Table, schema: pa.Schema, reason: str) -> pa.Table:
 
 
 def _outcome(addresses: pa.ChunkedArray, columns: pa.Table, failure: pa.Array) -> pa.Table:
-    """A block. Tensors of varying shape go without their name: pyarrow makes a type of it that cannot be pickled."""
+    """A block; tensors of varying shape without their name, of which pyarrow makes a type that cannot be pickled."""
     fields = [field.remove_metadata() if extension_name(field) == VARIABLE_SHAPE else field for field in columns.schema]
     plain = pa.Table.from_arrays(columns.columns, schema=pa.schema(fields))
     return plain.add_column(0, ROW_ADDRESS, addresses).append_column(FAILURE, failure)
 
 
 def named(block: pa.Table, schema: pa.Schema) -> pa.Table:
-    """``block`` with the names of the extension types that it was sent without."""
+    """``block`` with the extension names that :func:`call_on_batch` left out."""
     for column in portable(schema):
         if extension_name(column) == VARIABLE_SHAPE:
             block = block.set_column(block.column_names.index(column.name), column, block.column(column.name))
@@ -287,7 +287,7 @@ def _place(rows: pa.Table) -> str:
 
 
 def _refuse_another_attempt(place: str) -> None:
-    """Raise if the processes of all earlier attempts of this task ended: Ray would start another one for ever."""
+    """Raise if the processes of all earlier attempts of this task ended: Ray would start new ones for ever."""
     before = attempts_before()
     if before >= _MOST_ATTEMPTS:
         raise RayLanceError(

@@ -1,4 +1,4 @@
-"""Takes what has been committed, tells which tasks may begin: so a crash costs a bounded number of fragments."""
+"""Bounds what a crash can cost: numbers of committed fragments in, the tasks that may begin out."""
 
 from __future__ import annotations
 
@@ -27,18 +27,19 @@ class Window:
 
     @property
     def part(self) -> int:
-        """The most fragments to compute in one task, and how many are enough for a commit.
+        """The most fragments to compute in one task, and the number that is enough for a commit.
 
-        With fewer than that waiting for their commit, there is room for a task, so that nothing waits for ever.
+        While fewer fragments than this wait for their commit, another task fits into the window: nothing can wait for
+        ever.
         """
         return -(-self.size // _PARTS)
 
     def begin_pass(self, fragments: int) -> None:
-        """Count on from the end of the last pass; ``fragments``: how many the next one has."""
+        """Continue counting after the last pass; ``fragments``: how many the next one has."""
         self._before, self._in_pass = self._before + self._in_pass, fragments
 
     def settle(self, fragments: int) -> None:
-        """Count fragments that have been committed, or whose values are of no use any more."""
+        """Count fragments that have been committed, or whose values are not needed any more."""
         self._settled += fragments
 
     def admits(self, fragments: int) -> bool:

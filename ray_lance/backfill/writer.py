@@ -1,4 +1,4 @@
-"""Writes complete fragments in tasks while others are computed, and commits them in groups."""
+"""Writes columns while others are computed: complete fragments in, column files and their commits out."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from ray_lance.write.commit import Send
 
 __all__ = ["ColumnWriter", "RowFailure"]
 
-# Without a number of fragments per commit, what is finished is committed this often.
+# Without a window, what is finished is committed this often.
 _SECONDS_PER_COMMIT = 10.0
 # A task costs about as much as a few small files.
 _FILES_PER_TASK = 32
@@ -53,13 +53,13 @@ class _Outcome:
 
 
 class ColumnWriter:
-    """Takes complete fragments, and sees to it that they are written and committed.
+    """Writes complete fragments in tasks, and commits them in groups.
 
     Args:
-        window: How far the computation may be ahead, and so how much is to be committed at a time; None commits what
-            is finished every ten seconds.
-        num_cpus: CPUs to reserve for a write task. 0 where actors may hold all of them: the fragments that they wait
-            to get rid of could never be written. Otherwise 1, as Ray starts further processes for tasks of 0.
+        window: How far the computation may be ahead of the commits, and so how much is committed at a time; None
+            commits what is finished every ten seconds.
+        num_cpus: CPUs to reserve for a write task. 0 where actors may hold all of them, which would wait for ever for
+            their output to be written. Otherwise 1, since Ray starts further processes for tasks of 0.
         send: Makes new versions.
 
     Attributes:
@@ -108,16 +108,16 @@ class ColumnWriter:
         self._commit()
 
     def salvage(self) -> None:
-        """After a failure: commit what can still be written, whatever happens to single tasks."""
+        """Commit what can still be written after a failure, even if single tasks fail."""
         while self._tasks:
             try:
                 self._collect(wait=True)
             except Exception:
-                continue  # the task is off the list; its fragment is the next call's work
+                continue  # its fragments are left to the next call
         self._commit()
 
     def abandon(self) -> None:
-        """After an interrupt: stop the tasks."""
+        """Stop the tasks, after an interrupt."""
         for task in self._tasks:
             ray.cancel(task)
         ray.wait(self._tasks, num_returns=len(self._tasks), timeout=60) if self._tasks else None

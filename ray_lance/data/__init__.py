@@ -1,1 +1,1 @@
-"""Ray Data: the datasource, the datasink and what runs inside their tasks."""
+"""Reads and writes through Ray Data: datasources, datasinks and what runs in their tasks."""

@@ -1,4 +1,4 @@
-"""Blocks of Ray Data -> Arrow tables, and rows of bounded bytes for the writer of files."""
+"""Converts blocks of Ray Data: a block in, an Arrow table, or rows for the writer of files, out."""
 
 from __future__ import annotations
 
@@ -40,8 +40,7 @@ class RayRows:
 def as_arrow(block: Any) -> pa.Table:
     """The rows of ``block`` as an Arrow table: itself where it is one.
 
-    Columns of a DataFrame that hold no value keep the type that their dtype tells. Those of Python objects have the
-    null type then.
+    Columns of a DataFrame without any value get the type of their dtype; those of Python objects get the null type.
 
     Raises:
         SchemaMismatchError: A column of a DataFrame holds objects that are no values of one Arrow type.

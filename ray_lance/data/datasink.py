@@ -1,4 +1,4 @@
-"""Tasks that write blocks as files, one commit of all files on the driver, and clean-up whatever happens."""
+"""Writes and commits inside Ray Data: the blocks of tasks in, one version out; cleans up after any failure."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class LanceDatasink(Datasink[TaskResult]):
         return {**self.__dict__, "_send": None}
 
     def start(self) -> WriteJob:
-        """Look at the table and check the options against it, once.
+        """Open the table and check the options against it, once.
 
         Raises:
             RayLanceError: As :func:`ray_lance.write.job.begin` says.
@@ -81,9 +81,9 @@ class LanceDatasink(Datasink[TaskResult]):
         return self._job
 
     def on_write_start(self, schema: pa.Schema | None = None) -> None:
-        """Check what can be seen of the rows before any of them is written.
+        """Check what is known of the rows before any of them is written.
 
-        From now on a failure and an interrupt are cleaned up after.
+        From now on failures and interrupts are followed by a clean-up.
         """
         refuse_job_checkpoints(running_context(), self._options.mode)
         job = self.start()
@@ -114,7 +114,7 @@ class LanceDatasink(Datasink[TaskResult]):
         return TaskResult(tuple(write_files(self.rows(tables), job.with_schema(schema))), schema)
 
     def rows(self, blocks: Iterable[Any]) -> list[Rows]:
-        """The blocks of one task, to be read as often as its retries need."""
+        """The blocks of one task, which can be read again by retries."""
         return [RayRows(block) for block in blocks]
 
     def on_write_complete(self, write_result: WriteResult[TaskResult]) -> None:
@@ -164,7 +164,7 @@ class LanceDatasink(Datasink[TaskResult]):
         return self._options.target_bytes_per_file
 
     def _agree_on_schema(self, schemas: list[pa.Schema]) -> WriteJob:
-        """Fix the schema of a new dataset: of the rows, or where there are none, of the Ray dataset."""
+        """Fix the schema of a new dataset: that of the rows or, where there are none, of the Ray dataset."""
         job = self.start()
         if job.schema is None:
             if not schemas and self._first_schema is None:
@@ -180,10 +180,10 @@ class LanceDatasink(Datasink[TaskResult]):
 
 
 def refuse_job_checkpoints(context: DataContext, mode: str) -> None:
-    """Refuse to write what Ray would leave out the next time.
+    """Refuse job checkpoints, which lose rows where a write has one commit at its end.
 
-    Ray notes rows as written when their task ends, but they are part of the dataset only once everything is committed.
-    After a failure in between, another run would read neither them nor find them in the dataset (Ray 2.60).
+    Ray records rows as written when their task ends, but the dataset gets them only with the commit of the whole write.
+    After a failure in between, the next run would leave them out, and they would not be in the dataset (Ray 2.60).
 
     Args:
         context: The context of the Ray dataset that is written.

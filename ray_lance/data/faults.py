@@ -1,4 +1,4 @@
-"""Errors of tasks as the caller meets them: this library's own, in a few lines, without Ray's tracebacks."""
+"""Translates errors of tasks: what Ray wraps around them in, this library's own errors out."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _REPORTERS = ("ray.data.exceptions", "ray.data._internal.execution.streaming_exe
 
 @contextmanager
 def faults_of_data() -> Iterator[None]:
-    """In a task: have Ray Data take this library's errors for what they are, faults of data or arguments.
+    """In a task: mark this library's errors as faults of data or arguments, for Ray Data.
 
-    It logs a line of such errors. Of all others it logs two tracebacks, and asks for a bug report.
+    It logs one line of such errors. For all others it logs two tracebacks, and asks for a bug report.
     """
     try:
         yield
@@ -48,7 +48,7 @@ def own_errors() -> Iterator[None]:
 
 @contextmanager
 def said_once() -> Iterator[None]:
-    """Keep Ray from printing errors of this library, which are raised; its log files get them."""
+    """Keep Ray from printing errors of this library, which are raised anyway. Its log files get them."""
     loggers = [logging.getLogger(name) for name in _REPORTERS]
     for logger in loggers:
         logger.addFilter(_hide)
@@ -86,7 +86,7 @@ def _fault(plain: Any, message: str) -> RayLanceError:
 
 
 def _made(kind: Any, message: str) -> RayLanceError:
-    # Not by the class's own constructor, which may make the message of other arguments.
+    # Not by the class's own constructor, which may take other arguments than the message.
     error: RayLanceError = kind.__new__(kind)
     RayLanceError.__init__(error, message)
     return error

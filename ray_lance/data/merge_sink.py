@@ -1,4 +1,4 @@
-"""New rows -> rows matched by key with the dataset's -> one commit that replaces and adds rows: an upsert."""
+"""Upserts inside Ray Data: new rows in; rows matched by key, and one version that replaces and adds them, out."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ from ray_lance.write.schema import bare_type, fit, portable
 
 __all__ = ["MergeSink", "matched"]
 
-# A bucket is held and matched by one task.
+# One task holds a bucket in memory, and matches it.
 _BUCKET_BYTES = 256 * 2**20
-_BARE = "__ray_lance_bare:"
+_STORED_AS = "__ray_lance_stored_as:"
 
 
 def matched(dataset: Dataset, job: WriteJob) -> Dataset:
@@ -64,16 +64,16 @@ def matched(dataset: Dataset, job: WriteJob) -> Dataset:
 
 
 def _prepare(batch: pa.Table, job: WriteJob, buckets: int) -> pa.Table:
-    return _bare(with_bucket(_alike(storable(batch), job), job, buckets), job.options.on)
+    return _without_extension_types(with_bucket(_alike(storable(batch), job), job, buckets), job.options.on)
 
 
 def _alike(table: pa.Table, job: WriteJob) -> pa.Table:
     """``table`` in the types of the dataset, so that Ray can put blocks together that differ in theirs.
 
-    Categories are values on the way: those of many blocks have no common numbering.
+    Categories become values on the way: the blocks have no common dictionary.
     """
     schema = portable(job.schema)
-    fit(table.slice(0, 0), schema)  # says what does not fit, and which columns are too many
+    fit(table.slice(0, 0), schema)  # raises for types that do not fit, and for columns that the dataset lacks
     fields = [field.with_type(without_categories(field.type)) for field in schema if not holds_blobs(field)]
     own = pa.schema([field for field in fields if field.name in table.column_names])
     fitted = fit(table.select(own.names), own)
@@ -84,30 +84,30 @@ def _alike(table: pa.Table, job: WriteJob) -> pa.Table:
 
 
 def _match(batch: pa.Table, job: WriteJob) -> pa.Table:
-    return _bare(match(_dressed(batch), job), job.options.on)
+    return _without_extension_types(match(_with_extension_types(batch), job), job.options.on)
 
 
-def _bare(table: pa.Table, keys: Sequence[str]) -> pa.Table:
+def _without_extension_types(table: pa.Table, keys: Sequence[str]) -> pa.Table:
     """``table`` with the storage of its extension types, in columns whose names hold the fields.
 
-    Ray's shuffle fails on tensors with a permutation and on nested extension types, and blocks of tensors of varying
-    shape cannot be sent after it.
+    Ray's shuffle fails on tensor types with a permutation and on nested extension types, and its output cannot be
+    pickled where it has tensors of varying shape.
     """
     for index, column_field in enumerate(portable(table.schema)):
         stored = bare_type(column_field.type)
         is_named = extension_name(column_field) is not None or not stored.equals(column_field.type, check_metadata=True)
         if is_named and column_field.name not in keys:
-            name = _BARE + base64.b64encode(pa.schema([column_field]).serialize()).decode()
+            name = _STORED_AS + base64.b64encode(pa.schema([column_field]).serialize()).decode()
             chunks = [storage(chunk).cast(stored) for chunk in table.column(index).chunks]
             table = table.set_column(index, pa.field(name, stored), pa.chunked_array(chunks, stored))
     return table
 
 
-def _dressed(table: pa.Table) -> pa.Table:
-    """What :func:`_bare` was given."""
+def _with_extension_types(table: pa.Table) -> pa.Table:
+    """The opposite of :func:`_without_extension_types`."""
     for index, name in enumerate(table.column_names):
-        if name.startswith(_BARE):
-            (original,) = portable(pa.ipc.read_schema(pa.py_buffer(base64.b64decode(name.removeprefix(_BARE)))))
+        if name.startswith(_STORED_AS):
+            (original,) = portable(pa.ipc.read_schema(pa.py_buffer(base64.b64decode(name.removeprefix(_STORED_AS)))))
             column = table.column(index)
             if isinstance(original.type, pa.BaseExtensionType):
                 chunks = [original.type.wrap_array(chunk.cast(original.type.storage_type)) for chunk in column.chunks]
@@ -147,7 +147,7 @@ class MergeSink(LanceDatasink):
         tables = []
         for rows in held:
             raise_interrupt()
-            tables.append(_dressed(rows.table(0, rows.num_rows)))
+            tables.append(_with_extension_types(rows.table(0, rows.num_rows)))
         if not tables:
             return _MergeResult((), None)
         known, unknown = zip(*(_split(table) for table in tables), strict=True)

@@ -1,4 +1,4 @@
-"""Files that tasks wrote in different types -> files of one schema, before the commit."""
+"""Brings files to one schema before the commit: results of tasks in, results of one schema out."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ def in_one_schema(job: WriteJob, results: Sequence[Result]) -> list[Result]:
     """
     wanted = portable(job.schema)
     job = job.with_schema(wanted)
-    odd = [number for number, result in enumerate(results) if _differs(result, wanted)]
-    narrow = [(file, portable(results[number].schema)) for number in odd for file in results[number].files]
+    differing = [number for number, result in enumerate(results) if _differs(result, wanted)]
+    narrow = [(file, portable(results[number].schema)) for number in differing for file in results[number].files]
     for _, schema in narrow:
         check_rewritable(job, schema)
     rewritten = iter(_rewrite_all(job, narrow))
     new = list(results)
-    for number in odd:
+    for number in differing:
         files = tuple(file for _ in results[number].files for file in next(rewritten))
         new[number] = replace(results[number], files=files, schema=wanted)
     return new

@@ -1,4 +1,4 @@
-"""Names of columns, a filter, a seed and a number of CPUs -> what a read would do, with no Ray running."""
+"""Previews a read with no Ray running: columns, a filter, a seed and CPUs in, an explanation out."""
 
 from __future__ import annotations
 

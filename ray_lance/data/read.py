@@ -1,4 +1,4 @@
-"""Read arguments -> a Ray dataset: pins the tables, makes the datasource of the wanted order, hands it to Ray."""
+"""Reads: tables or a permutation, and options, in; a Ray dataset out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Arguments of ``ray.remote``: checked, and as the functions of Ray Data take them, each by its name since Ray 2.60."""
+"""Checks arguments of ``ray.remote``: as users give them in, as the functions of Ray Data take them out."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def checked(arguments: Mapping[str, Any], *, of_actors: bool = False) -> dict[st
 
 
 def _let_check(name: str, arguments: Mapping[str, Any], of_actors: bool) -> None:
-    """Let Ray check what only it knows, which nothing is started for."""
+    """Let Ray check what only it knows; nothing is started for that."""
     arguments = {key: value for key, value in arguments.items() if key != "concurrency"}
     if not arguments:
         return
@@ -75,11 +75,11 @@ def _let_check(name: str, arguments: Mapping[str, Any], of_actors: bool) -> None
 
 
 def _task() -> None:
-    """Is never run."""
+    """Stand in for a task; never run."""
 
 
 def flat(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments that are given, those among ``ray_remote_args`` too, which count less."""
+    """The arguments that are given, also those in ``ray_remote_args``, unless they are given by name too."""
     given = {name: value for name, value in arguments.items() if value is not None}
     return {**given.pop("ray_remote_args", {}), **given}
 
@@ -87,7 +87,7 @@ def flat(arguments: Mapping[str, Any]) -> dict[str, Any]:
 def for_read(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments for the read functions of Ray Data.
 
-    What they have no name for stays in ``ray_remote_args``, of which Ray says that it is deprecated.
+    What they have no argument for stays in ``ray_remote_args``, which Ray calls deprecated.
 
     Args:
         arguments: As :func:`flat` returns them.
@@ -101,8 +101,8 @@ def actor_pool(concurrency: int | tuple[int, int] | None, most: int) -> ActorPoo
     """Actors, and how many of them.
 
     Args:
-        concurrency: So many, or from the least to the most; None lets Ray decide.
-        most: More of them would find nothing to do.
+        concurrency: Their number, or the least and the most; None lets Ray decide.
+        most: More actors than this would have nothing to do.
     """
     if concurrency is None:
         return ActorPoolStrategy(min_size=1, max_size=None)

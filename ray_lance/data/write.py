@@ -1,4 +1,4 @@
-"""Rows, a table and options -> one commit: picks the sink, runs it, and merges again after a conflict."""
+"""Writes a Ray dataset: rows, a table and options in, one commit out; merges again after a conflict."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def write(
     """Write a Ray dataset as a Lance dataset, in one atomic commit.
 
     Args:
-        rows: The rows; what is no Ray dataset is refused.
+        rows: The Ray dataset; anything else is refused.
         table: Where to write.
         options: What to do.
         ray_remote_args: Arguments of ``ray.remote`` for the write tasks.
@@ -104,7 +104,7 @@ def _merge(
     After a conflict with another writer the rows are matched with the new version and written again, as often as
     ``options.retry`` allows.
     """
-    # What the user computes ends here. Errors of what follows are this library's, and arrive as they are raised.
+    # The user's own functions run here. Errors of what follows are this library's, and arrive as they are raised.
     dataset = Dataset.copy(dataset.materialize(), _deep_copy=True)
     dataset.context.raise_original_map_exception = True
     policy = replace(options.retry, should_retry=lambda error: isinstance(error, MergeConflictError))
@@ -125,7 +125,7 @@ def run(
     ray_remote_args: Mapping[str, Any] | None = None,
     concurrency: int | None = None,
 ) -> WriteSummary:
-    """Run ``sink``, and clean up after any end but a good one, interrupts included. See :func:`write`."""
+    """Run ``sink``, and clean up unless it succeeds, also after interrupts. See :func:`write`."""
     job = sink.start()
     if job.exists and job.options.mode == "ignore":
         return _nothing_done(job)

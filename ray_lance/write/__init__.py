@@ -1,4 +1,4 @@
-"""Fragment files and commits: imports no ray."""
+"""Writes files and commits them; imports no Ray."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one place that decides whether a file may be removed: when no version of any branch refers to it."""
+"""Removes what jobs left: paths in; those that no version of any branch refers to are removed."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ logger = logging.getLogger(__name__)
 
 
 def remove_uncommitted(job: WriteJob, keep: Collection[str] | None = None, storage: Storage | None = None) -> None:
-    """Remove every file of the job except the committed ones, those of killed and repeated attempts included.
+    """Remove every file of the job except the committed ones, also files of killed and repeated attempts.
 
     Costs one listing of the dataset's ``data`` folder. Raises nothing: a file that cannot be removed is logged and
     left.
 
     Args:
         job: The job; none of its tasks may be running any more.
-        keep: Names of the data files that were committed, as far as they are known.
+        keep: Names of the data files that were committed; None where nobody knows them.
         storage: Where to look; None for the storage of the job's dataset.
     """
     stems = {name.removesuffix(".lance") for name in keep or ()}
@@ -42,7 +42,7 @@ def remove_uncommitted(job: WriteJob, keep: Collection[str] | None = None, stora
 
 
 def give_up(job: WriteJob, storage: Storage | None = None) -> None:
-    """Remove what the job wrote, after a failure; what was committed all the same stays. Raises nothing.
+    """Remove what the job wrote, after a failure. What was committed in spite of it stays. Raises nothing.
 
     Args:
         job: The job; none of its tasks may be running any more.
@@ -64,7 +64,7 @@ def remove_unreferred(
     Args:
         target: Where they were written; no task of the job may be running any more.
         paths: The files, relative to the dataset.
-        since: A version that is older than all of them; None for that which the job began with.
+        since: A version that is older than all of them; None for the version that the job began with.
         storage: Where they are; None for the storage of the job's dataset.
     """
     owners = {path: _owner(path) for path in paths}
@@ -82,5 +82,5 @@ def _stem(path: str) -> str:
 
 
 def _owner(path: str) -> str:
-    """The name of the file that versions refer to: blob files lie in a folder that is named as their data file."""
+    """The name by which versions refer to a file: blob files are in a folder that has the name of their data file."""
     return f"{_stem(path)}.lance" if path.startswith("data/") else path.rsplit("/", 1)[-1]

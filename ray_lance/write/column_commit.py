@@ -1,9 +1,9 @@
-"""Commits of new columns: claim the work, publish finished fragments in groups, release, clean up.
+"""Commits new columns: column files in, versions out. Claims the columns first, and releases them at the end.
 
 A job claims the columns by writing its id into their field metadata, and checks before each commit that the id is
-still there. A job that takes over from one that did not come to its end also commits a fence: an operation that
-changes nothing and that Lance lets no column file pass whose job read an earlier version. So a job that only seemed
-dead cannot commit a file that its successor removes.
+still there. A job that takes over from one that did not finish also commits a fence: an operation that changes nothing,
+and with which Lance lets every later commit of column files conflict that is based on an earlier version. So a job that
+only seemed dead cannot commit a file that its successor removes.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class GroupCommit:
     Attributes:
         version: The version that holds the result.
         committed: What it holds.
-        lost: What fits the dataset no more, because others changed or removed the fragments.
+        lost: What no longer fits the dataset, because others changed or removed the fragments.
     """
 
     version: int
@@ -55,11 +55,11 @@ class GroupCommit:
 def claim(
     target: Target, record: ColumnRecord, columns: pa.Schema, send: Send = lance.LanceDataset.commit
 ) -> ColumnJob:
-    """Begin a job: add those of the columns that are missing, without values, and write down who works on them.
+    """Begin a job: add the missing columns, without values, and record which job works on them.
 
     Args:
         target: The dataset, pinned to the version that the arguments were checked against.
-        record: The computation to begin or go on with.
+        record: The computation to begin or to resume.
         columns: The columns.
         send: Makes new versions.
 
@@ -102,8 +102,8 @@ def commit_group(
 ) -> GroupCommit:
     """Make the files of a group of fragments part of the dataset, in one version.
 
-    Fragments that others changed since they were read are left out: appended rows and deletions do no harm, but files
-    that are gone (compaction) or changed mean that the values would not belong to the rows.
+    Fragments that others changed since they were read are left out. Appended rows and deletions do no harm; but where
+    files are gone (after a compaction) or others have taken their place, the values would not belong to the rows.
 
     Raises:
         CommitError: Another job has taken over, or conflicts and faults outlasted every retry.
@@ -133,7 +133,7 @@ def commit_group(
 
 
 def finish(job: ColumnJob, send: Send = lance.LanceDataset.commit) -> int:
-    """Write down that the job came to its end; returns the version."""
+    """Record that the job finished; returns the version."""
 
     def build(dataset: lance.LanceDataset) -> lance.LanceOperation.BaseOperation:
         _check_owner(dataset, job)
@@ -143,7 +143,7 @@ def finish(job: ColumnJob, send: Send = lance.LanceDataset.commit) -> int:
 
 
 def drop_blank(job: ColumnJob) -> None:
-    """Take back columns that the job added, unless a fragment holds values of them."""
+    """Drop columns that the job added, unless a fragment holds values of them."""
     dataset = job.target.table.latest().open()
     _check_owner(dataset, job)
     columns = set(job.field_ids())
@@ -178,7 +178,7 @@ def remove_leftovers(job: ColumnJob, committed: Collection[str]) -> None:
 
 
 def _add_missing(target: Target, record: ColumnRecord, columns: pa.Schema) -> list[str]:
-    """Add those of the columns that the dataset lacks, without values; returns which."""
+    """Add the columns that the dataset lacks, without values; returns their names."""
     missing = [name for name in columns.names if name not in target.table.open().schema.names]
     fields = [columns.field(name) for name in missing]
     noted = [each.with_metadata({**(each.metadata or {}), RECORD_KEY: record.to_json()}) for each in fields]
@@ -188,7 +188,7 @@ def _add_missing(target: Target, record: ColumnRecord, columns: pa.Schema) -> li
         present = [name for name in missing if name in dataset.schema.names]
         if not present:
             dataset.add_columns(pa.schema(noted))
-        elif record_of(dataset.schema, present[0]) != record:  # otherwise an attempt that seemed to fail did not
+        elif record_of(dataset.schema, present[0]) != record:  # equal: an attempt that seemed to fail has added them
             raise CommitError(f"another writer added the column {present[0]!r} in the meantime: run the call again")
 
     if missing:
@@ -228,7 +228,7 @@ def _retry(target: Target) -> RetryPolicy:
 
 @dataclass(frozen=True)
 class _Rebuilt:
-    """Proposes what ``build`` makes of the latest version, each time under another job id."""
+    """Proposes what ``build`` returns for the latest version, each time under another job id."""
 
     target: Target
     owner: str
@@ -240,7 +240,7 @@ class _Rebuilt:
         operation = self.build(table.open())
         if operation is None:
             return table.number
-        # A job of its own for each commit: its id, which begins with the owner's, is looked for after a failure.
+        # Each commit is a job of its own, whose id begins with the owner's: after a failure it is searched for.
         target = replace(self.target, table=table, job_id=self.owner + uuid.uuid4().hex[:16])
         return Proposal(target, operation, table.number, since=table.number, is_repeatable=True)
 
@@ -250,7 +250,7 @@ class _Rebuilt:
 
 
 def _commit(target: Target, owner: str, build: _Build, send: Send) -> int:
-    """Commit what ``build`` makes of the latest version; builds it again after a conflict."""
+    """Commit what ``build`` returns for the latest version; builds it again after a conflict."""
 
     def send_quietly(*arguments: Any, **options: Any) -> lance.LanceDataset:
         with without_lines(UNSTABLE_REPLACEMENT):

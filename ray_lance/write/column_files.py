@@ -1,4 +1,4 @@
-"""One file of new columns for one fragment: values are placed at the offsets that their row addresses name."""
+"""Writes the new columns of one fragment: values with row addresses in, one published file out."""
 
 from __future__ import annotations
 
@@ -102,8 +102,8 @@ def place(
     """All the rows of a fragment, deleted ones included: values at their offsets, kept rows at theirs, null elsewhere.
 
     Args:
-        values: Offsets within the fragment, ascending over all of the tables, and the rows that lie there.
-        kept: The same of rows that stay where there is no value.
+        values: Offsets within the fragment, ascending over all of the tables, and the rows at them.
+        kept: The same for rows that keep what they have where there is no new value.
         physical_rows: Rows of the fragment.
         schema: Schema of the batches.
     """
@@ -143,7 +143,7 @@ def _take(table: pa.Table, positions: pa.Array) -> pa.Table:
 
 
 class _Ascending:
-    """Rows by ascending offset, given out in steps."""
+    """Rows by ascending offset, taken step by step."""
 
     def __init__(self, tables: Iterable[tuple[Offsets, pa.Table]], schema: pa.Schema) -> None:
         self._tables = iter(tables)
@@ -153,12 +153,12 @@ class _Ascending:
         self._ended = not self._advance()
 
     def rows_per_batch(self) -> int:
-        """Rows of a batch of bounded bytes; where none are left, as many as may be."""
+        """Rows of a batch of bounded bytes; the most that a batch may have where no rows are left."""
         row_bytes = self._rows.nbytes / len(self._rows) if len(self._rows) else 0.0
         return int(min(max(1, _BATCH_BYTES // max(row_bytes, 1e-3)), _MAX_BATCH_ROWS))
 
     def until(self, stop: int) -> tuple[Offsets, pa.Table]:
-        """The next rows, those of offsets below ``stop``."""
+        """The next rows: those with offsets below ``stop``."""
         taken_offsets, taken_rows = [], []
         while True:
             cut = int(np.searchsorted(self._offsets, stop))

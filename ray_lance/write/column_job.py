@@ -1,4 +1,4 @@
-"""One call's work on the columns of a dataset."""
+"""Holds one call's work on the columns of a dataset, as tasks on all machines see it."""
 
 from __future__ import annotations
 
@@ -28,5 +28,5 @@ class ColumnJob:
     schema: pa.Schema
 
     def field_ids(self) -> list[int]:
-        """Ids of the columns' fields, children behind their parents."""
+        """Ids of the columns' fields, children after their parents."""
         return field_ids(self.target.table.open().lance_schema, self.schema.names)

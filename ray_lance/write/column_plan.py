@@ -1,8 +1,8 @@
-"""What of new columns is to be computed: which rows of which fragments.
+"""Plans what to compute: a dataset and a record in, the fragments and rows that lack values out.
 
-The names of the files that jobs of one generation write begin with the generation, so that the files of a fragment
-tell whether the fragment is done. That survives everything that others may do: appended and rewritten fragments have
-other files, and then nulls tell which rows lack values.
+The names of files begin with the generation of the computation that wrote them, so that the files of a fragment show
+whether the fragment is done. Nothing that others do can break that: fragments that they append or rewrite have other
+files, and there nulls show which rows lack values.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class FragmentWork:
 
 @dataclass(frozen=True)
 class Pass:
-    """Fragments whose rows are read with the same filter.
+    """Fragments whose rows are read with one filter.
 
     Attributes:
         filter: SQL condition of the rows to compute; None for all.
@@ -63,18 +63,18 @@ class Pass:
     fragments: tuple[FragmentWork, ...]
 
     def counted(self, counts: Mapping[int, int]) -> Pass:
-        """The same pass with the number of rows of each fragment that pass the filter; without those of none."""
+        """The same pass with the rows of each fragment that pass the filter, without fragments that have none."""
         found = [replace(work, rows=counts.get(work.fragment_id, 0)) for work in self.fragments]
         return replace(self, fragments=tuple(work for work in found if work.rows))
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be done.
+    """Fragments left to compute.
 
     Attributes:
         passes: What to read and compute.
-        done: Fragments that have their values already.
+        done: Number of fragments that have their values already.
     """
 
     passes: tuple[Pass, ...]
@@ -87,11 +87,11 @@ class Plan:
 
 
 def plan(dataset: lance.LanceDataset, record: ColumnRecord) -> Plan:
-    """What is to be computed on ``dataset``. Rows are counted before any filter.
+    """Find what is left to compute on ``dataset``. Rows are counted before any filter.
 
-    A fragment whose columns lie in files of the record's generation is done. One with no such column is computed as a
-    whole. One with files of another origin (rewritten by a compaction, say) is computed where values are missing, or
-    as a whole when the record replaces.
+    A fragment is done if files of the record's generation hold all of its columns. One without any of the columns is
+    computed as a whole. One with columns of other files (after a compaction, for instance) is computed where values are
+    missing, or as a whole if the record replaces.
     """
     names = [name for name in record.columns if name in dataset.schema.names]
     columns = field_ids(dataset.lance_schema, names)

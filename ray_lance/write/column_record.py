@@ -1,6 +1,6 @@
-"""What a dataset keeps of its computed columns: how they are made, and which job may commit to them.
+"""Records computed columns in their dataset: how they are made, and which job may commit to them.
 
-All state lies in the dataset: the field metadata of a column holds a record, with which a later call goes on.
+All state is in the dataset: the field metadata of each column holds a record, from which a later call resumes.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ __all__ = [
 RECORD_KEY = "ray_lance.columns"
 
 PYTHON = "Python"
-"""The argument of a recipe that says whose bytecode its digests are of; there only where they are of any."""
+"""The argument of a recipe that names the version of Python, if any of its digests is of bytecode."""
 
 OF_FUNCTION = "fn's "
-"""Begins the names of the arguments of a recipe that say what the function is made of."""
+"""What the names of those arguments of a recipe begin with that describe the function itself."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How the columns are made: two calls with equal recipes go on with each other's work.
+    """How the columns are made: a call resumes the work of another one that has an equal recipe.
 
     Attributes:
         input_columns: The columns that the values are computed from.
@@ -81,13 +81,13 @@ class ColumnRecord:
     Attributes:
         columns: The columns that are computed together.
         recipe: How they are made.
-        generation: Begins the names of all files that belong to this computation; 16 hexadecimal digits.
-        owner: Id of the job that may commit; empty when the last job came to its end. 16 hexadecimal digits.
-        unfinished: Beginnings of the names of files that earlier jobs may have left, which did not come to their end:
-            generation and owner, also of computations that this one replaces.
+        generation: What the names of all files of this computation begin with; 16 hexadecimal digits.
+        owner: Id of the job that may commit, 16 hexadecimal digits; empty after a job that finished.
+        unfinished: What the names of files begin with that unfinished earlier jobs may have left: generation and owner,
+            also of computations that this one replaces.
         since: The version that the first of the unfinished jobs began with.
-        replaces: Whether every fragment without a file of this generation is to be computed anew. Otherwise only
-            rows without a value are.
+        replaces: Whether every fragment without a file of this generation is computed again. Otherwise only rows
+            without a value are computed.
     """
 
     columns: tuple[str, ...]
@@ -99,13 +99,13 @@ class ColumnRecord:
     replaces: bool = False
 
     def claimed(self, version: int) -> ColumnRecord:
-        """The record of a new job that goes on with the computation at ``version``."""
+        """The record of a new job that resumes the computation at ``version``."""
         unfinished = self.all_unfinished()
         return replace(self, owner=new_id(), unfinished=unfinished, since=self.since if unfinished else version)
 
     @property
     def file_prefix(self) -> str:
-        """Begins the names of all files of the job that owns the columns."""
+        """What the names of all files of the job that owns the columns begin with."""
         return f"{self.generation}-{self.owner}"
 
     def all_unfinished(self) -> tuple[str, ...]:
@@ -122,7 +122,7 @@ class ColumnRecord:
 
     @classmethod
     def from_json(cls, text: str) -> ColumnRecord:
-        """The record that :meth:`to_json` made ``text`` of."""
+        """The record of which ``text`` is the :meth:`to_json`."""
         values = json.loads(text)
         recipe = values["recipe"]
         recipe["input_columns"] = tuple(recipe["input_columns"])
@@ -137,7 +137,7 @@ def new_id() -> str:
 
 
 def record_of(schema: pa.Schema, column: str) -> ColumnRecord | None:
-    """What the dataset keeps of the computation of ``column``; None for other columns."""
+    """The record of the computation of ``column``; None for columns that were not computed."""
     if column not in schema.names:
         return None
     text = (schema.field(column).metadata or {}).get(RECORD_KEY.encode())
@@ -163,13 +163,13 @@ def column_fields(schema: pa.Schema, names: Iterable[str]) -> pa.Schema:
 
 
 def check_columns(schema: pa.Schema, columns: pa.Schema, recipe: Recipe, *, overwrite: bool) -> ColumnRecord:
-    """The record to go on with: that of an interrupted or earlier call, or a new one.
+    """The record to continue with: that of an interrupted or earlier call, or a new one.
 
     Args:
         schema: The dataset's schema.
         columns: The new columns.
         recipe: How they are made.
-        overwrite: Whether columns that exist are computed anew.
+        overwrite: Whether columns that exist are computed again.
 
     Raises:
         InvalidArgumentError: A column exists and is not the result of an earlier call with the same recipe, or it is
@@ -180,7 +180,7 @@ def check_columns(schema: pa.Schema, columns: pa.Schema, recipe: Recipe, *, over
     if circular:
         raise InvalidArgumentError(
             f"input_columns={list(recipe.input_columns)} holds the new column {circular[0]!r}: a column computed from "
-            "itself could not be continued after a failure; give the new column another name"
+            "itself could not be resumed after a failure; give the new column another name"
         )
     existing = [name for name in columns.names if name in schema.names]
     check_names(pa.schema([column for column in columns if column.name not in existing]))
@@ -207,7 +207,7 @@ def _knows_function(arguments: Mapping[str, str]) -> bool:
 
 
 def _new_record(schema: pa.Schema, columns: pa.Schema, recipe: Recipe, existing: list[str]) -> ColumnRecord:
-    """The record of a computation from the start, which also cleans up after those that it replaces."""
+    """The record of a computation that starts anew, and that cleans up after those that it replaces."""
     records = [record for name in existing if (record := record_of(schema, name)) is not None]
     unfinished = sorted({job for record in records for job in record.all_unfinished()})
     since = min((record.since for record in records if record.all_unfinished()), default=0)
@@ -227,13 +227,13 @@ def _same_record(schema: pa.Schema, columns: pa.Schema, recipe: Recipe) -> Colum
         if record is not None and (difference := recipe.difference(record.recipe)):
             raise InvalidArgumentError(
                 f"the column {name!r} exists already and was computed differently ({difference}): give overwrite=True "
-                f'to compute it anew, with where="{name} IS NULL" to keep the values that are there, or give the new '
+                f'to compute it again, with where="{name} IS NULL" to keep the values that are there, or give the new '
                 "column another name"
             )
     first = record_of(schema, columns.names[0])
     if first is None or set(first.columns) != set(columns.names):
         raise InvalidArgumentError(
             f"columns {columns.names}: some of them exist already, computed together with others; give overwrite=True "
-            "to compute all of them anew"
+            "to compute all of them again"
         )
     return first

@@ -1,8 +1,8 @@
-"""Proposals of operations -> a version, committed once whatever happens to the acknowledgements.
+"""Commits once, even if acknowledgements get lost: proposals of operations in, a version out.
 
 A job id travels in every transaction. When a commit reports failure, the versions made since are searched for it
 before anything is tried again: a commit whose acknowledgement got lost is recognised, and nothing is applied twice.
-Others may have removed its version by then; so the job's files are looked for too.
+Others may have removed its version by then, so that the job's files are searched for too.
 """
 
 from __future__ import annotations
@@ -72,10 +72,10 @@ class Proposal:
         return int(dataset.version)
 
     def find(self) -> int | None:
-        """The version that the attempt made all the same, None where it made none.
+        """The version that the attempt made although it reported a failure; None where it made none.
 
         Raises:
-            LostHistoryError: Versions that would tell were removed, and the operation is not repeatable.
+            LostHistoryError: Versions that would show it were removed, and the operation is not repeatable.
         """
         try:
             return find_commit(self.target, names_of_files(self.operation), self.since)
@@ -99,7 +99,7 @@ def commit_once(proposals: Proposals, send: Send = lance.LanceDataset.commit) ->
     """Commit until an attempt is known to have succeeded; returns the version.
 
     Raises:
-        LostHistoryError: The commit may have been made, and the versions that would tell were removed.
+        LostHistoryError: The commit may have been made, and the versions that would show it were removed.
         CommitError: Nothing was committed: conflicts or faults outlasted every retry, or cannot be resolved.
     """
     attempt = 0

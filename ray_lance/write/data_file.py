@@ -1,4 +1,4 @@
-"""Batches -> one data file in a local folder: the only place where Lance is given rows to write."""
+"""Writes one data file: record batches in, a Lance file in a local folder out. Nothing else gives Lance rows."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lance.fragment import write_fragments
 from ray_lance.errors import CommitError
 from ray_lance.tensors.kinds import child_fields, storage_type
 from ray_lance.tensors.memory import storage
-from ray_lance.write.numbering import with_one_numbering
+from ray_lance.write.one_dictionary import with_one_dictionary
 
 __all__ = ["WatchedBatches", "write_data_file"]
 
@@ -32,7 +32,7 @@ class WatchedBatches:
         try:
             for batch in self._batches:
                 yield pa.RecordBatch.from_arrays([_whole(column) for column in batch.columns], schema=batch.schema)
-        except BaseException as error:  # an interrupt too, or it would be taken for a fault and the write for retried
+        except BaseException as error:  # an interrupt too: otherwise the write would be retried
             self.error = error
             raise
 
@@ -53,7 +53,7 @@ def write_data_file(
     Raises:
         CommitError: Lance made another number of fragments.
     """
-    source = WatchedBatches(with_one_numbering(batches, schema))
+    source = WatchedBatches(with_one_dictionary(batches, schema))
     reader = pa.RecordBatchReader.from_batches(schema, source)
     try:
         operation = write_fragments(
@@ -68,10 +68,10 @@ def write_data_file(
 
 
 def _whole(array: pa.Array) -> pa.Array:
-    """The same values where Lance takes them.
+    """The same values in a layout that Lance accepts.
 
-    It fails on slices of structs and of what holds them, and on numbers of 16 bytes at addresses that 16 does not
-    divide, where blocks of Ray have them.
+    It fails on slices of structs and of types that contain structs, and on values of 16 bytes whose address is not a
+    multiple of 16, as in blocks of Ray.
     """
     is_sliced = _holds_structs(array.type) and _has_offset(array)
     return pa.concat_arrays([array]) if is_sliced or _is_misaligned(array) else array

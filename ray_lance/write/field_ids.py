@@ -1,4 +1,4 @@
-"""The numbers that Lance gives to the fields of a schema. Data files hold values by them, not by name."""
+"""Numbers fields as Lance does: a schema in, ids out. Data files hold values by these ids, not by name."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""Blocks of rows -> published data files.
+"""Writes rows: blocks in, published data files of about equal size out.
 
 A write task gets a list of blocks that stay readable as long as it runs. It cuts them into files of about equal
 bytes, each a range of rows, and writes one file after the other: the rows of the range stream through in small
 batches, so that memory is bounded by a batch and by Lance's page buffers, whatever the size of the file. The file
-is the unit of retry. Another attempt reads the range again from its first row and writes another file, so no
-attempt ever goes on with a stream that an earlier one consumed a part of.
+is the unit of retry. Another attempt reads the range again from its first row and writes another file: no attempt
+continues a stream of which an earlier one consumed a part.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from ray_lance.write.target import LEGACY
 
 __all__ = ["Rows", "TableRows", "WrittenFile", "plan_files", "write_files"]
 
-# Rows are taken to be of equal size inside a piece of a file this many times smaller than the file.
+# The rows of a piece of a file are taken to be of equal size; a piece is this many times smaller than the file.
 _PIECES_PER_FILE = 16
 # Lance holds several batches at a time, more on a busy machine; larger ones make it no faster.
 _BATCH_BYTES = 4 * 2**20
@@ -157,7 +157,7 @@ def _write_file(batches: Callable[[], Iterator[pa.RecordBatch]], job: WriteJob, 
 
 
 def _stage(batches: Iterator[pa.RecordBatch], folder: Path, job: WriteJob) -> tuple[FragmentMetadata, Path]:
-    """Write ``batches`` as one data file below ``folder``; returns its metadata and where it lies."""
+    """Write ``batches`` as one data file below ``folder``; returns its metadata and its path."""
     folder /= below_tree(job.uri)
     operation = write_data_file(batches, job.schema, **_target(job, folder))
     (fragment,) = operation.fragments
@@ -170,12 +170,13 @@ def _stage(batches: Iterator[pa.RecordBatch], folder: Path, job: WriteJob) -> tu
 def _target(job: WriteJob, folder: Path) -> dict[str, Any]:
     """Arguments that make Lance write into ``folder`` a file of the dataset's version.
 
-    Files are written for a dataset of their own, which needs nothing of what lies in the job's: neither its indexes
-    nor the values of its categories. The ids of the dataset's fields are given to them afterwards.
+    Each file is written for a dataset of its own, so that Lance needs no file of the job's dataset, neither indexes nor
+    the values of categories. The file gets the field ids of the job's dataset afterwards.
     """
     if not (job.adds_rows and job.file_version == LEGACY):
         return {"dataset_uri": str(folder), "mode": "create", "data_storage_version": job.file_version}
-    # Files of this version hold field ids themselves. A handle with the dataset's manifest and another root has them.
+    # Files of this version hold field ids themselves, which Lance takes from a handle: one of the dataset's manifest,
+    # with another root.
     _copy_manifest(job, folder)
     handle = lance.LanceDataset(str(folder), job.table.version, serialized_manifest=job.table.manifest)
     return {"dataset_uri": handle, "mode": "append"}
@@ -215,7 +216,7 @@ def _pieces(block: Rows, start: int, stop: int, limit: int) -> Iterator[tuple[in
 
 
 def _row_at(position: int, rows: list[int], sizes: list[int]) -> int:
-    """The row in which byte ``position`` lies, taking the rows of a piece to be of equal size."""
+    """The row that holds byte ``position``, if the rows of a piece are of equal size."""
     block = min(bisect_right(sizes, position) - 1, len(sizes) - 2)
     inside = (position - sizes[block]) / max(1, sizes[block + 1] - sizes[block])
     return rows[block] + round(inside * (rows[block + 1] - rows[block]))

@@ -1,4 +1,4 @@
-"""The versions of a dataset -> whether a job's commit is among them, and which files they refer to."""
+"""Searches versions: a job in, the version that it committed out; names of files in, those in use out."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ _DELETION_SUFFIXES = {"array": "arrow", "bitmap": "bin"}
 
 
 class LostHistoryError(CommitError):
-    """Versions that may have been the job's were removed, and nothing of the job is left to tell."""
+    """Versions that the job may have committed were removed, so that nobody can know whether it did."""
 
 
 def find_commit(target: Target, files: Collection[str], since: int) -> int | None:
     """The version that the job committed, None where it committed nothing.
 
-    Versions may have been removed since: then it is the first one left that refers to one of the job's files.
+    If that version was removed since, it is the first one left that refers to one of the job's files.
 
     Args:
         target: Where the job writes, and its id.
-        files: Names of files that only the job's commit can have made part of the dataset.
+        files: Names of files that only the job's commit can have added to the dataset.
         since: The latest version before the first attempt.
 
     Raises:
@@ -45,7 +45,7 @@ def find_commit(target: Target, files: Collection[str], since: int) -> int | Non
 
 
 def names_of_files(operation: lance.LanceOperation.BaseOperation) -> set[str]:
-    """Names of the files that become part of a dataset by ``operation`` and by no other."""
+    """Names of the files that ``operation``, and no other, adds to a dataset."""
     files = [file for fragment in _new_fragments(operation) for file in fragment.files]
     if isinstance(operation, lance.LanceOperation.DataReplacement):
         files = [group.new_file for group in operation.replacements]
@@ -62,7 +62,7 @@ def deletion_file_name(fragment: FragmentMetadata) -> str | None:
 
 
 def is_complete(dataset: lance.LanceDataset, since: int) -> bool:
-    """Whether no version from ``since`` on was removed; 0 is the version of a dataset that is not there yet."""
+    """Whether no version from ``since`` on was removed; 0 stands for a dataset that does not exist yet."""
     if dataset.version <= since:
         return True
     present = {int(entry["version"]) for entry in dataset.version_refs()}
@@ -70,7 +70,7 @@ def is_complete(dataset: lance.LanceDataset, since: int) -> bool:
 
 
 def referred(target: Target, names: Collection[str], since: int) -> set[str]:
-    """Those of the files ``names`` that some version of any branch refers to.
+    """Those of the files ``names`` to which a version of any branch refers.
 
     Versions up to ``since`` are not looked at: they are older than the files.
     """
@@ -101,7 +101,7 @@ def _find(target: Target, files: Collection[str], after: int) -> int | None:
     holding = [version for version, name in _tracked(dataset, after) if name in files]
     if not holding:
         raise LostHistoryError(
-            f"uri={target.shown_uri!r}: versions after {after} were removed during the commit, so that nothing tells "
+            f"uri={target.shown_uri!r}: versions after {after} were removed during the commit, so that nothing shows "
             "whether it was made; look at the rows before you run the write again"
         )
     return min(holding)

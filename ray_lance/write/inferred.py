@@ -1,4 +1,4 @@
-"""The schema of a new dataset, where nobody has given all of it: from the schemas of the blocks."""
+"""Infers the schema of a new dataset: schemas of blocks and given fields in, one schema out."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def agreed_schema(schemas: Sequence[pa.Schema], options: WriteOptions) -> pa.Sch
     """The schema of the dataset, for files of ``schemas``. See :func:`inferred_schema`.
 
     Raises:
-        SchemaMismatchError: As :func:`inferred_schema`, or nothing tells the type of a column.
+        SchemaMismatchError: As :func:`inferred_schema`, or the type of a column is unknown.
         UnknownColumnError: The options give a field of a column that no block has.
     """
     schema = inferred_schema(schemas, options)

@@ -1,4 +1,4 @@
-"""A table and options -> one write, checked against the dataset, as the tasks on all machines see it."""
+"""Begins a write of rows: a table and options in, a job out that has been checked against the dataset."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from ray_lance.write.inferred import checked_schema
 from ray_lance.write.lance_types import lance_schema
 from ray_lance.write.options import WriteOptions
 from ray_lance.write.schema import portable, refuse_null_types
-from ray_lance.write.storage import standing_folder
+from ray_lance.write.storage import existing_folder
 from ray_lance.write.target import Target, existing_target, latest_of
 
 __all__ = ["WriteJob", "begin", "refuse_private_types"]
 
-# What a directory namespace leaves in the folder of a table that is declared and not written yet.
+# The file that a directory namespace puts into the folder of a table that is declared and not written yet.
 _RESERVED = ".lance-reserved"
 
 
@@ -36,8 +36,8 @@ class WriteJob(Target):
 
     Attributes:
         options: What was asked for.
-        schema: The schema of the rows to be written; None where the first rows of each task tell.
-        declared: Whether this job made the table known to its namespace.
+        schema: The schema of the rows to be written; None where each task infers it from its first rows.
+        declared: Whether this job declared the table in its namespace.
     """
 
     options: WriteOptions = field(default_factory=WriteOptions)
@@ -51,7 +51,7 @@ class WriteJob(Target):
 
     @property
     def adds_rows(self) -> bool:
-        """Whether the rows become part of a dataset that is there, whose schema stays."""
+        """Whether the rows are added to a dataset that exists, whose schema stays."""
         return self.exists and self.options.mode in ("append", "merge")
 
     def stored_schema(self) -> LanceSchema:
@@ -65,7 +65,7 @@ class WriteJob(Target):
         return replace(self, schema=schema)
 
     def withdraw(self) -> None:
-        """Take back what the job told the namespace, after it failed."""
+        """Take the declaration in the namespace back, after the job failed."""
         if not self.declared:
             return
         namespace = self.table.namespace_arguments()
@@ -74,7 +74,7 @@ class WriteJob(Target):
 
 
 def begin(table: TableRef, options: WriteOptions) -> WriteJob:
-    """Look at the table and check that ``options`` can be carried out on it.
+    """Open the table and check that ``options`` can be carried out on it.
 
     Nothing is written, except that a table new to its namespace is declared there.
 
@@ -93,7 +93,7 @@ def begin(table: TableRef, options: WriteOptions) -> WriteJob:
         target = existing_target(table, options.retry)
     except DatasetNotFoundError as error:
         if isinstance(table.version, tuple) or missing_branch(table) is not None:
-            raise  # a branch, which only Lance makes
+            raise  # a branch, which a write does not create
         if options.mode in ("append", "merge"):
             raise DatasetNotFoundError(f'{error}; mode="create" makes a new one') from None
         return _new_table(table, options)
@@ -120,7 +120,7 @@ def _new_table(table: TableRef, options: WriteOptions) -> WriteJob:
         storage_options=storage_options,
         retry=options.retry,
         managed=managed,
-        standing=standing_folder(uri),
+        existing_folder=existing_folder(uri),
         options=options,
         schema=schema,
         declared=declared,
@@ -128,12 +128,12 @@ def _new_table(table: TableRef, options: WriteOptions) -> WriteJob:
 
 
 def _place_in(client: Any, table_id: list[str]) -> tuple[Any, bool]:
-    """Where a namespace has a new table, and whether that had to be declared."""
+    """Where a namespace puts a new table, and whether the table had to be declared for that."""
     errors = lance_namespace.errors
     try:
         return client.describe_table(lance_namespace.DescribeTableRequest(id=table_id)), False
     except (errors.TableNotFoundError, errors.NamespaceNotFoundError):
-        # A fresh namespace says the latter of a nested table, which can be declared there all the same.
+        # A new namespace raises the latter for a nested table, which can be declared all the same.
         try:
             return client.declare_table(lance_namespace.DeclareTableRequest(id=table_id)), True
         except errors.NamespaceNotFoundError as error:

@@ -1,4 +1,4 @@
-"""The types in which Lance stores a schema: those it has, and the nearest ones that hold the same values."""
+"""Converts types: an Arrow schema in, the nearest types that Lance stores out."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ def lance_schema(schema: pa.Schema) -> pa.Schema:
     list_view, large_list_view                   list, large_list
     run_end_encoded<T>                           T
     decimal32, decimal64                         decimal128
-    dictionary<int8 or int16, T>                 dictionary<int32, T>: the categories of all batches of a file get one
-                                                 numbering, for which narrow numbers do not do
+    dictionary<int8 or int16, T>                 dictionary<int32, T>: the categories of all batches of a file share one
+                                                 dictionary, which may outgrow narrow indices
     dictionary that is ordered                   dictionary
     dictionary<T> of times, decimals and lists   T
     ===========================================  =====================================================================
 
     Raises:
-        SchemaMismatchError: A column of a type that Lance has no counterpart of: unions and intervals.
+        SchemaMismatchError: A column has a type without a counterpart in Lance: a union or an interval.
     """
     return pa.schema([_field(field) for field in schema], metadata=schema.metadata)
 
 
 def lance_type(dtype: pa.DataType) -> pa.DataType:
-    """``dtype`` as :func:`lance_schema` has it; unions and intervals stay."""
+    """``dtype`` as :func:`lance_schema` converts it; unions and intervals stay."""
     if pa.types.is_run_end_encoded(dtype):
         return lance_type(dtype.value_type)
     if pa.types.is_dictionary(dtype):
@@ -57,14 +57,14 @@ def lance_type(dtype: pa.DataType) -> pa.DataType:
 
 
 def has_narrow_indices(dtype: pa.DataType) -> bool:
-    """Whether there are categories in ``dtype`` whose indices a file may outgrow."""
+    """Whether ``dtype`` has categories of which a file may have more than the indices can count."""
     if pa.types.is_dictionary(dtype):
         return bool(dtype.index_type.bit_width < _INDEX_BITS)
     return any(has_narrow_indices(child.type) for child in child_fields(dtype))
 
 
 def without_categories(dtype: pa.DataType) -> pa.DataType:
-    """``dtype`` with the values of dictionaries in their place."""
+    """``dtype`` with dictionaries replaced by the type of their values."""
     if pa.types.is_dictionary(dtype):
         return dtype.value_type
     return with_children(dtype, [child.with_type(without_categories(child.type)) for child in child_fields(dtype)])

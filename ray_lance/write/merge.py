@@ -1,4 +1,4 @@
-"""Upsert by key: which existing rows the new ones replace, and the transaction that replaces them.
+"""Upserts by key: new rows in; which existing rows they replace, and the version that does it, out.
 
 The new rows are put into buckets by a hash of their key, so that rows with the same key are in one bucket. Each
 bucket is compared with the key columns of the dataset, which are scanned once per bucket: a merge costs as many

@@ -1,4 +1,4 @@
-"""Names that a column or a field must not have, since Lance or this library could not tell it from something else."""
+"""Checks names of columns: a schema in, an error where a column could not be written or read by its name."""
 
 from __future__ import annotations
 

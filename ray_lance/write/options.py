@@ -1,4 +1,4 @@
-"""What a write is asked to do, checked once, and what it did."""
+"""Holds options and summaries of writes: what a write is asked to do, validated, and what it did."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
-"""What writes one file into a local folder -> the file under the job's name in the dataset, tried again after faults.
+"""Publishes files: a function that writes one into a local folder in, the file in the dataset out.
 
-Nothing that was published is visible to readers before the commit. Another attempt writes another file, into a folder
-of its own.
+Attempts that fail are repeated; each writes into a folder of its own. Readers see nothing of it before the commit.
 """
 
 from __future__ import annotations
@@ -34,8 +33,8 @@ def published(
     Args:
         target: Where the job writes.
         storage: Where to stage and to publish.
-        write: Writes the file into the folder that it is given; returns what the caller wants to know of it, and where
-            the data file lies. Called again for each attempt.
+        write: Writes the file into the folder that it is given; returns what the caller wants to know of it, and the
+            path of the data file. Called again for each attempt.
         name: Name of the data file in the dataset, without suffix.
         prefix: What ``name`` begins with; names the staging folder, so that clean-up finds it.
         what: What is being written, for errors and the log.

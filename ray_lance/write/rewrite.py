@@ -1,4 +1,4 @@
-"""Files that a job has published and not committed, written again with another schema.
+"""Rewrites files before the commit: files whose types are too narrow in, files of the job's schema out.
 
 Tasks that write at the same time see different rows, and so may write one column with different types. When all of
 them are known, files that are narrower than the dataset are read back and written once more.
@@ -25,7 +25,7 @@ __all__ = ["FileRows", "check_rewritable", "rewrite_file"]
 
 _CHUNK_BYTES = 2**20
 _MOST_CHUNK_ROWS = 2**13
-# What the files hold of these is not what was written, and only a dataset makes that of it again.
+# Files hold these in another form than they were written in, and only a dataset converts them back.
 _ENCODED = frozenset({"arrow.json", "lance.json"})
 
 
@@ -47,7 +47,7 @@ class FileRows:
         return self.file.rows
 
     def num_bytes(self, start: int, stop: int) -> int:
-        """Bytes in memory of rows ``[start, stop)``, taking rows that lie together to be of equal size."""
+        """Bytes in memory of rows ``[start, stop)``, if the rows of a chunk are of equal size."""
         rows = self._chunk_rows * np.arange(len(self._sizes))
         below = np.interp([start, stop], np.minimum(rows, self.num_rows), self._sizes)
         return int(below[1] - below[0])
@@ -73,7 +73,7 @@ class FileRows:
 
 
 def rewrite_file(job: WriteJob, file: WrittenFile, schema: pa.Schema) -> list[WrittenFile]:
-    """The rows of ``file`` in files of the job's schema. The old file stays until the job is cleaned up after.
+    """The rows of ``file`` in files of the job's schema. The old file stays until the job is cleaned up.
 
     Args:
         job: The job; its schema is that of all files together.

@@ -1,4 +1,4 @@
-"""New rows as fragments -> one version: create, append, overwrite, or an operation of a merge."""
+"""Commits new rows: fragments and a mode in, one version out."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class MergeConflictError(CommitError):
 
 
 def commit_rows(job: WriteJob, fragments: Sequence[FragmentMetadata], send: Send = lance.LanceDataset.commit) -> int:
-    """Commit new rows as ``mode`` says: create, append, overwrite, or ignore where there is no dataset.
+    """Commit new rows as the mode asks: create, append, overwrite, or ignore where there is no dataset.
 
     Args:
         job: The job that wrote the fragments; its schema must be known.
@@ -58,7 +58,7 @@ def commit_rows(job: WriteJob, fragments: Sequence[FragmentMetadata], send: Send
     """
     mode = job.options.mode
     if job.exists and mode not in ("append", "overwrite"):
-        raise DatasetExistsError(f"mode={mode!r}: a dataset stands at {job.shown_uri}; its rows are not replaced")
+        raise DatasetExistsError(f"mode={mode!r}: there is a dataset at {job.shown_uri}; its rows are not replaced")
     schema = job.stored_schema()
     check_fields(fragments, schema)
     if mode == "append":
@@ -77,7 +77,7 @@ def commit(job: WriteJob, operation: lance.LanceOperation.BaseOperation, send: S
         send: Makes the new version.
 
     Returns:
-        The new version. Where that was removed since, the first one left that holds what was committed.
+        The new version; if it was removed since, the first version left that holds what was committed.
 
     Raises:
         DatasetExistsError: The job creates a dataset and one appeared in the meantime.
@@ -87,7 +87,7 @@ def commit(job: WriteJob, operation: lance.LanceOperation.BaseOperation, send: S
 
 
 class _Rebased:
-    """Proposes one operation again and again, on later versions after conflicts."""
+    """Proposes one operation, based on a later version after each conflict."""
 
     def __init__(self, job: WriteJob, operation: lance.LanceOperation.BaseOperation) -> None:
         latest = job.open_latest()
@@ -116,7 +116,7 @@ class _Rebased:
 
 
 def _create_empty(job: WriteJob, uri: str, transaction: lance.Transaction, **arguments: Any) -> lance.LanceDataset:
-    """Make a dataset without rows. A commit would give it Lance's default file version, having no file to go by."""
+    """Make a dataset without rows. A commit without files would give it Lance's default file version."""
     if transaction.read_version:  # another writer has made one in the meantime
         return lance.LanceDataset.commit(uri, transaction, **arguments)
     if job.managed:
@@ -141,10 +141,10 @@ def _rebase(
     read_version: int,
     error: Exception | None = None,
 ) -> int:
-    """The version to base the next attempt on, where the data already written can be committed there at all.
+    """The version to base the next attempt on, if the data already written can be committed there at all.
 
-    That is another one after a conflict, and where a version from ``read_version`` on was removed: Lance compares the
-    operation with those that are left only, and would not notice what the others changed.
+    That is a later one after a conflict, and also where a version from ``read_version`` on was removed: Lance compares
+    the operation only with the versions that are left, and would not notice what the removed ones changed.
     """
     latest = job.open_latest()
     mode = job.options.mode

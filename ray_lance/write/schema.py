@@ -1,4 +1,4 @@
-"""Rows and the schema to write -> rows of exactly that schema; what must not be in a schema."""
+"""Fits rows to a schema: a table in, a table of exactly that schema out; checks schemas."""
 
 from __future__ import annotations
 

@@ -1,10 +1,9 @@
-"""Where files are staged, how they are published, listed and removed.
+"""Stores files: a local file in, a file of the dataset out; lists and removes them, on disk and in object stores.
 
-A data file is first written to a staging folder and then published under a name that begins with the id of the
-job. Nothing of a job that died has any other name, so that clean-up can tell its files from those of writers
-that work on the same dataset at the same time (Lance names files at random and hides unfinished ones in ``.tmp``
-files that do not say whose they are). On a file system the staging folder lies inside the dataset and publishing
-is a rename; on an object store it lies on the worker's disk and publishing is an upload.
+A data file is first written to a staging folder and then published under a name that begins with the id of the job. All
+files of a job have such names, so that clean-up never takes the files of another writer for those of a job that died.
+(Lance's own names are random, and do not say whose a ``.tmp`` file is.) On a file system the staging folder is inside
+the dataset and publishing is a rename; for an object store it is on the worker's disk and publishing is an upload.
 """
 
 from __future__ import annotations
@@ -24,12 +23,12 @@ from urllib.parse import unquote, urlparse
 
 from lance.file import LanceFileSession
 
-__all__ = ["LocalStorage", "ObjectStorage", "Storage", "standing_folder", "storage_for"]
+__all__ = ["LocalStorage", "ObjectStorage", "Storage", "existing_folder", "storage_for"]
 
 logger = logging.getLogger(__name__)
 
 _STAGE = "_ray_lance-"
-# A staging folder younger than this may belong to a process that has not taken its lock yet.
+# The process that made a folder younger than this may not have taken its lock yet.
 _MIN_STALE_S = 60.0
 
 
@@ -53,7 +52,7 @@ class Storage(Protocol):
 
 
 def storage_for(
-    uri: str, storage_options: Mapping[str, str], namespace: Mapping[str, Any], standing: str | None = None
+    uri: str, storage_options: Mapping[str, str], namespace: Mapping[str, Any], existing: str | None = None
 ) -> Storage:
     """The storage that holds the dataset at ``uri``.
 
@@ -61,15 +60,15 @@ def storage_for(
         uri: Location of the dataset.
         storage_options: Object store options.
         namespace: Keyword arguments that let Lance refresh credentials, from ``TableRef.namespace_arguments``.
-        standing: What :func:`standing_folder` told before the write.
+        existing: What :func:`existing_folder` returned before the write.
     """
     if (root := _local_path(uri)) is not None:
-        return LocalStorage(root, None if standing is None else Path(standing))
+        return LocalStorage(root, None if existing is None else Path(existing))
     return ObjectStorage(LanceFileSession(uri, storage_options=dict(storage_options) or None, **namespace))
 
 
-def standing_folder(uri: str) -> str | None:
-    """The innermost folder of the path of a local dataset that is there; None for an object store."""
+def existing_folder(uri: str) -> str | None:
+    """The innermost folder on the path of a local dataset that exists; None for an object store."""
     root = _local_path(uri)
     return None if root is None else str(next(folder for folder in (root, *root.parents) if folder.exists()))
 
@@ -86,11 +85,11 @@ class LocalStorage:
 
     Attributes:
         root: The dataset's folder.
-        standing: The innermost folder of its path that stood before the write; None for that which ``root`` is in.
+        existing: The innermost folder of its path that existed before the write; None for the parent of ``root``.
     """
 
     root: Path
-    standing: Path | None = None
+    existing: Path | None = None
 
     @contextmanager
     def stage(self, job_id: str) -> Iterator[Path]:
@@ -104,9 +103,7 @@ class LocalStorage:
     def _new_stage(self, job_id: str) -> Path:
         while True:
             self.root.mkdir(parents=True, exist_ok=True)
-            with suppress(
-                FileNotFoundError
-            ):  # another job that cleaned up may have removed the folder, which was empty
+            with suppress(FileNotFoundError):  # another job that cleans up may have removed the folder again
                 return _private(_private(self._stages(job_id)) / uuid.uuid4().hex)
 
     def publish(self, staged: Path, path: str) -> None:
@@ -118,7 +115,7 @@ class LocalStorage:
                 staged.replace(target)
                 return
             except FileNotFoundError:
-                # Another job that cleaned up may have removed the folder, which was empty.
+                # Another job that cleans up may have removed the folder while it was empty.
                 if not staged.exists():
                     raise
 
@@ -133,13 +130,13 @@ class LocalStorage:
         _remove_if_empty(target.parent)
 
     def finish(self, job_id: str) -> None:
-        """Remove the staging folders of a job; where nothing was ever committed also the folders that it made."""
+        """Remove the staging folders of a job, and where nothing was ever committed also the folders that it made."""
         shutil.rmtree(self._stages(job_id), ignore_errors=True)
         for name in ("data", "_transactions", "_deletions", "_versions"):
             _remove_if_empty(self.root / name)
-        standing = self.root.parent if self.standing is None else self.standing
+        existing = self.root.parent if self.existing is None else self.existing
         for folder in (self.root, *self.root.parents):
-            if not folder.is_relative_to(standing) or folder == standing:
+            if not folder.is_relative_to(existing) or folder == existing:
                 return
             _remove_if_empty(folder)
 
@@ -185,11 +182,11 @@ class ObjectStorage:
         self.session.delete_file(path)
 
     def finish(self, job_id: str) -> None:
-        """Nothing is staged in an object store."""
+        """Do nothing: no file is staged in the object store itself."""
 
 
 def _private(folder: Path) -> Path:
-    """Make ``folder`` and let nobody else look into it: unpublished rows and blobs may be read by those who may."""
+    """Make ``folder``, which only this user can read: it holds rows and blobs that are not published yet."""
     folder.mkdir(mode=0o700, exist_ok=True)
     return folder
 
@@ -198,7 +195,7 @@ def _remove_if_empty(folder: Path) -> None:
     try:
         folder.rmdir()
     except OSError:
-        return  # not empty, or not there
+        return  # it is not empty, or does not exist
 
 
 def _sweep(scratch: Path) -> None:
@@ -212,4 +209,4 @@ def _sweep(scratch: Path) -> None:
                 shutil.rmtree(folder, ignore_errors=True)
                 logger.info("removed %s, left by a process that was killed", folder)
         except OSError:
-            continue  # in use, or just removed by its owner
+            continue  # it is in use, or its owner has just removed it

@@ -1,4 +1,4 @@
-"""A table -> where one job writes: its latest version, location, credentials and the id of the job."""
+"""Locates a write: a table in; its latest version, its place and the id of the job out."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ray_lance.masking import mask_uri, remember
 from ray_lance.native_errors import native_errors
 from ray_lance.retry import RetryPolicy
 from ray_lance.table import TableRef
-from ray_lance.write.storage import Storage, standing_folder, storage_for
+from ray_lance.write.storage import Storage, existing_folder, storage_for
 
 __all__ = ["LEGACY", "Target", "existing_target", "latest_of"]
 
@@ -38,7 +38,7 @@ class Target:
         storage_options: Object store options, with what a namespace added to them.
         retry: How often to try again after storage faults and commit conflicts.
         managed: Whether commits go through the namespace.
-        standing: The innermost folder of a local dataset's path that stood when the job began, and stays.
+        existing_folder: The innermost folder on a local dataset's path that existed when the job began; it stays.
         job_id: Hexadecimal UUID that travels in the transaction; names of files begin with it or with a part of it.
     """
 
@@ -47,12 +47,12 @@ class Target:
     storage_options: Mapping[str, str] = field(repr=False)
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     managed: bool = False
-    standing: str | None = None
+    existing_folder: str | None = None
     job_id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     @property
     def exists(self) -> bool:
-        """Whether a dataset stood there when the job began."""
+        """Whether the dataset existed when the job began."""
         return self.table.manifest is not None
 
     @property
@@ -76,7 +76,7 @@ class Target:
         return mask_uri(self.uri)
 
     def doing(self, what: str) -> str:
-        """``what`` as errors and the log name it: with the place."""
+        """``what`` as errors and the log show it, with the dataset's uri."""
         return f"{what} (uri={self.shown_uri!r})"
 
     def retried(self, function: Callable[[], T], what: str) -> T:
@@ -89,7 +89,7 @@ class Target:
         return self.retry.call(function, self.doing(what))
 
     def native_errors(self, what: str) -> AbstractContextManager[None]:
-        """Raise errors of Lance and of file systems as this library's own, with the place in them.
+        """Raise errors of Lance and of file systems as this library's own, with the dataset's uri.
 
         Args:
             what: What is being done, as in "writing data files".
@@ -99,7 +99,7 @@ class Target:
     def storage(self) -> Storage:
         """The storage that holds the dataset."""
         remember(self.uri, self.storage_options)
-        return storage_for(self.uri, self.storage_options, self.table.namespace_arguments(), self.standing)
+        return storage_for(self.uri, self.storage_options, self.table.namespace_arguments(), self.existing_folder)
 
     def session(self) -> LanceFileSession:
         """Access to single files of the dataset, by their paths in it."""
@@ -108,7 +108,7 @@ class Target:
         )
 
     def open_latest(self) -> lance.LanceDataset | None:
-        """The dataset as it stands now; None where there is none."""
+        """The latest version of the dataset; None where there is no dataset."""
         try:
             if self.exists or not self.table.namespace_impl:
                 return self.table.latest().open() if self.table.uri else None
@@ -118,7 +118,7 @@ class Target:
 
 
 def existing_target(table: TableRef, retry: RetryPolicy | None = None) -> Target:
-    """The target of a job on a dataset that is there.
+    """The target of a job on a dataset that exists.
 
     Args:
         table: The dataset.
@@ -136,18 +136,18 @@ def existing_target(table: TableRef, retry: RetryPolicy | None = None) -> Target
         storage_options=storage_options_of(pinned.open()) or dict(table.storage_options),
         retry=retry or RetryPolicy(),
         managed=_is_managed(pinned),
-        standing=standing_folder(uri),
+        existing_folder=existing_folder(uri),
     )
 
 
 def latest_of(table: TableRef) -> TableRef:
-    """The table's branch as it is now, on top of which everything is written; not pinned.
+    """The latest version of the table's branch, on top of which everything is written; not pinned.
 
     Raises:
         InvalidArgumentError: The reference names another version than the latest.
     """
     named = table.version[1] if isinstance(table.version, tuple) else table.version
-    is_open = table.manifest is not None  # as an open dataset is: it says which branch, and may be out of date
+    is_open = table.manifest is not None  # of an open dataset: it names the branch, and its version may be out of date
     if is_open or (named is None and "asof" not in table.dataset_options):
         return table.latest()
     try:

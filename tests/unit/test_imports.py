@@ -1,13 +1,19 @@
-"""Imports point one way: a fresh process shows what each module pulls in."""
+"""Imports point one way: a fresh process shows what each module pulls in, and the code which module names which."""
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
 
 import pytest
 
 import ray_lance
+
+PACKAGE = Path(ray_lance.__file__).parent
 
 FORBIDDEN = {
     "ray_lance.errors": ("ray", "lance", "torch", "pyarrow", "numpy"),
@@ -28,6 +34,71 @@ FORBIDDEN = {
     "ray_lance.cli": ("ray", "lance", "torch", "pyarrow", "numpy"),
     "ray_lance.measure": ("ray",),
 }
+
+# Which folders the modules of a folder may import from, besides their own and the top level.
+MAY_IMPORT = {
+    "order": set(),
+    "tensors": set(),
+    "scan": {"order", "tensors"},
+    "write": {"scan", "tensors"},
+    "torch": {"order", "scan", "tensors"},
+    "ray_internals": {"data", "tensors"},
+    "data": {"order", "ray_internals", "scan", "tensors", "write"},
+    "backfill": {"data", "ray_internals", "scan", "tensors", "write"},
+    "train": {"data", "order", "ray_internals", "scan", "tensors"},
+}
+
+
+def own_imports(path: Path, modules: dict[str, Path]) -> Iterator[str]:
+    """The modules of this package that a module imports, also inside of functions; not those for types only."""
+    tree = ast.parse(path.read_text())
+    for_types = {
+        id(node)
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
+        for node in ast.walk(block)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and id(node) not in for_types and node.module in modules:
+            for alias in node.names:
+                name = f"{node.module}.{alias.name}"
+                yield name if name in modules else node.module
+
+
+@pytest.fixture(scope="module")
+def imports() -> dict[str, set[str]]:
+    paths = {
+        ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in PACKAGE.rglob("*.py")
+    }
+    return {name: {*own_imports(path, paths)} - {name, "ray_lance"} for name, path in paths.items()}
+
+
+def folder_of(module: str) -> str:
+    """The folder of a module; empty for those at the top level."""
+    name = module.split(".")[1]
+    return name if (PACKAGE / name).is_dir() else ""
+
+
+def test_no_modules_import_each_other(imports):
+    graph = {name: used for name, used in imports.items() if name != "ray_lance"}
+    order = list(TopologicalSorter(graph).static_order())  # raises for a circle
+
+    assert order.index("ray_lance.errors") < order.index("ray_lance.table") < order.index("ray_lance.api")
+
+
+@pytest.mark.parametrize("folder", MAY_IMPORT)
+def test_a_folder_imports_only_from_those_below_it(imports, folder):
+    modules = [name for name in imports if name != "ray_lance" and folder_of(name) == folder]
+    used = {folder_of(each) for name in modules for each in imports[name]}
+
+    assert used - {"", folder} <= MAY_IMPORT[folder]
+
+
+def test_every_folder_is_listed():
+    folders = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()}
+
+    assert folders == set(MAY_IMPORT)
 
 
 @pytest.mark.parametrize("module", FORBIDDEN)

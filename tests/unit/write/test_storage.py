@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ray_lance.write.storage import LocalStorage, ObjectStorage, standing_folder, storage_for
+from ray_lance.write.storage import LocalStorage, ObjectStorage, existing_folder, storage_for
 from tests.orphans import leftovers
 
 JOB = "0123456789abcdef0123456789abcdef"
@@ -138,12 +138,12 @@ def test_nobody_else_may_look_into_a_staging_folder(tmp_path, storage):
         os.umask(before)
 
 
-@pytest.mark.parametrize("standing", [".", "a", "a/b", "a/b/table"])
-def test_folders_that_stood_before_the_write_stay(tmp_path, standing):
-    (tmp_path / standing).mkdir(parents=True, exist_ok=True)
+@pytest.mark.parametrize("existing", [".", "a", "a/b", "a/b/table"])
+def test_folders_that_existed_before_the_write_stay(tmp_path, existing):
+    (tmp_path / existing).mkdir(parents=True, exist_ok=True)
     root = tmp_path / "a/b/table"
     before = leftovers(tmp_path)
-    storage = storage_for(str(root), {}, {}, standing_folder(str(root)))
+    storage = storage_for(str(root), {}, {}, existing_folder(str(root)))
 
     with storage.stage(JOB) as folder:
         (folder / "x").write_text("content")

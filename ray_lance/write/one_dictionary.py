@@ -1,8 +1,8 @@
-"""Categories with narrow indices, which older datasets have: a file of them is written as one batch.
+"""Gives a file one dictionary: batches of categories with narrow indices in, one batch out.
 
-Lance puts the categories of the batches of a file one after the other. It leaves out repeated ones, but not all of
-them, also where the batches share one dictionary. Where the indices do not reach that far, it writes a file that it
-cannot read.
+Only older datasets have such columns. Lance appends the categories of each batch of a file to those of the batches
+before, and leaves out only some of those that repeat, even where all batches share one dictionary. Where there are more
+of them than the indices can count, it writes a file that it cannot read.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from ray_lance.errors import SchemaMismatchError
 from ray_lance.tensors.casts import conform
 from ray_lance.write.lance_types import has_narrow_indices, without_categories
 
-__all__ = ["with_one_numbering"]
+__all__ = ["with_one_dictionary"]
 
 
-def with_one_numbering(batches: Iterator[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-    """The rows of a file, as one batch where there are categories with narrow indices: all of them in memory then.
+def with_one_dictionary(batches: Iterator[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    """The rows of a file, as one batch (all of them in memory) where there are categories with narrow indices.
 
     Args:
         batches: The rows.
         schema: Their schema.
 
     Raises:
-        SchemaMismatchError: There are more categories than the indices can tell apart.
+        SchemaMismatchError: There are more categories than the indices can count.
     """
     narrow = [field.name for field in schema if has_narrow_indices(field.type)]
     if not narrow:
@@ -44,7 +44,7 @@ def _unified(table: pa.Table) -> pa.Table:
     except pa.ArrowInvalid:
         raise SchemaMismatchError(
             f"columns {table.column_names}: one of them has more categories in a file than the indices of its type, "
-            f"{[str(field.type) for field in table.schema]}, can tell apart: write the dataset again, which stores "
+            f"{[str(field.type) for field in table.schema]}, can count: write the dataset again, which stores "
             'wider ones, with write_lance(read_lance(uri), uri, mode="overwrite")'
         ) from None
 
