@@ -144,11 +144,11 @@ def _bench_text(
 
 
 def _table(arguments: argparse.Namespace) -> TableRef:
-    from ray_lance.table import TableRef, check_source
+    from ray_lance.table_arguments import TableArguments
 
     storage_options = dict(arguments.storage_option) or None
-    check_source("uri", arguments.uri)
-    return TableRef.of(arguments.uri, version=arguments.version, storage_options=storage_options).pin()
+    (table,) = TableArguments(arguments.uri, storage_options, version=arguments.version).to_read()
+    return table
 
 
 class _Parser(argparse.ArgumentParser):
