@@ -16,6 +16,7 @@ import torch
 import ray_lance
 from ray_lance.backfill.assemble import CompleteFragment
 from ray_lance.backfill.compute import Compute
+from ray_lance.backfill.pipeline import computed_columns
 from ray_lance.backfill.run import BackfillOptions, backfill
 from ray_lance.backfill.window import Window
 from ray_lance.backfill.writer import ColumnWriter
@@ -375,7 +376,7 @@ def test_actors_do_not_read_themselves(uri, size):
     window = None if size is None else Window(size)
 
     compute = Compute(Adder, ("id",), constructor_arguments=(1,), concurrency=1)
-    computed = compute.dataset(table, todo, pa.schema([("plus", pa.int64())]), exact=False, window=window)
+    computed = computed_columns(compute, table, todo, pa.schema([("plus", pa.int64())]), exact=False, window=window)
 
     assert "->" not in computed.materialize().stats()
 
@@ -438,7 +439,7 @@ def computed_blocks(uri: str, fn, schema: pa.Schema, **options) -> list[int]:
         FragmentWork(each.fragment_id, each.physical_rows, each.count_rows(), keeps=False, sources=())
         for each in table.open().get_fragments()
     )
-    computed = Compute(fn, ("id",), **options).dataset(table, Pass(None, fragments), schema, exact=False)
+    computed = computed_columns(Compute(fn, ("id",), **options), table, Pass(None, fragments), schema, exact=False)
     return [entry.metadata.num_rows for bundle in computed.iter_internal_ref_bundles() for entry in bundle.blocks]
 
 
