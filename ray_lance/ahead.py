@@ -1,7 +1,7 @@
-"""Calls that threads make ahead of time, with nothing to do for whoever ends an iteration.
+"""Calls a function ahead of time: items in, results out in order, made by threads of this process.
 
-The garbage collector ends iterations too, at any moment and in any thread: also in one that holds a lock, or that
-others wait for. So the end of an iteration takes no lock and waits for nobody. It sets a flag, and the threads see it.
+The garbage collector ends iterations at any moment and in any thread, also in one that holds a lock or that others wait
+for. So ending an iteration takes no lock and waits for nothing: it sets a flag, which the threads see.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from ray_lance.forks import check_begun_here
 
 __all__ = ["await_reads", "ordered_map"]
 
-# Threads that wait for work. New ones for each epoch would take their memory from other arenas of glibc's, and the
-# process would grow; so it would if all that many iterations once needed stayed.
+# Idle threads that are kept. New ones for each epoch would take their memory from other arenas of glibc, and the
+# process would grow; so it would if all threads that many iterations once needed were kept.
 _MOST_IDLE = 8
 
 T = TypeVar("T")
@@ -29,12 +29,12 @@ R = TypeVar("R")
 
 
 def ordered_map(
-    function: Callable[[T], R], items: Iterable[T], threads: int, ahead: int, alone: int = 0
+    function: Callable[[T], R], items: Iterable[T], threads: int, ahead: int, exclusive: int = 0
 ) -> Generator[R, None, None]:
     """``map`` by threads: results in order, ``ahead`` of them begun before they are asked for; 0 threads use none.
 
-    The first ``alone`` items have the threads to themselves: others begin when those are done. An error is raised where
-    its result would have come. Closing the generator drops what has not begun.
+    Other items begin only when the first ``exclusive`` ones are done. An error is raised where its result would have
+    come. Closing the generator drops calls that have not begun.
 
     Raises:
         InvalidArgumentError: While iterating, in a forked child: it has none of the threads.
@@ -50,7 +50,7 @@ def ordered_map(
         pending.extend(calls.submit(item) for item in itertools.islice(source, max(0, count)))
 
     try:
-        begin(alone)
+        begin(exclusive)
         first = list(pending)
         while True:
             check_begun_here(calls.pid)
@@ -67,18 +67,18 @@ def ordered_map(
 
 
 def await_reads() -> None:
-    """Wait for calls that were begun ahead, also by iterations that have ended."""
+    """Wait until all calls that were begun have ended, also those of iterations that have ended."""
     _crew.await_idle()
 
 
 class _Call(NamedTuple):
-    """One call, and where its outcome is expected."""
+    """One call, and the future of its outcome."""
 
     future: Future[Any]
     item: Any
 
     def announce(self, result: Any, error: BaseException | None) -> None:
-        """Make the outcome known."""
+        """Set the future."""
         if error is None:
             self.future.set_result(result)
         else:
@@ -86,11 +86,11 @@ class _Call(NamedTuple):
 
 
 class _Calls:
-    """The calls of one iteration, of which threads make a few at a time.
+    """The calls of one iteration.
 
     Attributes:
-        has_ended: Whether nobody waits for more. Set without a lock; seen before the next call begins.
-        pid: The process whose threads make them.
+        has_ended: Whether the iteration has ended. Set without a lock; seen before the next call begins.
+        pid: The process whose threads make the calls.
     """
 
     def __init__(self, function: Callable[[Any], Any], threads: int) -> None:
@@ -101,7 +101,7 @@ class _Calls:
         self._running = 0
 
     def submit(self, item: Any) -> Future[Any]:
-        """Have a call made when those before it have begun and a thread may be had."""
+        """Queue a call."""
         call = _Call(Future(), item)
         with _crew.changed:
             if self._running < self._threads:
@@ -111,7 +111,7 @@ class _Calls:
         return call.future
 
     def take(self) -> _Call | None:
-        """The next call for a thread that serves here; None ends its service. Needs the lock."""
+        """The next call for a thread that serves this iteration; None if there is none. Needs the lock."""
         if self.has_ended:
             self._waiting.clear()
         if self._waiting:
@@ -120,7 +120,7 @@ class _Calls:
         return None
 
     def make(self, call: _Call) -> tuple[Any, BaseException | None]:
-        """The outcome of a call: what it returned, or what it raised."""
+        """Make a call; returns its result and what it raised."""
         try:
             return self._function(call.item), None
         except BaseException as error:
@@ -128,26 +128,26 @@ class _Calls:
 
 
 class _Crew:
-    """The threads of this process. Each serves one iteration at a time, so that those within others have their own."""
+    """The threads of this process. Each serves one iteration at a time, so that nested iterations cannot block it."""
 
     def __init__(self) -> None:
         self._numbers = itertools.count()
         self.begin()
 
     def begin(self) -> None:
-        """Begin without threads: a forked child has none of its parent's, and one of them may have held the lock."""
+        """Begin without threads: a forked child has none, and one of its parent's may have held the lock."""
         self.changed = threading.Condition()
         self._idle: list[SimpleQueue[_Calls]] = []
         self._busy = 0
         self._is_closed = False
 
     def employ(self, calls: _Calls) -> None:
-        """Let a thread serve an iteration: the one that became idle last, or else a new one. Needs the lock."""
+        """Assign a thread to an iteration: the one that became idle last, or a new one. Needs the lock."""
         if self._idle:
             self._idle.pop().put(calls)
         else:
             name = f"ray_lance-read-{next(self._numbers)}"
-            # A daemon, or the end of the interpreter would wait for it while it is idle; see close for busy ones.
+            # A daemon: the interpreter must not wait for idle threads when it ends; close() waits for busy ones.
             threading.Thread(target=self._serve, args=(calls,), name=name, daemon=True).start()
         self._busy += 1
 
@@ -157,9 +157,9 @@ class _Crew:
             self.changed.wait_for(lambda: self._busy == 0)
 
     def close(self) -> None:
-        """Begin no more calls and wait for those that run, which must not come back to an interpreter that has ended.
+        """Begin no more calls, and wait for running ones, which must not return to an interpreter that has ended.
 
-        For the main thread at the end of the interpreter, not for finalizers.
+        Called by the main thread when the interpreter ends, not by finalizers.
         """
         self._is_closed = True
         self.await_idle()
@@ -167,22 +167,22 @@ class _Crew:
     def _serve(self, calls: _Calls) -> None:
         inbox: SimpleQueue[_Calls] = SimpleQueue()
         while self._work_for(calls, inbox):
-            del calls  # an idle thread holds nothing
+            del calls  # an idle thread keeps nothing alive
             calls = inbox.get()
 
     def _work_for(self, calls: _Calls, inbox: SimpleQueue[_Calls]) -> bool:
-        """Make the calls of an iteration; returns whether the thread stays for another one."""
+        """Make the calls of an iteration; returns whether the thread is kept."""
         call, stays = self._next(calls, inbox)
         while call is not None:
             made, outcome = call, calls.make(call)
             call, stays = self._next(calls, inbox)
-            # Last of all: who learns of the outcome finds the thread idle, and needs no other one.
+            # After taking the next call: whoever gets the last outcome finds this thread idle and starts no new one.
             made.announce(*outcome)
             del made, outcome
         return stays
 
     def _next(self, calls: _Calls, inbox: SimpleQueue[_Calls]) -> tuple[_Call | None, bool]:
-        """The next call, or None and whether the thread is idle from now on rather than too many."""
+        """The next call; or None, and whether the thread becomes idle rather than ending."""
         with self.changed:
             call = None if self._is_closed else calls.take()
             if call is not None:

@@ -53,13 +53,13 @@ class ImageDecode:
             size.
         mode: Pillow's name for the channels: ``"L"`` (1), ``"RGB"``, ``"YCbCr"``, ``"HSV"``, ``"LAB"`` (3), ``"RGBA"``
             or ``"CMYK"`` (4).
-        on_error: What becomes of a row whose image is missing or cannot be decoded. ``"raise"``: an error with the
+        on_error: What happens to a row whose image is missing or cannot be decoded. ``"raise"``: an error with the
             row's address. ``"null"``: a null row, None in a list of tensors. ``"fill"``: an image of ``fill``, which
             needs ``size``. The number of rows is the same in each case.
         fill: Value of every pixel of a filler, 0 to 255.
 
-    Of an animation the first image is taken, and of 16-bit pixels the upper eight bits. Pixels that are 32-bit numbers
-    have no range of their own, so that they cannot be decoded.
+    Of an animation the first image is decoded, and of 16-bit pixels the upper eight bits. Pixels that are 32-bit
+    numbers have no fixed range, so that they cannot be decoded.
 
     A Ray dataset holds images as one column of tensors ``(height, width, channels)`` where all have one shape, which is
     with ``size`` and any ``on_error`` but ``"null"``: ``iter_torch_batches`` makes tensors of shape ``(n, height,
@@ -129,11 +129,11 @@ Decode: TypeAlias = Mapping[str, ImageDecode | Literal["image", True]] | Literal
 
 
 def find_decoders(decode: Decode, schema: pa.Schema) -> dict[str, ImageDecode]:
-    """What to decode in tables of ``schema``, checked before anything is read.
+    """Find and check the decoders for tables of ``schema``, before anything is read.
 
     Args:
-        decode: By column; ``"auto"`` takes the columns that the schema's metadata call images in the way of HuggingFace
-            ``datasets``; None takes none.
+        decode: Decoders by column; ``"auto"`` decodes the columns that the schema's metadata, as HuggingFace
+            ``datasets`` writes it, calls images; None decodes none.
         schema: As Lance stores it.
 
     Raises:
@@ -174,10 +174,10 @@ def decoded_schema(schema: pa.Schema, decoders: Mapping[str, ImageDecode]) -> pa
 
 
 def decode_table(table: pa.Table, decoders: Mapping[str, ImageDecode]) -> pa.Table:
-    """``table`` with its encoded columns decoded; other columns, the order and the number of rows stay.
+    """Decode the encoded columns of ``table``; other columns, the order and the number of rows stay.
 
     Args:
-        table: Columns as stored. A column ``_rowaddr`` serves to name a row in an error.
+        table: Columns as stored. Errors name a row by its column ``_rowaddr``, if there is one.
         decoders: As :func:`find_decoders` gives them.
 
     Raises:
@@ -195,14 +195,14 @@ def decode_table(table: pa.Table, decoders: Mapping[str, ImageDecode]) -> pa.Tab
 
 
 def mean_decoded_bytes(column: pa.ChunkedArray, decoder: ImageDecode) -> float:
-    """Mean bytes of the decoded images of ``column``, told by their headers; 0 where there is none to look at."""
+    """Mean bytes of the decoded images of ``column``, according to their headers; 0 if there is none."""
     sizes = []
     for data in _encoded(column, "image"):
         try:
             width, height = _pillow().open(io.BytesIO(data or b"")).size
         except InvalidArgumentError:
             raise
-        except Exception:  # no image, or one too large: whoever reads it learns of that, by the decoder's policy
+        except Exception:  # no image, or one too large: the read itself handles that, by the decoder's policy
             width = height = 0
         sizes.append(width * height * decoder.channels)
     return float(np.mean(sizes)) if sizes else 0.0
@@ -224,7 +224,7 @@ def _in_8_bits(image: Any) -> Any:
     if not image.mode.startswith(_WIDE_MODES):
         return image
     if image.mode in ("I", "F") and image.format not in _FORMATS_OF_16_BITS:
-        raise ValueError(f"pixels of {image.format} in 32 bits have no range of their own")
+        raise ValueError(f"pixels of {image.format} in 32 bits have no fixed range")
     return _pillow().fromarray((np.asarray(image) >> 8).astype(np.uint8))
 
 
@@ -237,7 +237,7 @@ def _decoder(name: str, value: Any) -> ImageDecode:
 
 
 def _decode_row(decoder: ImageDecode, data: bytes | None, place: Callable[[], str]) -> Image | None:
-    """One image, or what the decoder's policy puts in its place; None stands for a null."""
+    """Decode one image, or apply the decoder's policy; None means null."""
     reason: Exception
     if data is None:
         reason = ValueError("there are no bytes")
@@ -250,7 +250,7 @@ def _decode_row(decoder: ImageDecode, data: bytes | None, place: Callable[[], st
             reason = error
     if decoder.on_error == "raise":
         raise TensorConversionError(
-            f"{place()}: the image cannot be decoded ({_told(reason, data)}). Repair the row or leave it out with "
+            f"{place()}: the image cannot be decoded ({_told(reason, data)}). Repair the row or exclude it with "
             "filter=, or use ImageDecode(on_error='null') or 'fill'"
         ) from reason
     if decoder.on_error == "null" or decoder.shape is None:
@@ -259,7 +259,7 @@ def _decode_row(decoder: ImageDecode, data: bytes | None, place: Callable[[], st
 
 
 def _told(reason: Exception, data: bytes | None) -> str:
-    # Pillow tells where the bytes were in memory.
+    # Pillow's own message shows the address of the bytes in memory.
     is_unknown = "cannot identify image file" in str(reason)
     return f"{len(data or b'')} bytes that are no image which Pillow knows" if is_unknown else str(reason)
 

@@ -1,4 +1,4 @@
-"""Rows in the form a caller asks for: nine formats, named as in LanceDB."""
+"""Converts rows: an Arrow table in, one of nine formats out, named as in LanceDB."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def _torch_col(table: pa.Table) -> torch.Tensor:
     for name, values in to_tensors(table).items():
         if not isinstance(values, torch.Tensor) or values.is_nested or values.ndim != 1:
             raise TensorConversionError(
-                f"column {name!r} is no column of numbers: format='torch' gives each column its own tensor"
+                f"column {name!r} does not hold numbers: format='torch' gives each column its own tensor"
             )
         columns[name] = values
     return torch.stack(as_one_dtype(columns)) if columns else torch.empty(0, len(table))

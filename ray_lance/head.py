@@ -1,4 +1,4 @@
-"""Rows as people look at them, in a terminal and in a notebook."""
+"""Shows rows: a table in, text for a terminal and a table for a notebook out."""
 
 from __future__ import annotations
 

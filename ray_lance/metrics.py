@@ -1,4 +1,4 @@
-"""What a loader did: counted while it reads, in words that are the same with and without Ray."""
+"""What a loader has delivered, by the same names with and without Ray."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class LoaderMetrics(FieldFacts):
         bytes: Bytes of these rows as Arrow tables, before they became tensors or were decoded.
         seconds_waited: Seconds that callers waited for the next batch, converting and transforming it included.
         queue_depth: Reads that were begun ahead and not yet asked for, at this moment.
-        rows_from_memory: Rows that were not read from storage, but kept from an earlier pass.
+        rows_from_memory: Rows that came from a row cache and not from storage.
         retries: Reads that were tried again after a fault of the storage.
     """
 

@@ -1,7 +1,7 @@
-"""Which ranks train on the same rows: those that share one replica of the model.
+"""Groups ranks that read the same rows: a grouping and the world size in, the data-parallel rank of each rank out.
 
-Tensor, context and pipeline parallelism split a model over several ranks. All ranks of such a group are one rank to the
-data: they get equal batches, and what is counted are groups.
+Tensor, context and pipeline parallelism split a model over several ranks. The ranks of such a group get equal batches,
+and the data is shared out among groups.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from ray_lance.errors import InvalidArgumentError
 __all__ = ["DataParallel", "check_data_parallel", "data_parallel_ranks"]
 
 DataParallel: TypeAlias = int | Sequence[int] | Mapping[int, int] | Callable[[int, int], int]
-"""The number of data-parallel ranks, where the ranks of each are neighbours. Or the data-parallel rank of each rank: a
-list with one entry for each rank, a dict by rank, or a function of rank and world size."""
+"""The number of data-parallel ranks, each of them a run of neighbouring ranks; or the data-parallel rank of each rank:
+a list, a dict by rank, or a function of rank and world size."""
 
 
 def check_data_parallel(data_parallel: object) -> None:
-    """Refuse what groups ranks under no world size, before that is known.
+    """Refuse a grouping that is wrong for any world size, before that is known.
 
     Raises:
-        InvalidArgumentError: It is of another type, less than 1, or its own entries leave out a data-parallel rank.
+        InvalidArgumentError: It is of another type, less than 1, or its entries leave out a data-parallel rank.
     """
     if data_parallel is None or callable(data_parallel):
         return
@@ -45,7 +45,7 @@ def data_parallel_ranks(data_parallel: DataParallel, world_size: int) -> tuple[i
         world_size: Number of ranks.
 
     Returns:
-        One entry for each rank: from 0 to one less than the number of groups, none of them left out.
+        One entry for each rank: 0 to the number of groups - 1, each of which occurs.
 
     Raises:
         InvalidArgumentError: It does not have one entry for each rank, or leaves out a data-parallel rank.
@@ -55,7 +55,7 @@ def data_parallel_ranks(data_parallel: DataParallel, world_size: int) -> tuple[i
     if groups != set(range(len(groups))):
         raise InvalidArgumentError(
             f"data_parallel={shown(data_parallel)} gives ranks 0 to {world_size - 1} the data-parallel ranks "
-            f"{list(ranks)}: these must be 0 to one less than their number, with none left out"
+            f"{list(ranks)}: these must be 0 to their number - 1, with none left out"
         )
     return ranks
 
@@ -83,7 +83,7 @@ def _neighbours(groups: int, world_size: int) -> tuple[int, ...]:
     if groups < 1 or world_size % groups:
         raise InvalidArgumentError(
             f"data_parallel={groups} must divide world_size={world_size}: it is the number of data-parallel ranks, "
-            "each of equally many ranks. Name the data-parallel rank of each rank where they are no neighbours"
+            "which have equally many ranks. Where these are not neighbours, give the data-parallel rank of each rank"
         )
     return tuple(rank // (world_size // groups) for rank in range(world_size))
 

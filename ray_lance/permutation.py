@@ -43,7 +43,7 @@ class Permutation(Facts):
     """An order over the rows of one version of a Lance dataset: position -> row.
 
     Frozen: every method returns a new one. Nothing is materialised, except that a filter, a hash split or a
-    permutation table of LanceDB keeps one 8-byte row id per row. Pickles as a recipe.
+    permutation table of LanceDB needs one 8-byte row id per row. Pickles as a recipe.
 
     Args:
         source: Path or URI, an open ``lance.LanceDataset``, or a :class:`~ray_lance.TableRef`. The version is pinned
@@ -113,7 +113,7 @@ class Permutation(Facts):
 
         Raises:
             DatasetNotFoundError: There is no permutation there, or its table's version is gone.
-            InvalidArgumentError: It is no permutation, it is damaged, or its table has been replaced by another.
+            InvalidArgumentError: It is no permutation, it is damaged, or its table has been replaced.
         """
         check_source("uri", uri)
         order, details = stored.read_saved(TableRef.of(uri, storage_options=storage_options))
@@ -123,10 +123,10 @@ class Permutation(Facts):
         return cls._make(table, order, details.filter, details.fixed_epoch)
 
     def save(self, uri: str | os.PathLike[str], *, storage_options: Mapping[str, str] | None = None) -> None:
-        """Keep the permutation as a small Lance dataset, without any storage option.
+        """Save the permutation as a small Lance dataset, without storage options.
 
         Args:
-            uri: A new place, for instance beside the dataset.
+            uri: Where to save it, for instance beside the dataset.
             storage_options: Options of the object store. Default: those of the permutation's table.
 
         Raises:
@@ -155,14 +155,14 @@ class Permutation(Facts):
     def categories(self) -> Categories:
         """The categories of the table's dictionary-encoded columns, by column (``"a.b"`` for a struct's field).
 
-        Of the whole version, whichever rows the order holds: each fragment's in their order, those of earlier fragments
-        first. Found when first asked for, by a scan of these columns.
+        They are those of the whole version, whichever rows the order holds, in scan order. They are found when first
+        asked for, by a scan of these columns.
         """
         return categories_of(build_scan([self.table], None, None, [], {}))
 
     @property
     def order(self) -> RowPermutation:
-        """The arithmetic behind the order."""
+        """The order itself, as arithmetic."""
         return self._order
 
     @property
@@ -224,7 +224,7 @@ class Permutation(Facts):
             fractions: Name -> share, positive, at most 1 together. Of a list of up to three shares the names are
                 ``"train"``, ``"val"`` and ``"test"``, of more ``"0"``, ``"1"`` and so on.
             seed: Any integer; None cuts the rows in their own order. With ``by`` another seed is another split.
-            by: Columns whose equal values stay together. A row's part then depends on its values alone, so it stays
+            by: Columns whose equal values stay together. A row's part then depends only on its values, so it stays
                 when rows are appended; sizes are as the hashes fall.
 
         Raises:
@@ -284,14 +284,14 @@ class Permutation(Facts):
         return convert(take_rows(scan, self._order.take(wanted)), format)
 
     def head(self, rows: int = 5, columns: Columns = None) -> Head:
-        """The first rows, to be looked at: their types, shapes and the beginnings of their values.
+        """Show the first rows: their types, shapes and the beginnings of their values.
 
         Args:
             rows: How many.
-            columns: As for :meth:`fetch`. What lies in blobs is not read.
+            columns: As for :meth:`fetch`. The contents of blobs are not read.
 
         Returns:
-            What prints as a table, also in notebooks.
+            An object that prints as a table, also in notebooks.
         """
         wanted = readable_names(self.table.open().schema) if columns is None else columns
         scan = build_scan([self.table], wanted, None, [], {})
@@ -309,7 +309,7 @@ class Permutation(Facts):
             batch_size: Rows per batch; the last batch may be shorter.
             columns: As for :func:`ray_lance.read_lance`.
             format: As for :meth:`fetch`.
-            threads: Threads that read ahead, each a window of the order.
+            threads: Threads that read ahead; each reads one window of the order at a time.
         """
         check_format(format)
         batch_size, threads = as_count("batch_size", batch_size), as_count("threads", threads)
@@ -321,7 +321,7 @@ class Permutation(Facts):
         return (convert(table, format) for table in not_forked(rebatched(tables, batch_size)))
 
     def quality(self, batch_size: int = 1024, labels: int = 10) -> ShuffleQuality:
-        """How good the shuffle is, measured on a sample of its batches without reading data."""
+        """Measure the quality of the shuffle on a sample of its batches, without reading data."""
         return measure_quality(self._order, batch_size, labels)
 
     def describe(self) -> dict[str, Any]:
@@ -343,7 +343,7 @@ class Permutation(Facts):
         return hash(self.fingerprint)
 
     def _facts(self) -> dict[str, Any]:
-        """What a person wants to know; None for what does not apply."""
+        """Facts to show; None for what does not apply."""
         order, mixing = self._order, self._order.mixing
         return {
             "table": self._table,
@@ -356,7 +356,7 @@ class Permutation(Facts):
         }
 
     def __getstate__(self) -> dict[str, Any]:
-        # The manifest grows with the number of fragments; the version alone finds it again.
+        # The manifest grows with the number of fragments; the version is enough to find it again.
         return {
             "_table": self._table.without_manifest(),
             "_identity": stored.table_identity(self.table),

@@ -42,12 +42,12 @@ _ROW_ID = "row_id"
 
 @dataclass(frozen=True)
 class Details:
-    """What is kept of a permutation beside its order.
+    """What is stored of a permutation in addition to its order.
 
     Attributes:
-        table: Where the table lies.
+        table: Uri of the table.
         version: Its version.
-        identity: What tells that version from all others.
+        identity: Identity of that version; see :func:`table_identity`.
         filter: The condition that chose the rows; None for all.
         fixed_epoch: Whether the epoch is fixed.
     """
@@ -130,12 +130,12 @@ def read_saved(place: TableRef) -> tuple[RowPermutation, Details]:
     """
     text, rows = _stored(place)
     if text is None:
-        raise InvalidArgumentError(f"uri: the dataset at {place} is no permutation that Permutation.save wrote")
+        raise InvalidArgumentError(f"uri: the dataset at {place} was not written by Permutation.save")
     try:
         return _parsed(json.loads(text), rows)
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, pa.ArrowException) as error:
         reason = f"there is no {error}" if isinstance(error, KeyError) else str(error)
-        raise InvalidArgumentError(f"uri: the permutation at {place} is damaged: {reason}. Save it anew") from error
+        raise InvalidArgumentError(f"uri: the permutation at {place} is damaged: {reason}. Save it again") from error
 
 
 def _stored(place: TableRef) -> tuple[bytes | None, pa.Table]:
@@ -229,7 +229,7 @@ def _base_table(table: Any, version: int | None) -> TableRef:
         return source.at(version).pin()
     except DatasetNotFoundError as error:
         raise DatasetNotFoundError(
-            f"permutation_table was made from version {version} of {source}, which is gone: make it anew from "
+            f"permutation_table was made from version {version} of {source}, which is gone: make it again from "
             "the present version"
         ) from error
 

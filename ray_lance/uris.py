@@ -1,7 +1,7 @@
 """Uris of datasets and of their branches: a path, a uri or an open dataset in, the uri of the branch out.
 
-The branch ``dev`` of a dataset lies in its folder ``tree/dev``. An open dataset does not say where the branch that was
-checked out lies: its uri stays what it was opened with.
+The branch ``dev`` of a dataset is in its folder ``tree/dev``. The uri of an open dataset does not tell which branch was
+checked out: it stays what it was opened with.
 """
 
 from __future__ import annotations

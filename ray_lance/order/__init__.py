@@ -1,4 +1,4 @@
-"""Orders over rows as pure arithmetic: imports neither lance, ray nor torch."""
+"""Orders over rows as pure arithmetic: positions in, rows out. Imports neither lance, ray nor torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A keyed pseudo-random bijection on ``[0, size)``: random access, vectorised, no memory that grows with ``size``.
+"""A keyed pseudo-random bijection: numbers in ``[0, size)`` in, others out, in memory of the request alone.
 
 Construction. A value is a pair (high, low) in ``[0, a) x [0, 2**k)`` with ``2**k`` near the square root of ``size`` and
 ``a`` the smallest number with ``a * 2**k >= size``. Rounds of an alternating Feistel network (Luby and Rackoff,

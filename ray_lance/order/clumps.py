@@ -1,4 +1,4 @@
-"""A shuffle that keeps clumps of neighbouring rows together on disk and mixes single rows inside windows.
+"""The arithmetic of a shuffle: positions in, rows out; clumps of neighbours stay together and windows are mixed.
 
 The order of ``count`` rows is built in two steps, both of them arithmetic:
 
@@ -59,7 +59,7 @@ class _Layout:
 
 @dataclass(frozen=True)
 class ClumpOrder:
-    """An order over ``count`` rows: position to row and back, at any place, in memory of the request alone.
+    """An order over ``count`` rows: position to row and back, in memory of the request alone.
 
     Attributes:
         count: Number of rows, from 0 to 2**62.

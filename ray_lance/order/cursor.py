@@ -1,4 +1,4 @@
-"""Where training stands: a cursor that any number of ranks can continue from."""
+"""The cursor of a training run: rows returned in, a JSON state out that any number of ranks can resume."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _GLOBAL_BATCH = "global_batch"
 
 @dataclass(frozen=True)
 class Cursor:
-    """How far all ranks together have come. It counts rows that were returned, never rows that were prefetched.
+    """How much of an epoch all ranks together have read. Counts rows that were returned, not rows that were prefetched.
 
     Attributes:
         epoch: The epoch, from 0.
@@ -81,10 +81,10 @@ class Cursor:
         order: Mapping[str, Any] | None = None,
         global_batch: int | None = None,
     ) -> None:
-        """Refuse to continue in another order, or in other steps.
+        """Refuse to resume in another order, or in other steps.
 
         Args:
-            fingerprint: Fingerprint of the order that is to be continued.
+            fingerprint: Fingerprint of the order to resume.
             lanes: Its lanes.
             order: Its description, compared entry by entry for the message.
             global_batch: Rows of its steps over all ranks; None compares nothing.
@@ -103,7 +103,7 @@ class Cursor:
                 "the cursor belongs to another order, in which its position means other rows:\n  "
                 + "\n  ".join(differences)
                 + "\nOpen the same dataset version with the same filter, split, shuffle settings and lanes, or start "
-                "the epoch anew without the cursor."
+                "the epoch again without the cursor."
             )
         if None not in (self.global_batch, global_batch) and self.global_batch != global_batch:
             raise CursorMismatchError(

@@ -1,4 +1,4 @@
-"""64-bit hashes of column values: vectorised, the same on every platform and in every version."""
+"""Hashes values: columns in, 64-bit hashes of their rows out, the same on every platform and in every version."""
 
 from __future__ import annotations
 

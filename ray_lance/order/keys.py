@@ -1,4 +1,4 @@
-"""Keys: from seeds of any size to 64-bit words, the same on every platform and in every version."""
+"""Derives keys: seeds of any size in, 64-bit words out, the same on every platform and in every version."""
 
 from __future__ import annotations
 

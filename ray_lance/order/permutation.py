@@ -1,4 +1,4 @@
-"""An order over a row set: position -> row, by arithmetic, at any place."""
+"""An order over a row set: positions in, rows out, by arithmetic."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ class RowPermutation:
         return self.row_set.take(self.indices(start, stop))
 
     def indices(self, start: int = 0, stop: int | None = None) -> _Positions:
-        """Like ``rows``, but indices into ``row_set``: needs no row ids, and their order is that on disk."""
+        """Like ``rows``, but indices into ``row_set``, which ascend in the order on disk; row ids are not needed."""
         start, stop = as_integer("start", start), len(self) if stop is None else as_integer("stop", stop)
         if not 0 <= start <= stop <= len(self):
             raise IndexError(f"positions [{start}, {stop}) are not within [0, {len(self)})")

@@ -1,4 +1,4 @@
-"""How good a shuffle is, measured on a sample of its batches: bounded time whatever the number of rows."""
+"""Measures a shuffle: a permutation in, the quality of a sample of its batches out, in bounded time."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _MEAN_DISTANCE = 1 / 3
 
 @dataclass(frozen=True)
 class ShuffleQuality:
-    """What a sample of an order's batches shows. A true shuffle has 1 everywhere.
+    """The quality of a sample of an order's batches. All ratios are 1 for a true shuffle.
 
     Attributes:
         sorted_label_ratio: Mean distance of the batches' label histograms from uniform over a true shuffle's, where
@@ -52,12 +52,12 @@ class ShuffleQuality:
 def measure_quality(
     permutation: RowPermutation, batch_size: int = 1024, labels: int = 10, batches: int = 64
 ) -> ShuffleQuality:
-    """Measure a permutation on ``batches`` batches spread evenly over it, without reading any data.
+    """Measure a permutation on a sample of its batches, spread evenly over it, without reading data.
 
     Labels are given to indices of the row set, so row ids are not needed. Takes tens of milliseconds.
 
     Args:
-        permutation: The order, or a slice of it. Its epoch matters as little as a seed does.
+        permutation: The order, or a slice of it, in any epoch.
         batch_size: Rows per batch, consecutive positions; less if the permutation has fewer.
         labels: Number of labels, all equally frequent, at least 2.
         batches: How many batches to look at, at least 1.

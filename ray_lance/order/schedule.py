@@ -1,4 +1,4 @@
-"""Which positions of a permutation each rank reads at each step, as ranges.
+"""Schedules batches: rows, lanes, batch size and rank in, the positions that the rank reads at each step out.
 
 A permutation of ``rows`` positions is cut into L lanes: contiguous ranges whose sizes differ by at most one. Global
 step ``s`` takes the next ``G / L`` positions of every lane; the global batch is their concatenation, lane by lane,
@@ -8,8 +8,8 @@ rank reads whole lanes of its own.
 What is left of an epoch when lanes no longer hold ``G / L`` rows each is the tail:
 
 - ``drop``: the last full step ends the epoch. At most ``G - 1`` rows are dropped, whatever the lanes.
-- ``pad``: one more full step. A lane that has ended goes on with the positions that follow it (after the last
-  position comes the first one), so at most ``G - 1`` rows are read a second time.
+- ``pad``: one more full step. A lane that has ended continues with the positions after it (the first position follows
+  the last), so at most ``G - 1`` rows are read a second time.
 - ``uneven``: one more step with what is left. Every row exactly once; a rank whose part of that step is empty makes
   one step less, so ranks may differ by one step.
 """
@@ -160,7 +160,7 @@ class BatchSchedule:
         return merged
 
     def pieces(self, step: int) -> list[LaneRange]:
-        """Like ``ranges``, but each with its lane and not merged: how to cut the batch from what lanes have read."""
+        """Like ``ranges``, but with lanes and not merged: tells how to cut the batch from what lanes have read."""
         self._check_steps(step, step + 1, "step", step)
         return [piece for lane, low, high in self._shares() for piece in self._read(lane, step, step, low, high)]
 

@@ -1,4 +1,4 @@
-"""Fractions to parts: the arithmetic that random, sequential and hash splits share."""
+"""Splits rows: fractions in, ranges or indices of the parts out, for random, sequential and hash splits."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _TOLERANCE = Fraction(1, 10**9)
 
 
 def cumulative_fractions(fractions: Fractions) -> dict[str, tuple[Fraction, Fraction]]:
-    """Where each part begins and ends in [0, 1], exactly: 0.1 is taken for one tenth.
+    """Where each part begins and ends in [0, 1], exactly: 0.1 is one tenth.
 
     Args:
         fractions: Part name -> share; or shares alone, of up to three parts ``"train"``, ``"val"`` and ``"test"``, or
@@ -90,7 +90,7 @@ def split_bounds(count: int, fractions: Fractions, clump: int) -> dict[str, tupl
 def hash_split(hashes: npt.NDArray[np.uint64], fractions: Fractions, seed: int = 0) -> dict[str, npt.NDArray[np.int64]]:
     """Assign rows to named parts by the hash of their key, so that equal keys stay together.
 
-    A row's part depends on its own hash alone: rows appended later change nothing for those that are there. Sizes
+    A row's part depends only on its own hash: rows appended later change nothing for existing ones. Sizes
     are as the hashes fall, not exact.
 
     Args:

@@ -1,4 +1,4 @@
-"""Contents of blob columns, of which a take gives only descriptors."""
+"""Reads the contents of blobs: rows of a take, which have only descriptors, in; the same rows with the bytes out."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ __all__ = ["with_blob_contents"]
 
 
 def with_blob_contents(taken: pa.Table, table: TableRef, blobs: dict[str, str], rows: dict[str, list[int]]) -> pa.Table:
-    """``taken`` with the contents of its blob columns.
+    """Add the contents of blob columns to rows of a take.
 
     Args:
         taken: Rows of ``table``.
-        table: Where they are from.
-        blobs: Names of the blob columns, and what they are called in the table.
+        table: The table that they are rows of.
+        blobs: Names of the blob columns, with their names in the table.
         rows: The numbers of the rows, as ``"indices"`` or ``"ids"``.
     """
     dataset = table.open()

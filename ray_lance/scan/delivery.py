@@ -1,4 +1,4 @@
-"""What a read delivers of the rows that Lance gave: decoded, and in the columns and types that were promised."""
+"""Delivers rows: tables as Lance gave them in; tables of the promised schema, with images decoded, out."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def delivered(
     row_bytes: float,
     fill: Fill = None,
 ) -> Iterator[pa.Table]:
-    """The rows of ``table``, in order; in several tables where images, once decoded, take much room.
+    """Yield the rows of ``table`` in order; in several tables where decoded images take much memory.
 
     Args:
         table: The columns ``scan.read_names`` as stored. A column that one of several tables lacks may be missing.
@@ -52,7 +52,7 @@ def _promised(table: pa.Table, scan: Scan, schema: pa.Schema, fill: Fill) -> pa.
 
 
 def _with_missing_images(table: pa.Table, scan: Scan) -> pa.Table:
-    """An encoded column that this one of several tables lacks has no image in any row."""
+    """``table`` with nulls for encoded columns that this one of several tables lacks."""
     for name in scan.decoders:
         if name not in table.column_names:
             table = table.append_column(name, pa.nulls(table.num_rows, pa.binary()))

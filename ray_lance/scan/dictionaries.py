@@ -1,4 +1,4 @@
-"""The categories of a table's dictionary-encoded columns: one dictionary for a whole version."""
+"""Finds categories: a scan in, one dictionary for each of its dictionary-encoded columns out, over a whole version."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _BATCH_ROWS = 65536
 
 
 def categories_of(scan: Scan) -> Categories:
-    """The categories of the columns that ``scan`` reads.
+    """Find the categories of the columns that ``scan`` reads.
 
-    Every fragment may have dictionaries of its own. Their values come in the order of scanning, those of earlier tables
-    and fragments first and each dictionary's in its own order, so that appended rows change no code. Values that no row
-    has any more are kept as long as a dictionary lists them. Neither filter nor options of the scan change anything.
+    Each fragment may have its own dictionaries. Values are listed in scan order, those of earlier tables and fragments
+    first and those of a dictionary in its order, so that appended rows change no code. Values that no row has any more
+    stay as long as a dictionary lists them. The filter and the options of the scan have no influence.
 
     The columns are scanned once in a process.
     """
@@ -29,7 +29,7 @@ def categories_of(scan: Scan) -> Categories:
 
 
 class _Key:
-    """What decides the categories."""
+    """Key of the cache below: what decides the categories."""
 
     def __init__(self, scan: Scan) -> None:
         self.scan = scan

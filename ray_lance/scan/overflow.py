@@ -1,7 +1,8 @@
-"""Strings of more than 2 GiB: Arrow's 32-bit offsets hold no more of them in one array, and Lance gives no larger ones.
+"""Reads strings of more than 2 GiB: a read that fails because of their size in, several smaller batches out.
 
-How much room strings take is known when they have been read. So reads begin with as many rows as are fast, and go on
-with fewer where they fail for that reason; what has been read comes in several arrays.
+Arrow's 32-bit offsets hold no more in one array, and Lance gives no arrays with larger offsets. How much memory strings
+take is known only when they have been read. So reads begin with as many rows as are fast, and continue with fewer where
+they fail for that reason.
 """
 
 from __future__ import annotations
@@ -22,16 +23,16 @@ Batch = TypeVar("Batch", pa.RecordBatch, pa.Table)
 
 
 def is_overflow(error: Exception) -> bool:
-    """Whether a read failed because its strings have more than 2 GiB together."""
+    """Whether a read failed because its strings take more than 2 GiB together."""
     return "offset overflow" in str(error).lower()
 
 
 def in_smaller_batches(read: Callable[[int, int], Iterator[Batch]], rows: int) -> Iterator[Batch]:
-    """The batches of ``read(0, rows)``, in smaller ones from where that fails because of their strings.
+    """Yield the batches of ``read(0, rows)``, and smaller ones from where that fails because of their strings.
 
     Args:
-        read: Reads, without so many rows at the beginning, in batches of so many rows at most.
-        rows: Rows of the batches to begin with.
+        read: Called with the number of rows to skip and the most rows of a batch.
+        rows: Rows of the first batches.
     """
     done = 0
     batches = read(done, rows)
@@ -51,14 +52,14 @@ def in_smaller_batches(read: Callable[[int, int], Iterator[Batch]], rows: int) -
 
 
 def reordered(chunks: list[pa.Array], rows: np.ndarray[tuple[int], np.dtype[np.int64]]) -> list[pa.Array]:
-    """Values in another order, in as few arrays as hold them.
+    """Put values into another order, in as few arrays as can hold them.
 
     Args:
         chunks: The values, one array at least.
         rows: Which of them to take, over all arrays; none more than once: shape ``(k,)``.
     """
     if len(rows) < 2 or sum(chunk.nbytes for chunk in chunks) <= MAX_BYTES:
-        # Arrow brings all chunks together first.
+        # Arrow concatenates all chunks first, so that they must fit into one.
         taken: list[pa.Array] = pa.chunked_array(chunks).take(pa.array(rows)).chunks
         return taken
     halves = (rows[: len(rows) // 2], rows[len(rows) // 2 :])
@@ -68,14 +69,16 @@ def reordered(chunks: list[pa.Array], rows: np.ndarray[tuple[int], np.dtype[np.i
 def _narrowed(
     chunks: list[pa.Array], rows: np.ndarray[tuple[int], np.dtype[np.int64]]
 ) -> tuple[list[pa.Array], np.ndarray[tuple[int], np.dtype[np.int64]]]:
-    """Arrays of the given rows alone, and where these are in them."""
+    """Arrays of only the given rows, and the indices of these in them."""
     order = np.argsort(rows)
     ascending = rows[order]
     ends = np.cumsum([len(chunk) for chunk in chunks])
     bounds = np.searchsorted(ascending, ends)
     parts = np.split(ascending, bounds[:-1])
     starts = [0, *ends[:-1]]
-    kept = [chunk.take(pa.array(part - start)) for chunk, part, start in zip(chunks, parts, starts, strict=True)]
-    places = np.empty_like(order)
-    places[order] = np.arange(len(order))
-    return kept, places
+    parts_of_chunks = [
+        chunk.take(pa.array(part - start)) for chunk, part, start in zip(chunks, parts, starts, strict=True)
+    ]
+    indices = np.empty_like(order)
+    indices[order] = np.arange(len(order))
+    return parts_of_chunks, indices

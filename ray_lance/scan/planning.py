@@ -49,7 +49,7 @@ class TaskSizing:
     Attributes:
         row_bytes: Mean bytes of a delivered row.
         target_bytes: Bytes that a task should deliver.
-        num_tasks: Wanted number of tasks; goes before ``target_bytes``.
+        num_tasks: Wanted number of tasks; overrides ``target_bytes``.
         first_tasks: Small tasks at the beginning, as many as run at once, for the sake of the first batch. Ray looks
             for results when every running task has one, or after 100 ms, so that a single small one would not do.
             0 where small tasks take as long as large ones.
@@ -203,7 +203,7 @@ def _window_ranges(order: RowPermutation, sizing: TaskSizing) -> list[tuple[int,
     longest = int(np.diff(edges).max(initial=0))
     if longest * sizing.row_bytes > MAX_WINDOW_BYTES or len(edges) <= 2:
         return _even_ranges(0, len(order), -(-len(order) // rows_per_task))
-    # The last edge within each task's share of the rows; a window that is larger than the share is a task of its own.
+    # The last edge within each task's share of the rows; a larger window is one task.
     windows = max(1, rows_per_task // max(1, longest))
     bounds = [*edges[:-1:windows].tolist(), int(edges[-1])]
     return [(start, stop) for start, stop in itertools.pairwise(bounds) if start < stop]

@@ -1,4 +1,4 @@
-"""What Lance is asked to do: columns and filters, checked on the driver before any task starts."""
+"""Makes scans: columns, filter and options as callers give them in, a checked scan out, before any task starts."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def build_scan(
     meta_columns: Sequence[str],
     options: Mapping[str, Any],
 ) -> Scan:
-    """A checked scan.
+    """Make a checked scan.
 
     Args:
         tables: Pinned references.
         columns: Names, or names mapped to SQL expressions; None for every column of every table.
         filter: SQL, a pyarrow expression, or None.
-        meta_columns: Those of ``_rowid``, ``_rowaddr`` and ``_fragid`` to deliver behind the others.
+        meta_columns: Those of ``_rowid``, ``_rowaddr`` and ``_fragid`` to deliver after the others.
         options: Further scanner options.
 
     Raises:
@@ -72,7 +72,7 @@ def build_scan(
 
 
 def check_filter(scan: Scan, filter: Filter, name: str = "filter") -> None:
-    """Let Lance plan the filter on every table.
+    """Check a filter by letting Lance plan it on every table.
 
     Args:
         scan: The tables.
@@ -110,7 +110,7 @@ def takes_filter(scan: Scan, expression: pa.compute.Expression) -> bool:
 
 
 def _let_plan(dataset: lance.LanceDataset, filter: Filter) -> None:
-    # Of no columns: Lance cannot read every column that it has let be written.
+    # Without columns: Lance cannot read every column that it has let be written.
     dataset.scanner(columns=[], with_row_id=True, filter=filter).explain_plan()
 
 

@@ -21,7 +21,7 @@ from ray_lance.tensors import Fill
 
 __all__ = ["BatchReader", "Fill", "PermutationPlan", "ReadPlan", "resume_batches"]
 
-# Lance reads ahead by whole batches; a range of a task is one batch, a long scan goes in smaller steps.
+# Lance reads ahead in whole batches: a range of rows is read as one, a long scan in smaller ones.
 MAX_BATCH_BYTES = 32 * 2**20
 STREAM_BATCH_BYTES = 2 * 2**20
 STREAM_BUFFER_BYTES = 32 * 2**20
@@ -32,14 +32,14 @@ BatchReader: TypeAlias = Callable[[int], Iterator[pa.RecordBatch]]
 
 @dataclass(frozen=True)
 class ReadPlan:
-    """What all tasks of one read in scan order share; sent to the workers once.
+    """What all tasks of a read in scan order share; sent to the workers once.
 
     Attributes:
         scan: What to read.
         schema: Schema of the tables to deliver.
         row_bytes: Mean bytes of a row, which batches are sized by.
         fill: What replaces nulls where a tensor cannot hold them: one value, or one by column.
-        retry: What to do when storage fails.
+        retry: How often to try again when storage fails.
     """
 
     scan: Scan
@@ -71,7 +71,7 @@ class ReadPlan:
             return iter(())
         if self.scan.is_whole:
             return _skip_rows(self._whole_batches(task), skip)
-        # What Lance reads ahead are encoded images, which decoding multiplies.
+        # Of images, Lance reads ahead what is encoded, which takes little memory.
         at_once = self.scan.is_divisible or bool(self.scan.decoders)
         rows = self._batch_rows(MAX_BATCH_BYTES if at_once else STREAM_BATCH_BYTES, task)
         return in_smaller_batches(lambda done, rows: self._open(task, limit, skip + done, rows), rows)
@@ -99,8 +99,8 @@ class ReadPlan:
         return iter(self.scan.scanner(task.table, task.fragment_ids).to_reader())
 
     def _batch_rows(self, batch_bytes: int, task: FragmentRange) -> int:
-        # Rounded up, as the largest parts of a fragment are: one row left over would be a second chunk, and cost a copy
-        # of the whole block wherever chunks are combined.
+        # Rounded up, as the largest parts of a fragment are: a single row left over would be a second chunk, and the
+        # whole block would be copied wherever chunks are combined.
         return max(1, min(task.num_rows, math.ceil(batch_bytes / self.row_bytes)))
 
     def _deliver(self, batch: pa.RecordBatch) -> Iterator[pa.Table]:
@@ -110,7 +110,7 @@ class ReadPlan:
 
 @dataclass(frozen=True)
 class PermutationPlan:
-    """What all tasks of one read in a permutation's order share; sent to the workers once.
+    """What all tasks of a read in a permutation's order share; sent to the workers once.
 
     Attributes:
         scan: The table and the columns to read; without a filter.
@@ -118,7 +118,7 @@ class PermutationPlan:
         schema: Schema of the tables to deliver.
         row_bytes: Mean bytes of a row.
         fill: What replaces nulls where a tensor cannot hold them: one value, or one by column.
-        retry: What to do when storage fails.
+        retry: How often to try again when storage fails.
     """
 
     scan: Scan
@@ -147,14 +147,14 @@ class PermutationPlan:
 
 
 def resume_batches(open_at: BatchReader, retry: RetryPolicy, what: str) -> Iterator[pa.RecordBatch]:
-    """The batches of ``open_at(0)``, each row once, whatever fails in between.
+    """Yield the batches of ``open_at(0)``, each row once, whatever fails in between.
 
     A stream that failed is never read further: a new one is opened after the last delivered row.
 
     Args:
-        open_at: Opens a stream of record batches that leaves out the given number of rows at the beginning. Must give
-            the same rows in the same order each time.
-        retry: How often to try again; attempts are counted anew after each delivered batch.
+        open_at: Opens a stream of record batches that skips the given number of rows. It must give the same rows in the
+            same order each time.
+        retry: How often to try again; attempts are counted from zero after each delivered batch.
         what: What is being read, for the log.
     """
     delivered = attempt = 0

@@ -1,4 +1,4 @@
-"""Names of columns that mean something of their own: to Lance, or to a read."""
+"""Checks names of columns: names in, errors out for those that mean something else to Lance or to a read."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from ray_lance.table import TableRef
 
 __all__ = ["LANCES_OWN", "check_names", "meta_among", "readable_names", "refuse_reserved"]
 
-# What Lance adds to a scan. With a stored column of such a name, which older versions and alter_columns have let
-# through, every scan fails.
+# Columns that Lance adds to a scan. With a stored column of such a name, which older versions and alter_columns allow,
+# every scan fails.
 LANCES_OWN = (ROW_ID, ROW_ADDRESS, "_rowoffset", "_row_created_at_version", "_row_last_updated_at_version")
 
 _RENAMING = (
@@ -23,22 +23,22 @@ _RENAMING = (
 
 
 def refuse_reserved(table: TableRef, schema: pa.Schema) -> None:
-    """Raise InvalidArgumentError where a stored column has a name with which Lance cannot scan the table."""
+    """Raise InvalidArgumentError where a stored column has a name that keeps Lance from scanning the table."""
     for name in schema.names:
         if name in LANCES_OWN:
             raise InvalidArgumentError(
-                f"uri: the dataset at {table} has a column {name!r}, which is Lance's name for a column of its own: "
+                f"uri: the dataset at {table} has a column {name!r}, which Lance uses for a column that it adds: "
                 "Lance cannot scan such a dataset. R" + _RENAMING.format(path=name)
             )
 
 
 def readable_names(schema: pa.Schema) -> list[str]:
-    """The columns that Lance can read: it lets columns be written that it then finds under no name."""
+    """The columns that Lance can read: it allows names to be written that it cannot read afterwards."""
     return [name for name in schema.names if not _is_unreadable(name)]
 
 
 def meta_among(columns: Sequence[str] | Mapping[str, str], schemas: Sequence[pa.Schema]) -> frozenset[str]:
-    """Those of ``columns`` that are meta columns: named like one, as no stored column is, and no expression."""
+    """Those of ``columns`` that are meta columns: named like one, neither stored nor computed by an expression."""
     stored = {name for schema in schemas for name in schema.names}
     named = [name for name in META_COLUMNS if name in columns and name not in stored]
     if isinstance(columns, Mapping):
@@ -49,11 +49,11 @@ def meta_among(columns: Sequence[str] | Mapping[str, str], schemas: Sequence[pa.
 def check_names(
     columns: Sequence[str] | Mapping[str, str], added: Sequence[str], meta: frozenset[str], schemas: Sequence[pa.Schema]
 ) -> None:
-    """Check that each column to deliver can be read, and has a name of its own.
+    """Check that each column to deliver can be read, and that no two have one name.
 
     Args:
-        columns: What is asked for.
-        added: Meta columns to deliver behind it.
+        columns: The columns that were asked for.
+        added: Meta columns to deliver after them.
         meta: The meta columns among ``columns``.
         schemas: The tables' schemas.
 
@@ -63,7 +63,7 @@ def check_names(
     for name in columns:
         if name in (ROW_ID, ROW_ADDRESS) and name not in meta:
             raise InvalidArgumentError(
-                f"columns={{{name!r}: ...}}: {name!r} is Lance's name for a column of its own: give the expression "
+                f"columns={{{name!r}: ...}}: {name!r} is what Lance calls a column that it adds: give the expression "
                 "another name"
             )
         if name == FRAGMENT_ID and name in added and name not in meta:

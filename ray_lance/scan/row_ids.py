@@ -1,7 +1,7 @@
 """Offsets among a table's live rows in, row ids out.
 
-A take by offset looks for each row among the deleted rows of its fragment, one after another: in a table of which some
-rows have been deleted that takes Lance milliseconds for each row, where a take by row id takes microseconds.
+Where rows have been deleted, Lance's take by offset goes through the deleted rows of the fragment for each row, which
+takes milliseconds; a take by row id takes microseconds.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ __all__ = ["Layout", "layout_of"]
 
 _Integers = npt.NDArray[np.int64]
 
-# A scan of some rows of such files fails ("0.1"), or does not heed limits in bytes.
+# A scan of some rows of such files fails ("0.1"), or ignores limits in bytes.
 _OLD_FORMATS = ("0.1", "2.0")
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The fragments of one version of a table.
+    """Where the rows of one version of a table lie, by fragment.
 
     Attributes:
         table: The table.
         fragment_ids: Ids of the fragments, in scan order: int64, shape ``(k,)``.
-        starts: Offset of each one's first row, and the number of rows: int64, shape ``(k + 1,)``.
+        starts: Offset of the first row of each, and after them the number of rows: int64, shape ``(k + 1,)``.
         has_deletions: Whether rows have been deleted.
         is_regular: Of each fragment whether row ids are addresses and no rows have been deleted: shape ``(k,)``.
         is_scannable: Whether row ids are addresses that ascend with the rows, of files that can be scanned by them.
@@ -45,10 +45,10 @@ class Layout:
     _runs: dict[int, tuple[_Integers, _Integers]] = field(default_factory=dict, compare=False)
 
     def row_ids(self, offsets: RowArray) -> npt.NDArray[np.uint64] | None:
-        """The row ids of ascending offsets; None where there are no such offsets.
+        """The row ids of ascending offsets; None where an offset is too large.
 
-        Of fragments with deleted rows all row ids are read when rows of them are first asked for, and kept as runs:
-        16 bytes for each deleted row at most, or for each row that stable row ids have in another order.
+        All row ids of a fragment with deleted rows are read when one is first asked for, and kept as runs of
+        consecutive ones: at most 16 bytes for each deleted row, or for each row that stable row ids have reordered.
         """
         if len(offsets) and int(offsets[-1]) >= int(self.starts[-1]):
             return None
@@ -63,7 +63,7 @@ class Layout:
         return row_ids.view(np.uint64)
 
     def _runs_of(self, index: int) -> tuple[_Integers, _Integers]:
-        """Runs of consecutive row ids: where each begins in the fragment, and how far its row ids are from there."""
+        """Runs of consecutive row ids: where each begins in the fragment, and its first row id less that."""
         if index not in self._runs:
             fragment = self.table.open().get_fragment(int(self.fragment_ids[index]))
             rows = fragment.scanner(columns=[], with_row_id=True).to_table()

@@ -1,10 +1,9 @@
-"""Sets of row addresses as Lance's scanner takes them: a Roaring bitmap for each fragment.
+"""Encodes sets of rows: row addresses in, the bytes that Lance's scanner takes out, a Roaring bitmap per fragment.
 
-Written here because the function that Lance has for it goes through the rows one Python integer at a time, which takes
-a fifth of the time of reading them. A set is the number of fragments and, for each of them, its number, the length of
-its bitmap, and the bitmap: 32-bit integers, as all others little-endian. A bitmap is as the Roaring format
-specification has it (https://github.com/RoaringBitmap/RoaringFormatSpec), its containers all runs: of rows that lie in
-clumps, runs are the shortest form, and of any others they are correct.
+Lance has a function for that, which goes through the rows one Python integer at a time: a fifth of the time of reading
+them. A set is the number of fragments and, for each, its id, the length of its bitmap and the bitmap; integers have 32
+bits and are little-endian. Bitmaps follow the Roaring format (https://github.com/RoaringBitmap/RoaringFormatSpec). All
+containers are runs, which are the shortest form for rows that lie in clumps, and correct for any others.
 """
 
 from __future__ import annotations
@@ -21,11 +20,11 @@ __all__ = ["number_of_runs", "row_set"]
 _Integers = npt.NDArray[np.uint64]
 
 _COOKIE = 12347  # says that there are containers of runs
-_OFFSETS_FROM = 4  # bitmaps of so many containers begin with the offsets of these
+_OFFSETS_FROM = 4  # bitmaps of at least so many containers begin with their offsets
 
 
 def row_set(addresses: _Integers) -> bytes:
-    """The set of some rows.
+    """Encode a set of rows.
 
     Args:
         addresses: Distinct row addresses, ascending: uint64, shape ``(k,)``.
@@ -36,12 +35,12 @@ def row_set(addresses: _Integers) -> bytes:
 
 
 def number_of_runs(rows: RowArray) -> int:
-    """How many runs of neighbours there are in ``rows``, which are ascending."""
+    """Count the runs of neighbours in ascending ``rows``."""
     return int(np.count_nonzero(np.diff(rows) != 1)) + 1
 
 
 def _bitmap(addresses: _Integers) -> bytes:
-    """The lower 32 bits of addresses that agree in the others, which are split by the upper half of these."""
+    """The bitmap of the addresses of one fragment: a container for each value of the upper 16 of the lower 32 bits."""
     containers = [
         (int(part[0]) >> 16 & 0xFFFF, len(part), _runs(part)) for part in _split(addresses, addresses >> np.uint64(16))
     ]
@@ -57,7 +56,7 @@ def _bitmap(addresses: _Integers) -> bytes:
 
 
 def _runs(addresses: _Integers) -> bytes:
-    """A container: the number of runs, and of each its first value and the number of those that follow."""
+    """A container: the number of runs, and for each its first value and how many follow it."""
     ends = np.append(np.flatnonzero(np.diff(addresses) != 1), len(addresses) - 1)
     starts = np.append(0, ends[:-1] + 1)
     runs = np.stack([addresses[starts] & np.uint64(0xFFFF), (ends - starts).astype(np.uint64)], axis=1)

@@ -1,4 +1,4 @@
-"""What to read: tables, columns, filter. A scan is data; it holds no open handle."""
+"""What to read, as data: tables, columns and filter in, Lance's scanners and the delivered schema out."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ROW_ADDRESS = "_rowaddr"
 FRAGMENT_ID = "_fragid"
 META_COLUMNS = (ROW_ID, ROW_ADDRESS, FRAGMENT_ID)
 _META_FIELDS = {name: pa.field(name, pa.uint64()) for name in META_COLUMNS}
-# What a scanner takes for all columns, also where a column has this name.
+# A scanner takes this for all columns, even where a column has this name.
 _EVERYTHING = "*"
 
 # Scanner options whose meaning is the whole dataset's: a scan that has one is never split into tasks.
@@ -37,17 +37,17 @@ _WHOLE_SCAN_OPTIONS = frozenset(
 
 @dataclass(frozen=True)
 class Scan:
-    """The columns and rows to read from one or more tables of one delivered schema.
+    """The columns and rows to read from one or more tables. Holds no open handle.
 
     Attributes:
         tables: Pinned references, read in this order.
         columns: Paths of stored columns (``"a.b"`` for a struct's field) and names of meta columns, in the order of
             delivery; or a mapping of names to SQL expressions.
-        meta: Those of ``columns`` that tell where a row lies: ``_rowid``, ``_rowaddr`` and ``_fragid``. A stored column
-            may be named ``_fragid``, too.
+        meta: Those of ``columns`` that identify a row: ``_rowid``, ``_rowaddr`` and ``_fragid``. A stored column may be
+            named ``_fragid``, too.
         filter: SQL or a pyarrow expression; rows for which it is not true are left out.
         options: Further keyword arguments of ``lance.LanceDataset.scanner``.
-        decoders: What makes tensors of encoded columns, by name.
+        decoders: Decoders of encoded columns, by name.
     """
 
     tables: tuple[TableRef, ...]
@@ -75,11 +75,11 @@ class Scan:
 
     @property
     def is_whole(self) -> bool:
-        """Whether an option (such as ``nearest``) speaks of the dataset as a whole, so that one task must read it."""
+        """Whether an option (such as ``nearest``) applies to the dataset as a whole, so that one task must read it."""
         return not _WHOLE_SCAN_OPTIONS.isdisjoint(self.options)
 
     def decoding(self, decode: Decode) -> Scan:
-        """The same scan, which makes tensors of encoded columns; see :func:`ray_lance.decode.find_decoders`.
+        """The same scan with decoders of encoded columns; see :func:`ray_lance.decode.find_decoders`.
 
         Raises:
             UnknownColumnError: ``decode`` names a column that is not delivered.
@@ -99,7 +99,7 @@ class Scan:
         """The same scan of some of its columns, in the order of ``names``.
 
         Args:
-            names: Names of columns; also paths of what is in stored columns, which are delivered under these names.
+            names: Names of columns, or paths of fields in stored columns, which are delivered under these names.
 
         Raises:
             UnknownColumnError: A name is not among the scan's columns.
@@ -122,7 +122,7 @@ class Scan:
         raise UnknownColumnError("select_columns", name, self.names)
 
     def of_table(self, table: int) -> Scan:
-        """The columns of this scan that one of its tables has, as a scan of that table alone, without the filter."""
+        """The columns of this scan that one of its tables has, as a scan of only that table, without the filter."""
         columns = self.columns
         if len(self.tables) > 1 and not isinstance(columns, Mapping):
             schema = self.tables[table].open().schema
@@ -136,7 +136,7 @@ class Scan:
         Args:
             table: Index into ``tables``.
             fragment_ids: Fragments to read, in this order; None reads the whole dataset.
-            **options: Scanner options that go before the scan's own.
+            **options: Scanner options; they override those of the scan.
         """
         dataset = self.tables[table].open()
         if fragment_ids is not None:
@@ -144,7 +144,7 @@ class Scan:
         return self._scanner(dataset, table, options)
 
     def scanner_of_rows(self, rows: bytes, **options: Any) -> lance.LanceScanner:
-        """Lance's scanner of some rows of the first table, with a handle that is made for many small reads.
+        """Lance's scanner of some rows of the first table, through a handle for many small reads.
 
         Args:
             rows: Their addresses, as :func:`ray_lance.scan.row_sets.row_set` gives them.
@@ -156,7 +156,7 @@ class Scan:
         if self.filter is not None:
             options["filter"] = self.filter
         projection = self.of_table(table)._projection(with_row_address=ROW_ADDRESS in self.read_names)
-        # In order whatever was asked for: a stream that broke goes on behind the number of rows that it delivered.
+        # Always in order: a stream that failed is resumed after the number of rows that it has delivered.
         given = {"blob_handling": "all_binary", **self.options, **options, "scan_in_order": True}
         return dataset.scanner(**projection, **given)
 
@@ -177,14 +177,14 @@ class Scan:
 
     @cached_property
     def stored_paths(self) -> dict[str, Path]:
-        """Of each column that is not a meta column the path in the table; empty where ``columns`` is a mapping."""
+        """The path in the table of each column that is no meta column; empty where ``columns`` is a mapping."""
         if isinstance(self.columns, Mapping):
             return {}
         schemas = [table.open().schema for table in self.tables]
         return {name: path for name in self.columns if name not in self.meta and (path := _path_in(schemas, name))}
 
     def blob_columns(self) -> dict[str, str]:
-        """Those columns that hold blobs, of which a take gives only descriptors, with their names in the table."""
+        """Columns of blobs, of which a take gives only descriptors, with their names in the table."""
         if isinstance(self.columns, Mapping):
             return {}
         schema = self.tables[0].open().schema
@@ -192,14 +192,14 @@ class Scan:
         return {name: column for name, column in whole.items() if is_blob(schema.field(column))}
 
     def reads_blobs(self) -> bool:
-        """Whether blobs are read of the first table, or can be: as columns, inside of structs or by an expression."""
+        """Whether blobs of the first table are or can be read: as columns, inside of structs or by an expression."""
         schema = self.tables[0].open().schema
         mapped = isinstance(self.columns, Mapping)
         names = schema.names if mapped else {path[0] for path in self.stored_paths.values()}
         return any(holds_blobs(schema.field(name)) for name in names)
 
     def with_fragment_id(self, table: pa.Table) -> pa.Table:
-        """What was read, with the fragment's id where the scan delivers it: the upper half of the row address."""
+        """Add the fragment's id to what was read, if the scan delivers it: the upper half of the row address."""
         if FRAGMENT_ID not in self.meta:
             return table
         return table.append_column(FRAGMENT_ID, pc.shift_right(table[ROW_ADDRESS], pa.scalar(32, pa.uint64())))
@@ -213,7 +213,7 @@ class Scan:
         return pa.schema(delivered, metadata=scanned.metadata)
 
     def _projection(self, *, with_row_address: bool) -> dict[str, Any]:
-        """What a scanner of the one table is to read."""
+        """Arguments that tell a scanner of the one table which columns to read."""
         with_row_address = with_row_address or FRAGMENT_ID in self.meta
         stored: Any = [name for name in self.columns if name not in self.meta]
         if isinstance(self.columns, Mapping):

@@ -1,4 +1,4 @@
-"""How many bytes a row of a scan takes in memory: planning divides by it."""
+"""Estimates the size of rows: a scan in, the mean bytes of a delivered row out, which planning divides by."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ __all__ = ["row_bytes"]
 
 _SAMPLE_ROWS = 32
 _SAMPLE_IMAGES = 4
-_SAMPLE_PLACES = 3
+_SAMPLES = 3
 _UNKNOWN_BYTES = 64.0
 
 
 def row_bytes(scan: Scan) -> float:
-    """Mean bytes of one delivered row of ``scan``, before any filter.
+    """Estimate the mean bytes of one delivered row of ``scan``, before any filter.
 
-    Columns of fixed width are counted from their types. For the others a few rows at the start, the middle and the
-    end of each table are looked at; of blobs only the descriptors, which hold their sizes, and of images to decode
-    only the headers. What Lance keeps in its statistics are compressed bytes on disk, which can be any fraction of the
-    bytes in memory.
+    The sizes of columns of fixed width follow from their types. For others a few rows at the start, the middle and the
+    end of each table are read; of blobs only the descriptors, which hold their sizes, and of images to decode only the
+    headers are used. Lance's statistics are of no use: they are compressed bytes on disk, which can be any fraction of
+    the bytes in memory.
     """
     if scan.is_whole:  # one task reads it, and the columns that a search adds exist only in its result
         return sum(value_bytes(field.type) or _UNKNOWN_BYTES for field in scan.schema())
@@ -73,7 +73,7 @@ def _sampled_bytes(scan: Scan) -> float:
 
 
 def _image_bytes(scan: Scan) -> float:
-    """Mean bytes of a row of images whose sizes are their own."""
+    """Mean bytes of a row of images that are not resized."""
     if not scan.decoders:
         return 0.0
     sample = pa.concat_tables(_samples(scan, _SAMPLE_IMAGES, blob_handling="all_binary"))
@@ -83,9 +83,9 @@ def _image_bytes(scan: Scan) -> float:
 def _samples(scan: Scan, count: int, blob_handling: str) -> Iterator[pa.Table]:
     """Some neighbouring rows at the start, the middle and the end of a table."""
     rows = scan.tables[0].open().count_rows()
-    for place in range(1 if rows <= count else _SAMPLE_PLACES):
-        offset = place * max(0, rows - count) // (_SAMPLE_PLACES - 1)
-        with native_errors(f"looking at some rows of {scan.tables[0]}"):
+    for sample_number in range(1 if rows <= count else _SAMPLES):
+        offset = sample_number * max(0, rows - count) // (_SAMPLES - 1)
+        with native_errors(f"reading a sample of {scan.tables[0]}"):
             sample = scan.scanner(0, offset=offset, limit=count, blob_handling=blob_handling).to_table()
         yield sample
 

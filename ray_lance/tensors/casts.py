@@ -1,4 +1,4 @@
-"""Tables made to fit a schema, where that loses nothing."""
+"""Fits tables to a schema: both in, a table of that schema out, or an error where a value would change."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def _tensors(field: pa.Field, array: pa.Array, target: pa.Field) -> Shaped | Non
 
 
 def _marks_differ(field: pa.Field, target: pa.Field) -> bool:
-    """Whether only one of two fields is an extension that is no tensor, as bfloat16 is. Blobs are made of any bytes."""
+    """Whether only one of two fields has an extension type that is no tensor; but bytes may become blobs."""
     names = [extension_name(each) if tensor_kind(each) is None else None for each in (field, target)]
     return names[0] != names[1] and names[1] != BLOB
 

@@ -1,7 +1,7 @@
-"""Categories: dictionary-encoded columns as the values that they mean, or as codes of one dictionary.
+"""Categories: dictionaries of many batches in, one list of values for each column out, which codes refer to.
 
-A dictionary is part of a file, a page or a batch, and the same code means another value in the next one. So codes are
-never handed on as they are stored: they are looked up in one dictionary, which the caller has too.
+A stored dictionary is part of a file, a page or a batch, and the same code means another value in the next one. So
+codes are never delivered as they are stored: they are looked up in one dictionary, which the caller has as well.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ CategoryOption: TypeAlias = "Literal['values', 'codes'] | Mapping[str, Sequence[
 
 
 class Categories(Mapping[str, list[Any]]):
-    """The categories of columns: the code of a value is its place in the column's list.
+    """The categories of columns: the code of a value is its index in the column's list.
 
     Args:
         columns: Distinct values, without null, by column (a struct's leaf as ``"column.leaf"``).
-        is_complete: Whether these are all the categorical columns that there may be. Others are refused then, and are
-            values otherwise.
+        is_complete: Whether these are all categorical columns that there may be. If so, others are refused; if not,
+            others stay values.
 
     Raises:
         InvalidArgumentError: Values that have no common Arrow type, a null, or a value that comes twice.
@@ -53,10 +53,10 @@ class Categories(Mapping[str, list[Any]]):
         return Categories({new: self._arrays[old] for new, old in names.items()}, is_complete=self.is_complete)
 
     def array(self, name: str, dtype: pa.DataType) -> pa.Array:
-        """The categories of a column in Arrow, to be compared with values of ``dtype``.
+        """The categories of a column as an Arrow array, to be compared with values of ``dtype``.
 
         Raises:
-            TensorConversionError: They are no such values.
+            TensorConversionError: They cannot be converted to ``dtype``.
         """
         array = self._arrays[name]
         if array.type == dtype:
@@ -98,7 +98,7 @@ class CategoryUnion:
         self._last: dict[str, pa.Array] = {}
 
     def add(self, table: pa.Table | pa.RecordBatch) -> None:
-        """Take up the dictionaries of a batch.
+        """Add the dictionaries of a batch.
 
         Raises:
             TensorConversionError: Values that cannot be compared, such as structs.
@@ -109,13 +109,13 @@ class CategoryUnion:
                     self._add(name, values)
 
     def add_schema(self, schema: pa.Schema) -> None:
-        """Take up the columns that are dictionary-encoded, which may have no categories."""
+        """Add the dictionary-encoded columns, which may have no categories."""
         for field in schema:
             for name, values in _dictionaries(field.name, field, None):
                 self._add(name, values)
 
     def categories(self) -> Categories:
-        """What was taken up, as all the categories that there are."""
+        """All categories that were added."""
         return Categories(self._found, is_complete=True)
 
     def _add(self, name: str, values: pa.Array) -> None:
@@ -134,7 +134,7 @@ class CategoryUnion:
 
 
 def as_categories(option: CategoryOption) -> Categories | Literal["values", "codes"]:
-    """A value of the argument ``categories``, checked.
+    """Check the argument ``categories``.
 
     Raises:
         InvalidArgumentError: It is something else, or its lists are no categories.
@@ -154,7 +154,7 @@ def as_categories(option: CategoryOption) -> Categories | Literal["values", "cod
 def with_values(table: pa.Table) -> pa.Table:
     """``table`` with the values of dictionary-encoded columns, however they were encoded.
 
-    To be converted to arrays: Arrow's own ``to_numpy`` makes the last category of a null (seen in 26.0).
+    Arrow's own ``to_numpy`` would convert a null to the last category (seen in 26.0).
     """
     for index, field in enumerate(table.schema):
         if pa.types.is_dictionary(field.type):
@@ -166,7 +166,7 @@ def with_values(table: pa.Table) -> pa.Table:
 
 
 def _dictionaries(name: str, field: pa.Field, array: pa.Array | None) -> Iterator[tuple[str, pa.Array]]:
-    """The dictionaries in a column, by the entry of a batch that they become codes in; empty ones of no array."""
+    """Yield the dictionaries in a column, by the entry of a batch that holds the codes; empty ones without an array."""
     dtype = field.type
     if pa.types.is_dictionary(dtype):
         refuse_pickled(field.with_name(name), TensorConversionError)

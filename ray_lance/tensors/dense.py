@@ -1,4 +1,4 @@
-"""Columns that become one tensor with one row per row: numbers, times, decimals, tensors of one shape."""
+"""Converts dense columns: numbers, times, decimals and tensors of one shape in, one tensor with a row per row out."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = [
 
 
 class Column(NamedTuple):
-    """A column on its way to a tensor: ``name`` is the entry it becomes, and what errors call it."""
+    """A column to be converted: ``name`` is the entry that it becomes, and its name in errors."""
 
     name: str
     field: pa.Field
@@ -36,7 +36,7 @@ class Column(NamedTuple):
     options: Options
 
     def child(self, field: pa.Field, array: pa.Array, name: str | None = None) -> Column:
-        """The same request for values inside this column."""
+        """The values inside this column, to be converted with the same options."""
         return Column(self.name if name is None else name, field, array, self.options)
 
 
@@ -97,7 +97,7 @@ def write_fill(column: Column, tensor: torch.Tensor, mask: Mask, value: Any) -> 
 
 
 def null_error(column: Column, why: str) -> TensorConversionError:
-    """The error for nulls that nothing stands for, to be raised."""
+    """The error to raise for nulls that have no representation."""
     return TensorConversionError(
         f"column {column.name!r} ({column.field.type}) holds nulls, {why}: give fill={{{column.name!r}: value}}, "
         "or leave such rows out with a filter"

@@ -1,4 +1,4 @@
-"""The dtype that several columns of numbers have in common, if one holds all of them exactly."""
+"""Finds a common dtype: columns of numbers in, the same in one dtype out, if one holds all values exactly."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ __all__ = ["as_one_dtype"]
 
 
 def as_one_dtype(columns: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
-    """The columns in one dtype: the smallest that holds every value that their dtypes can have.
+    """Convert columns to one dtype: the smallest that holds every value of their dtypes.
 
-    Where there is none, as for int64 beside floats, float64 (int64 for integers) if it holds the values that are there.
+    Where there is none, as for int64 and floats, it is float64 (int64 for integers), if that holds the actual values.
 
     Args:
         columns: At least one, on the CPU.

@@ -1,4 +1,4 @@
-"""Fields as the Python expressions that make them, for errors that say what to write."""
+"""Writes fields as Python code: fields in, the expression that makes them out, for errors that say what to write."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _NAMES |= {"date32[day]": "date32", "date64[ms]": "date64"}
 
 
 def fields_code(fields: Iterable[pa.Field]) -> str:
-    """``schema=[...]`` that gives ``fields`` their types; ``string`` stands where a type is not known."""
+    """The argument ``schema=[...]`` that gives ``fields`` their types; ``string`` where a type is not known."""
     return "schema=[" + ", ".join(f"pyarrow.field({field.name!r}, {_code(field.type)})" for field in fields) + "]"
 
 

@@ -1,4 +1,4 @@
-"""Nulls of Arrow columns replaced in Arrow, by the rules that tensors are filled by."""
+"""Replaces nulls: Arrow columns and fill values in, columns without nulls out, by the rules that tensors follow."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ __all__ = ["check_values", "without_nulls"]
 
 
 def without_nulls(column: Column) -> pa.Array:
-    """The array of ``column`` with its nulls replaced by what was given as ``fill``; itself where nothing is to be.
+    """Replace the nulls of a column by what was given as ``fill``; returns its array itself where nothing changes.
 
-    A null row of a list of numbers becomes an empty list, and a null struct one whose leaves are filled.
+    A null list of numbers becomes an empty list, and a null struct one whose leaves are filled.
 
     Raises:
         TensorConversionError: The type cannot hold the value.
@@ -46,10 +46,10 @@ def without_nulls(column: Column) -> pa.Array:
 
 
 def check_values(fill: Any, schema: pa.Schema) -> None:
-    """Refuse values that the column they are named for cannot hold.
+    """Refuse values that their column cannot hold.
 
     Args:
-        fill: What was given, by the entries of ``schema``, or for all columns, which says nothing.
+        fill: Values by entry of ``schema``, which are checked; or one for all columns, which is not.
         schema: The columns.
 
     Raises:
@@ -61,7 +61,7 @@ def check_values(fill: Any, schema: pa.Schema) -> None:
 
 
 def _check_value(name: str, field: pa.Field, fill: Mapping[str, FillValue]) -> None:
-    if tensor_kind(field) is not None or is_bfloat16(field):  # told when there are nulls
+    if tensor_kind(field) is not None or is_bfloat16(field):  # checked when there are nulls
         return
     if pa.types.is_struct(field.type):
         for index in range(field.type.num_fields):
@@ -74,14 +74,14 @@ def _check_value(name: str, field: pa.Field, fill: Mapping[str, FillValue]) -> N
 
 
 def _has_fill(column: Column) -> bool:
-    """Whether a value was given for the column: one for all columns is for those that become tensors."""
+    """Whether a value was given for the column; one for all columns is meant for those that become tensors."""
     if isinstance(column.options.fill, Mapping):
         return column.name in column.options.fill
     field = column.field
     if pa.types.is_dictionary(field.type):
         field = pa.field(field.name, field.type.value_type)
-    is_dense = dense_converter(field) is not None and not pa.types.is_null(field.type)
-    return is_dense and column.options.fill is not None
+    becomes_tensor = dense_converter(field) is not None and not pa.types.is_null(field.type)
+    return becomes_tensor and column.options.fill is not None
 
 
 def _struct(column: Column) -> pa.Array:

@@ -1,8 +1,8 @@
-"""Columns whose rows are tensors of one shape: taken apart into flat values, and put together again.
+"""Tensors of one shape: columns of any layout in, flat values and null masks out, and back.
 
-Every layout is handled here: fixed-size lists, nested ones, Arrow's fixed-shape tensors, and the variable-size
-lists that Ray's tensor types store. A null row of floats can travel through Ray as a row of NaNs with a bit pattern
-of its own (see :func:`mark_rows`), as R does for its NA.
+The layouts are fixed-size lists, nested ones, Arrow's fixed-shape tensors, and the variable-size lists that Ray's
+tensor types store. A null row of floats can pass through Ray as a row of NaNs with a special bit pattern (see
+:func:`mark_rows`), as R does for its NA.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def fixed_type(value: pa.Field, shape: tuple[int, ...]) -> pa.DataType:
 
 
 def assemble(dtype: pa.DataType, values: pa.Array, length: int, rows: Mask | None = None) -> pa.Array:
-    """Rows of ``dtype`` over flat ``values``, without copying them.
+    """Make rows of ``dtype`` over flat ``values``, without copying them.
 
     Args:
         dtype: Fixed-size list (nested or not) or fixed-shape tensor; any other type stands for its own values.
@@ -123,7 +123,7 @@ def assemble(dtype: pa.DataType, values: pa.Array, length: int, rows: Mask | Non
 
 
 def mark_rows(values: pa.Array, rows: Mask, size: int) -> pa.Array:
-    """A copy of floating-point ``values`` in which null rows hold the NaN that stands for null, with no nulls left."""
+    """Copy floating-point ``values`` with the NaN that means null in null rows, and without nulls."""
     bits_of_null = _NULL_BITS[values.type]
     bits = _bits(values).copy().reshape(-1, size)
     bits[rows] = bits_of_null
@@ -131,7 +131,7 @@ def mark_rows(values: pa.Array, rows: Mask, size: int) -> pa.Array:
 
 
 def marked_rows(values: pa.Array, size: int) -> Mask | None:
-    """``(n,)`` bool, True where a whole row holds the NaN that stands for null; None where no row does."""
+    """``(n,)`` bool, True where a whole row holds the NaN that means null; None if no row does."""
     bits_of_null = _NULL_BITS.get(values.type)
     if bits_of_null is None or size == 0 or len(values) == 0:
         return None

@@ -1,4 +1,4 @@
-"""pandas -> Arrow: missing values become nulls, and NaN stays the number that it is."""
+"""pandas -> Arrow: a DataFrame in, a table out; missing values become nulls, and NaN stays a number."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""torch, numpy and Python -> Arrow: every layout that stands for rows of tensors, as standard Arrow types."""
+"""torch, numpy and Python -> Arrow: columns in any layout of tensors in, a table of standard Arrow types out."""
 
 from __future__ import annotations
 

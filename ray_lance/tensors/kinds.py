@@ -1,8 +1,8 @@
-"""What a column means: its type and its extension metadata, read together.
+"""Tells what a column means: a field in; the kind of tensor, blob or extension that it holds out.
 
-An extension type reaches us in two forms: as a type object, when the library that owns it has registered it
-in this process, or as its storage type with the name and the parameters in the field's metadata. Both are
-read here, and nowhere else. Parameters are JSON; nothing is ever unpickled.
+An extension type occurs in two forms: as a type object, if the library that owns it has registered it in this process,
+or as its storage type with the name and the parameters in the field's metadata. Only this module reads both.
+Parameters are JSON; nothing is ever unpickled.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def extension_name(field: pa.Field) -> str | None:
 
 
 def shown_type(field: pa.Field) -> str:
-    """The type of ``field`` for messages: its extension's name where only the metadata tells of one."""
+    """The type of ``field`` for messages: the name of its extension if only the metadata has it."""
     name = extension_name(field)
     return str(field.type) if name is None or isinstance(field.type, pa.BaseExtensionType) else name
 
@@ -111,14 +111,14 @@ def storage_type(dtype: pa.DataType) -> pa.DataType:
 
 
 def child_fields(dtype: pa.DataType) -> list[pa.Field]:
-    """The fields of a nested type; none for extension types, which are one thing."""
+    """The fields of a nested type; none for extension types, which count as one value."""
     if isinstance(dtype, pa.BaseExtensionType):
         return []
     return [dtype.field(index) for index in range(dtype.num_fields)]
 
 
 def with_children(dtype: pa.DataType, children: list[pa.Field]) -> pa.DataType:
-    """A nested type with other fields in it; a type that is not nested, itself."""
+    """A nested type with other fields; a type that is not nested itself."""
     if pa.types.is_fixed_size_list(dtype):
         return pa.list_(children[0], dtype.list_size)
     if pa.types.is_list(dtype):
@@ -170,9 +170,9 @@ def is_numeric(dtype: pa.DataType) -> bool:
 
 
 def bfloat16_field(name: str, metadata: dict[bytes, bytes] | None = None) -> pa.Field:
-    """A field of Lance's bfloat16, as storage and metadata, so that it needs no Lance to be made or pickled.
+    """A field of Lance's bfloat16, as storage and metadata, so that making and pickling it needs no Lance.
 
-    The order of the metadata, which is part of a serialized schema, is the same wherever the field comes from.
+    The order of the metadata, which is part of a serialized schema, is always the same.
     """
     kept = {key: text for key, text in (metadata or {}).items() if key not in _EXTENSION_KEYS}
     return pa.field(name, pa.binary(2), metadata={**kept, _NAME: BFLOAT16.encode(), _PARAMETERS: b""})
@@ -195,7 +195,7 @@ def variable_shape_field(field: pa.Field, value: pa.Field, ndim: int) -> pa.Fiel
 
 
 def tensor_kind(field: pa.Field) -> FixedShape | VariableShape | None:
-    """The kind of tensor that a column holds, told by its schema alone.
+    """The kind of tensor that a column holds, according to its schema.
 
     Args:
         field: Field of the column, in either form of its extension type.
@@ -278,7 +278,7 @@ def _sizes(field: pa.Field, sizes: Any) -> tuple[int, ...]:
     if not valid:
         raise TensorConversionError(
             f"column {field.name!r}: {sizes!r} in the metadata of its type {extension_name(field)!r} is no shape, "
-            "which is a list of sizes that are 0 or more"
+            "which is a list of sizes of at least 0"
         )
     return tuple(sizes)
 

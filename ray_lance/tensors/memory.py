@@ -1,8 +1,8 @@
-"""The same memory seen as a flat Arrow array and as a flat tensor, and the validity bits beside it.
+"""Shares memory: flat Arrow arrays in, flat tensors and null masks over the same memory out, and back.
 
-Tensors made here share memory with Arrow wherever the layout allows: single chunk, fixed-width values, not
-bit-packed. Such memory is read-only by contract (it may be mapped from Ray's object store), which torch cannot
-express: writing to such a tensor is undefined. Call ``clone()`` first.
+Tensors share memory with Arrow wherever the layout allows: single chunk, fixed-width values, not bit-packed. Such
+memory is read-only by contract (it may be mapped from Ray's object store), which torch cannot express: writing to such
+a tensor is undefined. Call ``clone()`` first.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ _SIGNED = {8: pa.int8(), 16: pa.int16(), 32: pa.int32(), 64: pa.int64()}
 
 
 def combine(column: pa.Array | pa.ChunkedArray, name: str) -> pa.Array:
-    """One array of all the chunks of column ``name``; no copy where there is one chunk.
+    """Combine the chunks of column ``name`` into one array; no copy if there is one chunk.
 
-    Of its own type if one array of it can hold them all, else of :func:`wide_type`.
+    It has the type of the column if one array of that type can hold all values, else :func:`wide_type`.
 
     Raises:
         TensorConversionError: They do not fit into one array.

@@ -1,4 +1,4 @@
-"""The narrowest number type that holds the values of two."""
+"""Unifies number types: two types in, the narrowest one that holds the values of both out."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _DIGITS = {8: 3, 16: 5, 32: 10, 64: 19}
 def unify_numbers(left: pa.DataType, right: pa.DataType) -> pa.DataType | None:
     """The narrowest type of integers, floats or decimals for the values of two; None where there is none.
 
-    Of 64-bit integers and floats it is float64, and of int64 and uint64 it is uint64: whether they hold the values is
-    told by the values.
+    For 64-bit integers and floats it is float64, and for int64 and uint64 it is uint64: only the values themselves tell
+    whether it holds them.
     """
     if pa.types.is_decimal(left) or pa.types.is_decimal(right):
         return _decimal(left, right)

@@ -1,7 +1,7 @@
-"""Stored values as Python objects: the one place where that happens.
+"""Makes Python objects: columns in; lists, dicts and DataFrames out. Only this module does that.
 
 Ray stores objects that fit no Arrow type as pickles, in an extension type whose values pyarrow unpickles when it makes
-Python objects of them. A pickle can run any code, so such columns are refused before a value is looked at.
+Python objects of them. A pickle can run any code, so such columns are refused before a value is read.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def to_frame(table: pa.Table) -> pd.DataFrame:
 
 
 def _decoded(values: pa.DictionaryArray) -> list[Any]:
-    """Each value of the dictionary is made once, however often it comes; unless it could be changed then."""
+    """Make each value of the dictionary once, however often it occurs; mutable values each time."""
     if pa.types.is_nested(values.type.value_type):
         return values.dictionary.take(values.indices).to_pylist()  # type: ignore[no-any-return]
     words = [*values.dictionary.to_pylist(), None]

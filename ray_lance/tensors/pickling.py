@@ -1,11 +1,11 @@
-"""Pickling of the Arrow types that pyarrow itself does not pickle rightly (pyarrow 26).
+"""Pickles Arrow types that pyarrow itself does not pickle correctly (pyarrow 26).
 
-Extension types that have no class of their own in pyarrow, such as tensors of varying shape, are pickled by their
-text, which it cannot read back: a schema that a function captures could not be sent to a worker. Their pickled form
-here is Arrow's own, which needs no class and runs no code.
+pyarrow pickles extension types without a class, such as tensors of varying shape, as text that it cannot read back: a
+schema that a function captures could not be sent to a worker. Here they are pickled in Arrow's serialized form, which
+needs no class and runs no code.
 
-Fixed-size lists are pickled without the name, nullability and metadata of their values: vectors of bfloat16, which only
-that metadata tells, would come out of Ray's object store as lists of bytes.
+pyarrow pickles fixed-size lists without the name, nullability and metadata of their values: vectors of bfloat16, which
+only that metadata identifies, would come out of Ray's object store as lists of bytes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["register"]
 
 
 def register() -> None:
-    """Make them picklable in this process. Unpickling imports what it needs by itself."""
+    """Register the picklers in this process. Unpickling needs no registration."""
     copyreg.pickle(pa.BaseExtensionType, _reduce)  # not its subclasses, which pickle themselves
     copyreg.pickle(pa.FixedSizeListType, _reduce_list)
 

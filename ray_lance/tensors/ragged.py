@@ -1,4 +1,4 @@
-"""Rows of different lengths or shapes: cut out of, or laid over, one flat tensor."""
+"""Rows of different lengths or shapes: a flat tensor and offsets in; lists, nested or padded tensors out, and back."""
 
 from __future__ import annotations
 

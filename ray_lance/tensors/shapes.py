@@ -1,4 +1,4 @@
-"""Columns whose rows are tensors, whatever holds them: as flat values and a shape for each row, and back."""
+"""Rows of tensors in any layout: a column in, flat values and a shape for each row out, and back."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class Shaped:
 
 
 def shaped(field: pa.Field, array: pa.Array, ndim: int) -> Shaped | None:
-    """The rows of a column as tensors of ``ndim`` dimensions; None where the column holds none of so many.
+    """The rows of a column as tensors of ``ndim`` dimensions; None if its rows are no such tensors.
 
     Args:
         field: The column's field.
@@ -91,7 +91,7 @@ def shaped(field: pa.Field, array: pa.Array, ndim: int) -> Shaped | None:
         ndim: Wanted dimensions.
 
     Raises:
-        SchemaMismatchError: A row of lists that differ in their lengths, which is no tensor, or that holds nulls.
+        SchemaMismatchError: A row is no tensor: its lists differ in length or hold nulls.
     """
     kind = tensor_kind(field)
     if isinstance(kind, FixedShape):

@@ -1,4 +1,4 @@
-"""How tensors are to be made: what callers give for ragged columns, nulls and categories, checked and by entry."""
+"""Options of tensor conversion: what callers give for ragged columns, nulls and categories in; checked options out."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def check_ragged(ragged: Any) -> None:
 
 
 def check_fill(fill: Any) -> None:
-    """Refuse what fills no column, whatever its type.
+    """Refuse what can fill no column of any type.
 
     Raises:
         InvalidArgumentError: It is neither a value, nor values by column, nor None.
@@ -80,13 +80,13 @@ def named_fill(fill: Fill, schema: pa.Schema, *, is_part: bool = False) -> Fill:
 
 
 def named_entries(argument: str, given: Mapping[str, T], schema: pa.Schema, *, is_part: bool = False) -> dict[str, T]:
-    """What was given by column, under the name of the entry that each column becomes.
+    """Rename what was given by column to the entry that each column becomes.
 
     Args:
         argument: Name of the argument, for errors.
         given: By column or struct's leaf: the entry's name, or a path (``"meta.`a.b`"``).
         schema: What the entries are made of.
-        is_part: Whether ``schema`` may lack columns that are named, which are then left out.
+        is_part: Whether ``schema`` may lack named columns, which are then omitted.
 
     Raises:
         UnknownColumnError: A column or a struct's leaf is named that ``schema`` does not have.

@@ -1,4 +1,4 @@
-"""Arrow -> torch: one converter for each Arrow type, in one registry."""
+"""Arrow -> torch: a table in, tensors and lists by column out; one converter for each Arrow type."""
 
 from __future__ import annotations
 
@@ -81,9 +81,9 @@ def to_tensors(
             empty row. A single value leaves strings and binary alone; a value named for such a column replaces its
             nulls.
         categories: What dictionary-encoded values become. ``"values"``: what they mean, whatever dictionary encodes
-            them. ``"codes"``: their places in one dictionary over all of ``data``, which :class:`Categories` tells
-            (``Categories.of_table(data)``). Lists of values by column: their places in these, for columns that are not
-            dictionary-encoded too; other columns stay values.
+            them. ``"codes"``: their indices in one dictionary over all of ``data`` (``Categories.of_table(data)``).
+            Lists of values by column: their indices in these, also for columns that are not dictionary-encoded; other
+            columns stay values.
 
     Returns:
         Tensors and lists by column name, in the order of the columns.
@@ -104,7 +104,7 @@ def to_tensors(
     out: Tensors = {}
     for field, column in zip(schema, data.columns, strict=True):
         array = combine(column, field.name)
-        # Of equal types the schema's: the array's may lack what metadata tells of the values inside.
+        # The schema's type if both are equal: the array's may lack the metadata of inner values.
         meant = field if array.type == field.type else field.with_type(array.type)
         _convert(Column(field.name, meant, array, options), out)
     return out
@@ -129,9 +129,9 @@ def _convert(column: Column, out: Tensors) -> None:
 
 
 def _resolved(column: Column) -> Column:
-    """``column`` without codes of a dictionary that only it knows: its values, or int64 codes that the caller knows.
+    """``column`` with values, or with int64 codes of the caller's categories, in place of codes of its own dictionary.
 
-    Categories that make no tensor, such as strings, stay encoded: they are looked up when objects are made of them.
+    Values that make no tensor, such as strings, stay encoded: they are looked up when objects are made of them.
 
     Raises:
         TensorConversionError: A value that is none of the categories given, or pickled objects.
@@ -157,10 +157,10 @@ def _resolved(column: Column) -> Column:
 def _coded(column: Column, known: Categories) -> Column:
     array = column.array
     if pa.types.is_dictionary(array.type):
-        codes = _places(column, array.dictionary, known).take(array.indices)
+        codes = _indices(column, array.dictionary, known).take(array.indices)
         values = array.dictionary.take(array.indices) if codes.null_count else array
     else:
-        codes, values = _places(column, array, known), array
+        codes, values = _indices(column, array, known), array
     if codes.null_count:
         lost = pc.and_(codes.is_null(), values.is_valid())
         if pc.any(lost).as_py():
@@ -169,7 +169,7 @@ def _coded(column: Column, known: Categories) -> Column:
     return column.child(pa.field(column.field.name, pa.int64()), codes.cast(pa.int64()))
 
 
-def _places(column: Column, values: pa.Array, known: Categories) -> pa.Array:
+def _indices(column: Column, values: pa.Array, known: Categories) -> pa.Array:
     return pc.index_in(values, known.array(column.name, values.type))
 
 

@@ -1,4 +1,4 @@
-"""One schema for blocks that differ in theirs: the narrowest one that holds the values of all of them."""
+"""Unifies schemas: those of different blocks in, the narrowest one that holds the values of all out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Casts of plain values: within one family of types, and only where every value stays what it is."""
+"""Casts plain values: an array and a type in, the array as that type out, or an error where a value would change."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _FAMILIES: dict[str, Any] = {
 
 
 def family(dtype: pa.DataType) -> str | None:
-    """What kind of values ``dtype`` holds: only values of one kind are cast. None for nested types and others."""
+    """The kind of values that ``dtype`` holds; casts stay within a kind. None for nested types and others."""
     if pa.types.is_dictionary(dtype):
         return family(dtype.value_type)
     return next((name for name, holds in _FAMILIES.items() if holds(dtype)), None)

@@ -1,4 +1,4 @@
-"""How torch's ``default_collate`` deals with what the datasets return: whole batches, and single rows."""
+"""Collates rows: what the datasets return for indices in; batches out, whole ones as they are, single rows joined."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ __all__ = ["Row", "Rows", "collate"]
 
 
 class Row(dict[str, Any]):
-    """One row of a batch, by column. A class of its own, so that torch's default collate knows it from other dicts.
+    """One row of a batch, by column. A class, so that torch's ``default_collate`` can tell it from other dicts.
 
     Args:
         values: The row's values.
-        whole: The batch that it is a row of, which tells what a column's values become together.
+        whole: The batch that it is a row of, which tells what the values of a column become in a batch.
     """
 
     def __init__(self, values: Mapping[str, Any], whole: Mapping[str, Any]) -> None:
@@ -38,9 +38,9 @@ def _restored(values: dict[str, Any], lists: set[str], nested: set[str]) -> Row:
 
 
 class Rows(Sequence[Any]):
-    """The rows of one take: a sequence of rows, as a collate function expects it, that still is the whole batch.
+    """The rows of one take: a sequence, as collate functions expect it, that also holds the whole batch.
 
-    Torch's ``default_collate`` returns :attr:`batch` as it is, without taking it apart and stacking it again.
+    Torch's ``default_collate`` returns :attr:`batch` as it is, instead of stacking the rows again.
     """
 
     def __init__(self, batch: Any, count: int, row: Callable[[Any, int], Any]) -> None:
@@ -66,10 +66,10 @@ class Rows(Sequence[Any]):
 
 
 def collate(rows: Sequence[Any]) -> Any:
-    """The batch of rows that came one by one, as wrappers such as ``ConcatDataset`` ask for them.
+    """Join rows that were read one by one, as wrappers such as ``ConcatDataset`` ask for them, into a batch.
 
-    Columns become what they are in a batch that is read as one: lists, nested tensors, or else what torch's
-    ``default_collate`` makes of them, which collates what are no dicts.
+    Columns become what they are in a batch that is read at once: lists, nested tensors, or else what torch's
+    ``default_collate`` makes of them. It also collates rows that are no dicts.
 
     Raises:
         TensorConversionError: Rows do not have the same columns, or a column's values do not make a batch.

@@ -22,7 +22,7 @@ __all__ = ["DatasetMeter", "Fetched", "PassMeter", "rows_of_steps"]
 
 T = TypeVar("T")
 
-# Of workers that were started one after another, so many have memory of their own to write to.
+# So many workers that were started one after another write to separate memory.
 _COPIES = 64
 _NAMES = [field.name for field in fields(LoaderMetrics)]
 

@@ -1,4 +1,4 @@
-"""Which epoch an iteration reads, agreed on between a training process and the workers of its DataLoaders."""
+"""Hands out epochs: an iteration that begins in, the epoch that it reads out, the same in all workers of a loader."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ class Claim(NamedTuple):
 class EpochCounter:
     """Counts the iterations of a dataset, in one process or in all workers of its DataLoaders together.
 
-    The next epoch stands in shared memory. Torch keeps the workers' copies of a dataset for the next iteration
-    (persistent workers) or makes them anew. Worker 0 takes the epoch and writes down which one it took; the others read
-    that. The same way they agree on whether the iteration goes on from a state that the training process has loaded,
-    which happens once. A loader that announces its passes has the epoch taken in the training process: so several
-    loaders get theirs in the order in which they are iterated, whichever of their workers are first.
+    The next epoch is in shared memory. Torch keeps the workers' copies of a dataset for the next iteration (persistent
+    workers) or makes new ones. Worker 0 takes the epoch and writes which one it took; the others read that. In the same
+    way they agree on whether the iteration resumes from a state that the training process has loaded, which happens
+    once. For a loader that announces its passes the training process takes the epoch: then several loaders get theirs
+    in the order in which they are iterated, whichever of their workers begins first.
 
     Args:
-        epoch: The first one.
-        step: What each iteration adds; 0 reads one epoch again and again.
+        epoch: The first epoch.
+        step: How much each iteration adds; 0 reads the same epoch each time.
     """
 
     def __init__(self, epoch: int, step: int = 1) -> None:
@@ -57,10 +57,10 @@ class EpochCounter:
         self._groups, self._announced_group = 0, 0
 
     def set_next(self, epoch: int, *, is_loaded: bool = False) -> None:
-        """Let the next iteration read ``epoch``, in workers that run already too; from a loaded state or from 0.
+        """Let the next iteration read ``epoch``, also in running workers; from a loaded state or from its beginning.
 
         Raises:
-            InvalidArgumentError: No number of epochs is that large.
+            InvalidArgumentError: The number is too large for shared memory.
         """
         if epoch > _LARGEST:
             raise InvalidArgumentError(f"epoch={epoch} must be at most {_LARGEST}")
@@ -69,12 +69,12 @@ class EpochCounter:
 
     @property
     def next(self) -> int:
-        """What the next iteration reads."""
+        """The epoch that the next iteration reads."""
         return int(self._shared.values[_NEXT])
 
     @property
     def begun(self) -> Claim | None:
-        """What the iteration reads that began last; None where the next epoch has been set since."""
+        """What the iteration that began last reads; None if the next epoch has been set since."""
         epoch, resumes = self._shared.values[_BEGUN : _RESUMES + 1].tolist()
         return None if epoch == _NONE else Claim(epoch, bool(resumes))
 
@@ -83,17 +83,17 @@ class EpochCounter:
         return epoch + self._step
 
     def claim(self, worker: Worker, *, has_state: bool) -> Claim:
-        """What the iteration reads that begins now, the same for all workers.
+        """What the iteration that begins now reads, the same for all workers.
 
         Args:
-            worker: Who asks.
+            worker: The worker that asks.
             has_state: Whether this copy of the dataset holds a loaded state.
 
         Raises:
             InvalidArgumentError: A state was loaded, but not in this copy.
         """
         self._passes += 1
-        # Workers are started one after another: their copies' numbers less their own name the group that they are of.
+        # Copies are numbered as workers are started, so copy number - worker number is the same in all of a loader.
         group = self._announced_group or self._shared.copy_number - worker.number
         if worker.number == 0 and not self._announced_group:
             self._write(group, self._passes, self._take())
@@ -106,13 +106,13 @@ class EpochCounter:
         return claim
 
     def new_group(self) -> int:
-        """What names the workers that a loader is about to start."""
+        """A number that identifies the workers that a loader is about to start."""
         self._groups += 1
         return -self._groups
 
     @contextmanager
     def announced(self, group: int, number: int) -> Iterator[None]:
-        """Take the epoch for a group's workers, and let those that are started in this context know their group.
+        """Take the epoch for a group of workers, and tell their group to those that are started in this context.
 
         Args:
             group: What :meth:`new_group` returned.
@@ -126,13 +126,13 @@ class EpochCounter:
             self._announced_group = 0
 
     def follow(self, worker: Worker, epoch: int) -> None:
-        """Count an iteration of ``epoch`` for which every worker has loaded a state of its own."""
+        """Count an iteration of ``epoch`` for which each worker has loaded its own state."""
         self._passes += 1
         if worker.number == 0:
             self.set_next(self.after(epoch))
 
     def is_first_report(self, world_size: int) -> bool:
-        """Whether it is the first time that this is asked, here or in a worker, for so many ranks."""
+        """Whether this is called for the first time with so many ranks, here or in a worker."""
         numbers = self._shared.values
         is_first = int(numbers[_REPORTED]) != world_size
         numbers[_REPORTED] = world_size
@@ -149,12 +149,12 @@ class EpochCounter:
         return claim
 
     def _write(self, group: int, number: int, claim: Claim) -> None:
-        numbers, key, slot = self._shared.values, *_place(group, number)
+        numbers, key, slot = self._shared.values, *_slot(group, number)
         numbers[slot + 1], numbers[slot + 2] = claim
-        numbers[slot] = key  # last, for it says that the others are there
+        numbers[slot] = key  # last: it tells readers that the other two are there
 
     def _read(self, group: int, number: int) -> Claim:
-        numbers, key, slot = self._shared.values, *_place(group, number)
+        numbers, key, slot = self._shared.values, *_slot(group, number)
         deadline = time.monotonic() + _PATIENCE_S
         while int(numbers[slot]) != key:
             if time.monotonic() > deadline:
@@ -163,7 +163,7 @@ class EpochCounter:
         return Claim(int(numbers[slot + 1]), bool(numbers[slot + 2]))
 
 
-def _place(group: int, number: int) -> tuple[int, int]:
-    """The name of a group's pass, and where in shared memory its claim is written."""
+def _slot(group: int, number: int) -> tuple[int, int]:
+    """The key of a group's pass, and the index in shared memory where its claim is written."""
     # Not hash((group, number)): hash(-1) is hash(-2), and two loaders would read one claim.
     return (group << 32) + number, _SLOTS + _SLOT * ((31 * group + number) % _NUM_SLOTS)

@@ -1,4 +1,4 @@
-"""An iterable dataset of batches in the order of a permutation, with a state."""
+"""The iterable dataset: a source and options in, batches in the order of a permutation out, with a state to resume."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ class LanceIterableDataset(Facts, IterableDataset[Any]):
     """Batches of a Lance dataset in a fixed, resumable order, for one rank of a training run.
 
     Rank r of n yields the r-th n-th of every global batch of ``batch_size * n`` rows. The order, and with it every
-    global batch, depends on the dataset's version, the filter, the seed and the epoch alone: not on threads, workers
-    or, at the same global batch, the number of ranks. Reads happen ahead, in threads of this process, so that a
-    ``DataLoader`` with ``num_workers=0`` (or none at all) is enough; its workers, where they are wanted, share the
-    rank's batches and hand them out in the same order.
+    global batch, depends only on the dataset's version, the filter, the seed and the epoch: not on threads, workers
+    or, at the same global batch, the number of ranks. Threads of this process read ahead, so that a ``DataLoader`` with
+    ``num_workers=0`` (or none at all) is enough; its workers, where they are used, share the rank's batches and deliver
+    them in the same order.
 
     Args:
         source: Path or URI, :class:`~ray_lance.TableRef`, ``lance.LanceDataset`` or :class:`~ray_lance.Permutation`.
@@ -53,18 +53,18 @@ class LanceIterableDataset(Facts, IterableDataset[Any]):
         rank: This process; found in ``torch.distributed`` or a Ray Train worker if not given, else 0.
         world_size: Number of processes; found like ``rank``, else 1.
         device_mesh: A ``torch.distributed.DeviceMesh`` of a model that is split over several ranks, which all get equal
-            batches; the rank is then this process's place along ``dp_dim``.
-        dp_dim: Name or number of the mesh's data-parallel dimension, or several of them, the outermost one first. May
-            be left out where the mesh has only one.
+            batches; the rank is then the index of this process along ``dp_dim``.
+        dp_dim: Name or number of the mesh's data-parallel dimension, or several of them, the outermost first. It may
+            be omitted where the mesh has only one.
         data_parallel: The data-parallel rank of each rank, without a mesh: a list such as ``[0, 0, 1, 1]``, a dict by
             rank, or a function of rank and world size. Ranks with the same one get equal batches.
         lanes: Contiguous parts of the order that every global batch draws from in equal shares. Default: the world
             size at the first start, and after that what the loaded state says.
-        tail: Rows that do not fill a global batch at the end: ``"drop"``, ``"pad"`` (with rows that come again) or
-            ``"uneven"`` (a smaller last batch, on some ranks none). Default: ``"uneven"``, so that every row comes,
-            where one process reads without a shuffle and nothing makes it a rank (neither ``rank=`` nor a process
-            group); and ``"drop"`` for ranks, which have to stay in step, and with a shuffle. A warning then tells once
-            how many rows that drops.
+        tail: What happens to rows that do not fill a global batch at the end: ``"drop"``, ``"pad"`` (with rows that are
+            read a second time) or ``"uneven"`` (a smaller last batch, on some ranks none). Default: ``"uneven"``, so
+            that every row is read, where one process reads without a shuffle and nothing makes it a rank (neither
+            ``rank=`` nor a process group); ``"drop"`` for ranks, which have to stay in step, and with a shuffle. A
+            warning then tells once how many rows are dropped.
         transform: Called with each batch in its format, in the process and thread that make the batch.
         format: One of the nine of :func:`ray_lance.formats.convert`.
         decode: Encoded columns to decode, such as ``{"image": ImageDecode(size=(224, 224))}``. ``"auto"`` decodes
@@ -74,16 +74,16 @@ class LanceIterableDataset(Facts, IterableDataset[Any]):
         categories: What dictionary-encoded columns become: ``"values"``, or ``"codes"``, which are their places in
             :attr:`categories` and the same in every batch of this version; or lists of categories by column, in which
             the places are to be.
-        prefetch: Reads of about 32 MiB begun before they are needed, by up to 4 threads; 0 reads when asked.
+        prefetch: Reads of about 32 MiB that up to 4 threads begin before they are needed; 0 reads when asked.
         version: Version number, tag, or tuple of a branch and a version number or None; for a permutation, give it
             there.
         storage_options: Options of the object store; for a permutation, give them there.
-        cache_bytes: Bytes of rows that this process may keep in memory, over all its datasets; 0 for none. A table
-            whose columns fit is read from storage in the first pass over it (where that is in order, in the first
-            two) and from memory in later ones, if the process reads all of the epoch (one rank, no workers) and rows
-            have one width and no nulls (numbers, dates, vectors, tensors of one shape; not bool). They stay when the
-            dataset is gone, until another table needs the room. ``"auto"`` is 512 MiB, but no more than a sixteenth of
-            the machine's or the container's memory, divided by ``LOCAL_WORLD_SIZE``.
+        cache_bytes: Bytes that the row caches of all datasets of this process may take together; 0 for none. A table
+            whose columns fit is read from storage in the first pass over it (if that is in order, in the first two)
+            and from memory in later ones, if the process reads all of the epoch (one rank, no workers) and rows have
+            one width and no nulls (numbers, dates, vectors, tensors of one shape; not bool). The cache outlives the
+            dataset, until another table needs the memory. ``"auto"`` is 512 MiB, but at most a sixteenth of the
+            machine's or the container's memory, divided by ``LOCAL_WORLD_SIZE``.
 
     Raises:
         InvalidArgumentError: An argument breaks a rule, or the rows do not fill a single step.
@@ -141,7 +141,7 @@ class LanceIterableDataset(Facts, IterableDataset[Any]):
 
     @property
     def permutation(self) -> Permutation:
-        """The order, whose epoch is set anew by each iteration."""
+        """The order; each iteration sets its epoch."""
         return self._reader.permutation
 
     @property
@@ -153,42 +153,42 @@ class LanceIterableDataset(Facts, IterableDataset[Any]):
         """Steps of this rank in a whole epoch.
 
         Raises:
-            InvalidArgumentError: There are none, as the rows do not fill a step of so many ranks.
+            InvalidArgumentError: There are none: the rows do not fill a step of so many ranks.
         """
         return self._state.epoch_schedule().rank_steps
 
     def __iter__(self) -> Iterator[Any]:
         """The batches of the next epoch, or of the rest of the one whose state was loaded.
 
-        The epoch is taken with the first batch; an iterator that was never asked for one takes none.
+        The epoch is taken with the first batch; an iterator that is never asked for one takes none.
         """
         worker = current_worker()
         self._state.check_state(worker)
         schedule, caller = self._state.epoch_schedule(), sys._getframe(1)
         refuse_stacking(caller, schedule.batch_size)
         refuse_sharding_of_part(caller, schedule.world_size)
-        # All workers of a loader begin together, even if one of them has no batch.
+        # Workers of a loader take their epoch at once: one that has no batch would otherwise take none.
         begun = self._state.begin(worker) if worker.of_loader else None
         return not_forked(self._batches(begun, worker))
 
     def set_epoch(self, epoch: int) -> None:
         """Let the next iteration read ``epoch``.
 
-        Directly after :meth:`load_state_dict` of a state of that epoch it reads what was left there, so that a loop
-        which sets the epoch each time resumes correctly: at the very end of the epoch with no batch.
+        Directly after :meth:`load_state_dict` of a state of that epoch it reads the rest of it, so that a loop which
+        sets the epoch each time resumes correctly: after the last step of the epoch with no batch.
 
         Raises:
-            InvalidArgumentError: ``epoch`` is negative or no integer.
+            InvalidArgumentError: ``epoch`` is negative or not an integer.
         """
         self._state.set_epoch(as_integer("epoch", epoch, 0))
 
     def state_dict(self) -> dict[str, Any]:
         """Where this rank stands, in plain JSON types: the cursor after the batches that were returned.
 
-        The same on every rank after the same number of steps, so it is enough to save that of one. When no step is left
-        it is at the start of the next epoch, even if nobody has asked for the end of the iteration. In a worker of a
-        ``DataLoader`` it holds that worker's part beside the cursor, as ``StatefulDataLoader`` keeps it; to save an
-        elastic state under other loaders with workers, count steps and use :meth:`state_after`.
+        It is the same on every rank after the same number of steps, so that saving one rank's is enough. When no step
+        is left it is the start of the next epoch, even if the iteration has not been read to its end. In a worker of a
+        ``DataLoader`` it also holds the worker's part, for ``StatefulDataLoader``; to save an elastic state under other
+        loaders with workers, count steps and use :meth:`state_after`.
         """
         return self._state.state()
 
@@ -206,22 +206,22 @@ class LanceIterableDataset(Facts, IterableDataset[Any]):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Let the next iteration yield exactly what had not been returned when ``state`` was taken.
 
-        The world size may differ, if ``batch_size * world_size`` is the same: so the global batches stay the same. To
-        change that on purpose, set ``state["global_batch"]`` before: each row of the rest is read once either way.
-        Where the state was taken at the end of an epoch, the next iteration is the next epoch.
+        The world size may differ if ``batch_size * world_size`` is the same: then the global batches stay the same. To
+        change that on purpose, set ``state["global_batch"]`` first: each remaining row is read once either way. If the
+        state was taken at the end of an epoch, the next iteration reads the next epoch.
 
         Raises:
             CursorMismatchError: The state is of another order, other lanes or another global batch; the message shows
-                both sides. Of the global batch it comes with the first iteration where ranks are not known before.
-            InvalidArgumentError: It is no state, or its lanes do not divide the global batch.
+                both sides. The global batch is checked by the first iteration if ranks are not known before.
+            InvalidArgumentError: ``state`` is no state, or its lanes do not divide the global batch.
         """
         self._state.load(state)
 
     def metrics(self) -> LoaderMetrics:
         """What this dataset has delivered since it was made, over all its passes.
 
-        In a training process the workers of its loaders are counted too: there ``seconds_waited`` is what the workers
-        have waited, not the training loop. ``queue_depth`` is always that of the process that asks.
+        In a training process the workers of its loaders are counted too: then ``seconds_waited`` is the time that the
+        workers have waited, not the training loop. ``queue_depth`` is always that of the process that asks.
         """
         return self._meter.metrics()
 
@@ -236,7 +236,7 @@ class LanceIterableDataset(Facts, IterableDataset[Any]):
 
     @property
     def generator(self) -> NoReturn:
-        """There is none: the seed is ``shuffle=``."""
+        """None exists: the seed is ``shuffle=``. Accelerate asks for it before it shards a dataset."""
         refuse_batch_sharding(sys._getframe(1))
         raise AttributeError(f"{type(self).__name__!r} object has no attribute 'generator'")
 
@@ -267,7 +267,7 @@ class LanceIterableDataset(Facts, IterableDataset[Any]):
 def _placing(
     rank: int | None, world_size: int | None, device_mesh: Any, dp_dim: Any, data_parallel: DataParallel | None
 ) -> Placing:
-    """Where the arguments place this process; they must not contradict each other."""
+    """Who reads, according to the arguments, which must not contradict each other."""
     given = given_placement(rank, world_size)
     if device_mesh is None:
         if dp_dim is not None:

@@ -1,4 +1,4 @@
-"""A DataLoader that is right for Lance: spawned workers that stay, and batches that are passed through whole."""
+"""Makes DataLoaders: a dataset in, a loader out whose workers are spawned and stay, and that passes batches whole."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ray_lance.torch.transport import packed
 
 __all__ = ["make_loader"]
 
-# What a program may look at so as not to run as a whole where it is only imported.
+# Names by which a program can tell that it is only imported.
 _GUARDS = re.compile(r"__name__|parent_process|current_process")
 
 
@@ -42,17 +42,17 @@ def make_loader(
 
     Args:
         dataset: A :class:`LanceMapDataset`, or a :class:`LanceIterableDataset`, which makes its own batches, order
-            and prefetching: ``num_workers=0`` is enough for it, and keeps its state elastic.
+            and reads ahead: ``num_workers=0`` is enough for it, and keeps its state elastic.
         batch_size: Rows of a batch, 32 if not given; for an iterable dataset, give it there.
-        shuffle: Whether torch draws the order anew for each epoch; for an iterable dataset, give it there.
+        shuffle: Whether torch draws a new order for each epoch; for an iterable dataset, give it there.
         num_workers: Worker processes. They are spawned and stay from epoch to epoch (``persistent_workers``).
         multiprocessing_context: How workers start, a name or a context: anything but ``"fork"``.
         stateful: Make a ``torchdata.stateful_dataloader.StatefulDataLoader``.
         **options: Further arguments of the loader, such as ``sampler`` or ``pin_memory``.
 
     Raises:
-        InvalidArgumentError: ``dataset`` is none, workers would be forked or could not start, or an argument is one
-            that the dataset has decided.
+        InvalidArgumentError: ``dataset`` is no dataset, workers would be forked or could not start, or the dataset has
+            decided an argument already.
     """
     _check_dataset(dataset)
     shuffle, stateful = as_flag("shuffle", shuffle), as_flag("stateful", stateful)
@@ -86,7 +86,7 @@ def make_loader(
 
 
 class _AnnouncingLoader(DataLoader[Any]):
-    """Has the dataset take the epoch of each pass when the loader is asked for it, before workers do."""
+    """Has the dataset take the epoch of each pass when the loader is iterated, before its workers do."""
 
     _group: int | None = None
     _passes = 0
@@ -112,15 +112,15 @@ def _check_dataset(dataset: Any) -> None:
 
 
 def _check_main_module(num_workers: int) -> None:
-    """Refuse to start workers from a script that each of them would run again, to start workers from there.
+    """Refuse to start workers from a script that each worker would run again, and start workers in turn.
 
-    Python says it with a traceback of each worker and several of the loader.
+    Python itself reports that with a traceback of each worker and several of the loader.
 
     Args:
         num_workers: Number of workers, for the message.
 
     Raises:
-        InvalidArgumentError: The script looks at nothing that tells whether it is the main program.
+        InvalidArgumentError: The script does not check whether it is the main program.
     """
     path = _imported_path()
     if path is None or not path.is_file():
@@ -128,8 +128,8 @@ def _check_main_module(num_workers: int) -> None:
     text = path.read_text(errors="replace")
     if "\0" not in text and _GUARDS.search(text) is None:
         raise InvalidArgumentError(
-            f"num_workers={num_workers}: each worker imports {path} anew, and would run all of it. Put what is to run "
-            'only once under if __name__ == "__main__":'
+            f"num_workers={num_workers}: each worker imports {path}, and would run all of it again. Put what must "
+            'run only once under if __name__ == "__main__":'
         )
 
 

@@ -1,4 +1,4 @@
-"""A map-style dataset: rows by index, a batch of them in one take."""
+"""The map-style dataset: a source and options in; rows by index out, a batch of them read in one take."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class LanceMapDataset(Facts, Dataset[Any]):
     ``dataset[i]`` is one row, and a loader's batch is one sorted, batched take (``__getitems__``). Pickles as a recipe
     of less than 2 KB (row ids of a filter excepted); each process opens the dataset once, when it first reads.
     For training on data that is larger than memory, :class:`LanceIterableDataset` is faster: it reads neighbours
-    together. Single rows are slow to read, so each process keeps what it has read often in memory, up to
+    together. Single rows are slow to read, so each process caches ranges of the table that it reads often, up to
     ``cache_bytes``; rows of a filter and of LanceDB's permutation tables are read each time.
 
     Args:
@@ -58,9 +58,9 @@ class LanceMapDataset(Facts, Dataset[Any]):
         version: Version number, tag, or tuple of a branch and a version number or None; for a permutation, give it
             there.
         storage_options: Options of the object store; for a permutation, give them there.
-        cache_bytes: Bytes of rows that each process may keep in memory, over all its datasets; 0 for none.
-            ``"auto"`` is 512 MiB, but no more than a sixteenth of the machine's or the container's memory for all
-            workers of a loader, on as many ranks as ``LOCAL_WORLD_SIZE`` says.
+        cache_bytes: Bytes that the row caches of all datasets of a process may take together; 0 for none. ``"auto"`` is
+            512 MiB, but at most a sixteenth of the machine's or the container's memory for all workers of a loader, on
+            as many ranks as ``LOCAL_WORLD_SIZE`` says.
 
     Raises:
         InvalidArgumentError: An argument breaks a rule.
@@ -114,8 +114,8 @@ class LanceMapDataset(Facts, Dataset[Any]):
         """One row: for formats of columns a dict of the row's values, for frames a frame of one row.
 
         Args:
-            index: Its index, or a slice of them: then the rows are read at once, and what is returned is a sequence of
-                them whose ``batch`` has all of them in the dataset's format.
+            index: Index of a row; or a slice, whose rows are read at once and returned as a sequence that also has all
+                of them as ``batch``, in the dataset's format.
 
         Raises:
             IndexError: ``index`` is not in ``[-len, len)``.
@@ -126,13 +126,13 @@ class LanceMapDataset(Facts, Dataset[Any]):
         return self.__getitems__([as_integer("index", index)])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> Sequence[Any]:
-        """The rows at ``indices``, in that order, by one batched take; negative and repeated indices are allowed.
+        """The rows at ``indices``, in that order, read in one take; negative and repeated indices are allowed.
 
         Raises:
             IndexError: An index is not in ``[-len, len)``.
             InvalidArgumentError: An index is no integer.
         """
-        current_worker()  # refuses a forked one
+        current_worker()  # raises in a forked one
         begin = time.perf_counter()
         rows = self.permutation.order.take(_as_integers(indices))
         batch = self._reader.finish(self._take(rows))
@@ -143,10 +143,10 @@ class LanceMapDataset(Facts, Dataset[Any]):
         return Rows(batch, len(rows), _matrix_row if is_matrix else _row)
 
     def metrics(self) -> LoaderMetrics:
-        """What this dataset has delivered since it was made: a batch is what is asked for at once.
+        """What this dataset has delivered since it was made: rows that are asked for at once are a batch.
 
         In a training process the workers of its loaders are counted too. ``seconds_waited`` is the time that reading
-        and converting has taken wherever that was done. Nothing is read ahead here: that is the loader's work.
+        and converting has taken in all of them. Nothing is read ahead here: loaders do that.
         """
         return self._meter.metrics()
 
@@ -176,7 +176,7 @@ class LanceMapDataset(Facts, Dataset[Any]):
 
 def _as_integers(indices: Sequence[int]) -> npt.NDArray[np.int64]:
     numbers = np.asarray(indices)
-    # A bool beside integers would become one of them.
+    # numpy makes an integer of a bool among integers.
     has_bool = isinstance(indices, (list, tuple)) and any(isinstance(index, (bool, np.bool_)) for index in indices)
     if numbers.size and (numbers.dtype.kind not in "iu" or has_bool):
         raise InvalidArgumentError(

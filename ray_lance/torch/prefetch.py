@@ -23,17 +23,17 @@ from ray_lance.torch.table_cache import TableCache
 __all__ = ["LaneRead", "RowSource", "batches", "plan_reads"]
 
 READ_BYTES = MAX_TASK_BYTES
-"""Bytes that one read is to have: as many as a take needs to be fast, few enough to hold several."""
+"""Bytes that one read should have: enough for a take to be fast, few enough to hold several of them in memory."""
 
 _MAX_THREADS = 4
 _DECODED_AHEAD = 4
-# Rows all over an order that tell whether those of a pass are in memory.
+# So many rows from all over an order tell whether those of a pass are in memory.
 _SAMPLE = 64
 
 
 @dataclass(frozen=True)
 class LaneRead:
-    """Positions that are read at once, for one lane: ranges in the order in which the lane's batches need them."""
+    """Positions that are read at once for one lane: ranges, in the order in which the lane's batches need them."""
 
     lane: int
     ranges: tuple[tuple[int, int], ...]
@@ -48,17 +48,17 @@ class LaneRead:
 def plan_reads(
     schedule: BatchSchedule, steps: Iterable[int], order: RowPermutation, row_bytes: float, *, small_first: bool = True
 ) -> Iterator[LaneRead]:
-    """Reads that cover the given steps of a rank, each lane's in order, all in about the order they are needed.
+    """Yield reads that cover the given steps of a rank, in about the order in which they are needed.
 
-    Cut where a window of the shuffle ends, if windows are of a size to be read whole. Lazy: planning a read takes time
-    in proportion to its own steps.
+    Those of each lane are in order. Reads end where a shuffle window ends, if a window is small enough to be read at
+    once. Planning is lazy: a read takes time in proportion to its own steps.
 
     Args:
         schedule: The rank's steps.
         steps: Those to read, ascending.
         order: Its order.
         row_bytes: Mean bytes of a row.
-        small_first: Whether each lane's first read is a small one, for the first batch not to wait for more.
+        small_first: Whether each lane's first read is a small one, so that the first batch comes early.
     """
     lanes: dict[int, _LaneCutter] = {}
     for step in steps:
@@ -164,16 +164,17 @@ def batches(
     is_in_memory = source.has(_sample(order))
     small_first = is_in_memory or are_parts_cheap(order, reader.permutation.table)
     plan = meter.begun(plan_reads(schedule, steps, order, reader.row_bytes, small_first=small_first))
-    # What the first batch waits for, and after small reads those that soon follow; they bring the metadata for others.
+    # The reads that the first batch waits for, and after small ones those that are needed next, are made before all
+    # others: they also bring the metadata of the files into memory, which others would otherwise read as well.
     reads_of_lane = 2 if small_first else 1
-    alone = reads_of_lane * len(schedule.pieces(steps.start)) if steps else 0
+    exclusive = reads_of_lane * len(schedule.pieces(steps.start)) if steps else 0
     threads = min(prefetch, _MAX_THREADS)
     if is_in_memory:
-        # Arithmetic in many small steps, after each of which a thread would wait for the caller to let go of Python's
-        # lock: with nothing to read from storage it takes less time in the caller's thread.
-        reads = ordered_map(fetch, map(locate, plan), threads, prefetch, alone)
+        # Finding rows is arithmetic in many small steps, after each of which a thread would wait until the caller
+        # releases Python's lock: with nothing to read from storage the caller does it faster itself.
+        reads = ordered_map(fetch, map(locate, plan), threads, prefetch, exclusive)
     else:
-        reads = ordered_map(lambda task: fetch(locate(task)), plan, threads, prefetch, alone)
+        reads = ordered_map(lambda task: fetch(locate(task)), plan, threads, prefetch, exclusive)
     with closing(reads):
         rows = _cut(meter.taken(reads), (schedule.pieces(step) for step in steps))
         with closing(ordered_map(reader.cut, rows, threads if reader.decodes else 0, _DECODED_AHEAD)) as finished:
@@ -181,13 +182,13 @@ def batches(
 
 
 def _sample(order: RowPermutation) -> RowArray:
-    """Rows from all over an order; none of the last, which a pass may drop."""
+    """Rows from all over an order, but not the last ones, which a pass may drop."""
     count = min(_SAMPLE, len(order))
     return order.take(np.arange(count) * len(order) // max(1, count))
 
 
 def _cut(reads: Iterator[Fetched], steps: Iterable[list[LaneRange]]) -> Iterator[ReadRows]:
-    """The rows of each step, cut from the lanes' reads without a copy where one of them holds all of it."""
+    """Cut the rows of each step from the lanes' reads, without a copy where one read holds all of them."""
     lanes: defaultdict[int, RowQueue[ReadRows]] = defaultdict(RowQueue)
     for pieces in steps:
         parts: list[ReadRows] = []

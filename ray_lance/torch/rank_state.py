@@ -48,11 +48,11 @@ class StepOptions:
 
 @dataclass(frozen=True)
 class Position:
-    """Where an iteration began, and how many steps of this process came back from it.
+    """Where an iteration began, and how many steps of it this process has returned.
 
     Attributes:
-        cursor: Of all ranks, where the iteration began.
-        worker: The DataLoader worker whose steps are counted; None until one takes it up.
+        cursor: Where all ranks were when the iteration began.
+        worker: The DataLoader worker whose steps are counted; None until a worker begins the iteration.
         steps: Steps that this worker has returned since.
     """
 
@@ -61,7 +61,7 @@ class Position:
     steps: int = 0
 
     def left(self, steps: int) -> range:
-        """Which of so many steps are this worker's and were not returned."""
+        """Which of so many steps are left to this worker."""
         number, size, _ = self.worker or Worker()
         return range(number + self.steps * size, steps, size)
 
@@ -75,7 +75,7 @@ class RankState:
         placing: Finds the rank.
 
     Raises:
-        InvalidArgumentError: The options do not fit each other or the rows, as far as that is known here.
+        InvalidArgumentError: The options contradict each other or do not fit the rows, as far as that is known here.
     """
 
     def __init__(self, permutation: Permutation, options: StepOptions, placing: Placing) -> None:
@@ -86,7 +86,7 @@ class RankState:
         self._position: Position | None = None
         self._loaded: Position | None = None
         start = self._start_of(0)
-        # Ranks that are started later may share a step that the lanes do not divide here.
+        # Ranks that are started later may divide a step that the lanes do not divide in this process.
         self._with_steps(self.schedule(start if placing.find() else replace(start, lanes=1)))
 
     @property
@@ -119,7 +119,7 @@ class RankState:
         return schedule
 
     def check_state(self, worker: Worker) -> None:
-        """Refuse to resume where the loaded state, if there is one, does not fit.
+        """Refuse to resume from a loaded state that does not fit.
 
         Raises:
             CursorMismatchError: It was taken in another worker of a loader, or at another global batch.
@@ -150,11 +150,14 @@ class RankState:
         return self._position
 
     def returned(self, old: Position, *, ended: bool = False) -> Position:
-        """The position one step later, or at the end; where the rank stands if this iteration was the last to begin.
+        """Count a step that an iteration has returned, or its end.
 
         Args:
-            old: What the iteration was told last.
-            ended: Whether it has come to its end.
+            old: The iteration's position before.
+            ended: Whether the iteration has ended.
+
+        Returns:
+            Its position now. The rank stands there if no other iteration has begun since.
         """
         new = replace(old, steps=old.steps + 1) if not ended else self._ended(old)
         if self._position is old:  # else a later iteration, or a loaded state, has taken over
@@ -162,7 +165,7 @@ class RankState:
         return new
 
     def set_epoch(self, epoch: int) -> None:
-        """Let the next iteration read ``epoch``: of one whose state was loaded, what was left there, be it nothing."""
+        """Let the next iteration read ``epoch``, or what is left of it if its state was loaded, even if nothing is."""
         if self._loaded is None or self._loaded.cursor.epoch != epoch:
             self._loaded, self._position = None, None
             self.epochs.set_next(epoch)
@@ -171,7 +174,7 @@ class RankState:
             self.epochs.set_next(epoch, is_loaded=True)
 
     def facts(self) -> dict[str, Any]:
-        """What a person wants to know: the steps of this rank, and where it stands."""
+        """Facts to show: the steps of this rank, and where it stands."""
         state = self.state()
         schedule = self.schedule(self._start_of(0))
         return {
@@ -184,7 +187,7 @@ class RankState:
         }
 
     def state(self) -> dict[str, Any]:
-        """The state after the steps that were returned; in a worker with its part beside the cursor."""
+        """The state after the steps that were returned; in a worker the cursor and the worker's part."""
         position = self._position
         if position is None or (position.worker is None and self.epochs.begun is not None):
             return self._start_of(self.epochs.next).to_json()
@@ -199,14 +202,14 @@ class RankState:
         return self._advanced(self._current_start(), steps).to_json()
 
     def is_over(self, states: Iterable[Mapping[str, Any]], more: int = 0) -> bool:
-        """Whether no step is left after what the workers of a loader have returned, and so many steps more."""
+        """Whether no step is left after those that the workers of a loader have returned, and ``more`` steps."""
         parts = [_parts(state) for state in states]
         if not parts or any(part is None for _, part in parts):
             return False
         return sum(part["steps"] for _, part in parts if part) + more >= self._rest(parts[0][0]).steps
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Stand where a state was taken; see :meth:`LanceIterableDataset.load_state_dict`."""
+        """Resume from a state; see :meth:`LanceIterableDataset.load_state_dict`."""
         cursor, part = _parts(state)
         permutation = self._permutation
         cursor.check(permutation.fingerprint, self._options.lanes or cursor.lanes, permutation.describe())
@@ -231,7 +234,7 @@ class RankState:
         return replace(position, steps=position.steps + len(left))
 
     def _in_own_steps(self, cursor: Cursor) -> Cursor:
-        """The cursor with the global batch that it counts here; refuses one that counts another."""
+        """The cursor with the global batch of this dataset; refuses one with another."""
         cursor.check(cursor.fingerprint, cursor.lanes, global_batch=self._global_batch)
         return replace(cursor, global_batch=self._global_batch)
 
@@ -243,7 +246,7 @@ class RankState:
         return self._position.cursor if claim.resumes and self._position is not None else self._start_of(claim.epoch)
 
     def _current_start(self) -> Cursor:
-        """Where the current iteration began, here or in the workers of a loader; where the next one will."""
+        """Where the current iteration began, here or in the workers of a loader, or where the next one will."""
         position, begun = self._position, self.epochs.begun
         if begun is not None and (position is None or position.worker is None):
             return self._begun_at(begun)
@@ -258,7 +261,7 @@ class RankState:
         return cursor.advance(rows)
 
     def _rest(self, cursor: Cursor) -> BatchSchedule:
-        """What all ranks together read after a cursor, in the steps that it counts."""
+        """What all ranks together read after a cursor, in steps of its global batch."""
         batch, tail = cursor.global_batch or self._global_batch, self._tail(self._placing.find())
         return BatchSchedule(len(self._permutation), cursor.lanes, batch, tail=tail, consumed=cursor.rows)
 
@@ -266,7 +269,7 @@ class RankState:
         placement = self._placing.find()
         lanes = self._lanes or (placement or Placement()).world_size
         start = Cursor.at_start(self._permutation.fingerprint, lanes, self._permutation.describe(), epoch)
-        # A process that has read nothing may be the one that starts the ranks.
+        # A process that has read nothing may be the one that starts the ranks, whose global batch is not known yet.
         is_launcher = placement is None and self._position is None and self.epochs.begun is None
         return start if is_launcher else replace(start, global_batch=self._global_batch)
 
@@ -275,7 +278,7 @@ class RankState:
         return self._options.tail or ("uneven" if is_alone else "drop")
 
     def _report(self, worker: Worker) -> None:
-        """Say once how many rows nobody sees."""
+        """Log once how many rows are dropped."""
         schedule = self.epoch_schedule()
         if schedule.rank or worker.number or not schedule.dropped:
             return
@@ -292,7 +295,7 @@ class RankState:
 
 
 def _parts(state: Mapping[str, Any]) -> tuple[Cursor, dict[str, int] | None]:
-    """The cursor of a state, and the part of the DataLoader worker that it was taken in, if it was."""
+    """The cursor of a state, and the part of the DataLoader worker in which it was taken, if it was."""
     if not isinstance(state, Mapping):
         raise InvalidArgumentError(f"state={state!r} must be the dict that state_dict returned")
     cursor = Cursor.from_json({key: value for key, value in state.items() if key != _WORKER})

@@ -1,4 +1,4 @@
-"""Who reads: the rank among the training processes, and the worker among those of a DataLoader."""
+"""Finds who reads: arguments, a mesh or the process group in, rank and world size (and the loader's worker) out."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ class Worker(NamedTuple):
 
 
 def given_placement(rank: int | None, world_size: int | None) -> Placement | None:
-    """The placement that the arguments name, if they name one.
+    """The placement that the arguments give, if they do.
 
     Raises:
-        InvalidArgumentError: Only one of both is given, or the rank is not among the world.
+        InvalidArgumentError: Only one of them is given, or the rank is not less than the world size.
     """
     if rank is None and world_size is None:
         return None
@@ -68,21 +68,21 @@ def find_placement() -> Placement | None:
 
 
 def mesh_placement(mesh: Any, dims: str | int | Sequence[str | int] | None) -> Placement:
-    """This rank's place along some dimensions of a ``torch.distributed.DeviceMesh``.
+    """The placement of this rank along some dimensions of a ``torch.distributed.DeviceMesh``.
 
     Args:
         mesh: The mesh, of which this process is a rank.
-        dims: Names or numbers of the dimensions whose ranks read different rows, the outermost one first; None where
-            the mesh has only one.
+        dims: Names or numbers of the dimensions whose ranks read different rows, the outermost first; None if the mesh
+            has only one.
 
     Raises:
-        InvalidArgumentError: There are no such dimensions, or this process is no rank of the mesh.
+        InvalidArgumentError: There are no such dimensions, or this process is not a rank of the mesh.
     """
     if not callable(getattr(mesh, "get_coordinate", None)):
         raise InvalidArgumentError(f"device_mesh={mesh!r} must be a torch.distributed.DeviceMesh")
     coordinate = mesh.get_coordinate()
     if coordinate is None:
-        raise InvalidArgumentError(f"device_mesh={mesh!r}: this process is no rank of the mesh")
+        raise InvalidArgumentError(f"device_mesh={mesh!r}: this process is not a rank of the mesh")
     rank, size = 0, 1
     for dim in _dims_of(mesh, dims):
         rank, size = rank * mesh.size(dim) + coordinate[dim], size * mesh.size(dim)
@@ -106,11 +106,11 @@ def _dims_of(mesh: Any, dims: str | int | Sequence[str | int] | None) -> list[in
 
 
 class Placing:
-    """Finds which rank a dataset reads for, where it reads.
+    """Finds the rank for which a dataset reads, in the process that reads.
 
     Args:
-        given: The rank, if the caller has named it.
-        data_parallel: Which ranks are one to the data.
+        given: The rank, if the caller has given it.
+        data_parallel: Which ranks read the same rows.
 
     Raises:
         InvalidArgumentError: ``data_parallel`` is no grouping of the ranks.
@@ -124,11 +124,11 @@ class Placing:
 
     @property
     def is_given(self) -> bool:
-        """Whether the caller has named the rank, so that it is the same in every process."""
+        """Whether the caller has given the rank, so that it is the same in every process."""
         return self._given is not None
 
     def find(self) -> Placement | None:
-        """This process among those that read different rows; None where it is not known to be among others."""
+        """This process among those that read different rows; None where no others are known."""
         if self._given is not None:
             return self._given
         if self._of_trainer is not None and get_worker_info() is not None:
@@ -143,7 +143,7 @@ class Placing:
         return Placement(ranks[placement.rank], max(ranks) + 1)
 
     def __getstate__(self) -> dict[str, Any]:
-        # Workers of a loader are in no process group of their own; spawned ranks are, and look for it themselves.
+        # Workers of a loader have no process group and are told the rank; spawned ranks have one and ask that.
         found = self.find() if is_spawning() else None
         refuse_sharding_of_part(sys._getframe(1), (found or Placement()).world_size)
         return {**self.__dict__, "_of_trainer": found}
@@ -153,7 +153,7 @@ def current_worker() -> Worker:
     """The DataLoader worker that this process is.
 
     Raises:
-        InvalidArgumentError: The process was forked, and Lance does not survive a fork.
+        InvalidArgumentError: The process was forked, and Lance's threads do not survive a fork.
     """
     info = get_worker_info()
     if info is None:

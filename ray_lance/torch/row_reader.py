@@ -36,7 +36,7 @@ __all__ = ["BatchOptions", "ReadRows", "RowReader", "StoredRows", "open_source"]
 
 @dataclass(frozen=True)
 class BatchOptions:
-    """What a batch holds, and in which form.
+    """What batches hold, and in which form.
 
     Attributes:
         columns: Names, or names mapped to SQL expressions; None for all columns.
@@ -45,7 +45,7 @@ class BatchOptions:
         fill: What replaces nulls in tensors.
         ragged: What ragged columns become.
         categories: What dictionary-encoded columns become.
-        transform: Called with each batch in its format; what it returns is delivered.
+        transform: Called with each batch in its format; its result is delivered.
     """
 
     columns: Columns = None
@@ -77,7 +77,7 @@ def open_source(
     version: Version | None = None,
     storage_options: Mapping[str, str] | None = None,
 ) -> Permutation:
-    """``source`` as a permutation; a permutation is taken as it is.
+    """``source`` as a permutation; a permutation itself.
 
     Raises:
         InvalidArgumentError: An argument does not apply to a permutation, or breaks a rule.
@@ -89,7 +89,7 @@ def open_source(
         if value is not None:
             shown = "..." if name == "storage_options" else repr(value)
             raise InvalidArgumentError(
-                f"{name}={shown} does not apply to a permutation, which has decided it: pass it to "
+                f"{name}={shown} does not apply to a permutation, which has decided it already: pass it to "
                 "Permutation(source, ...)"
             )
     return source
@@ -118,11 +118,11 @@ class StoredRows:
 
 @dataclass(frozen=True)
 class ReadRows:
-    """Rows as they were read, to be cut into batches.
+    """Rows that were read, to be cut into batches.
 
     Attributes:
-        table: The rows.
-        arrays: What they become, by column, where that is the same for a part of them as for all; else None.
+        table: The rows as stored.
+        arrays: Their columns as arrays, if a slice of the array is what a slice of the rows becomes; else None.
     """
 
     table: pa.Table
@@ -138,7 +138,7 @@ class ReadRows:
 
     @classmethod
     def concat(cls, parts: Sequence[ReadRows]) -> ReadRows:
-        """The rows of all parts: of one as they are, of several a copy."""
+        """Concatenate the rows of all parts; one part is returned as it is."""
         if len(parts) == 1:
             return parts[0]
         table = pa.concat_tables([part.table for part in parts])
@@ -149,11 +149,11 @@ class ReadRows:
 
 
 class RowReader:
-    """Reads rows of a permutation's table into batches. Pickles as a recipe; opens the table where it is used.
+    """Makes batches of rows of a permutation's table. Pickles as a recipe; opens the table where it is used.
 
     Args:
-        permutation: Whose rows are read.
-        options: What they become.
+        permutation: The order whose rows are read.
+        options: What batches hold.
 
     Raises:
         UnknownColumnError: A column that the table does not have.
@@ -175,11 +175,11 @@ class RowReader:
 
     @property
     def permutation(self) -> Permutation:
-        """Whose rows are read."""
+        """The order whose rows are read."""
         return self._permutation
 
     def facts(self) -> dict[str, Any]:
-        """What a person wants to know; None for what is as usual."""
+        """Facts to show; None for defaults."""
         options = self._options
         return {
             "permutation": self._permutation,
@@ -189,17 +189,17 @@ class RowReader:
 
     @property
     def options(self) -> BatchOptions:
-        """What they become."""
+        """What batches hold."""
         return self._options
 
     @cached_property
     def categories(self) -> Categories:
-        """The categories of the dictionary-encoded columns, in the whole version."""
+        """The categories of the dictionary-encoded columns in the whole version."""
         return categories_of(self._plain_scan)
 
     @property
     def decodes(self) -> bool:
-        """Whether making a batch is work for more than one thread."""
+        """Whether images are decoded, so that several threads should make batches."""
         return bool(self._decoders)
 
     @cached_property
@@ -214,8 +214,8 @@ class RowReader:
     def to_cut(self, table: pa.Table) -> ReadRows:
         """Prepare rows as they are stored for batches to be cut from them.
 
-        Columns whose rows have one width and are not null become tensors as a whole, if their memory is in one piece:
-        cutting those takes a tenth of the time of converting each batch.
+        Columns of fixed-width values without nulls are converted at once, if their memory is in one piece: cutting
+        arrays takes a tenth of the time of converting each batch.
 
         Raises:
             TensorConversionError: A column that cannot become a tensor.
@@ -232,7 +232,7 @@ class RowReader:
         """Make a batch of prepared rows; raises as :meth:`finish`."""
         if rows.arrays is None:
             return self.finish(rows.table)
-        # Each with storage of its own, so that a batch that is saved or sent takes no other rows along.
+        # from_numpy gives each tensor its own storage, so that saving or sending a batch takes no other rows along.
         return self._transformed({name: torch.from_numpy(array) for name, array in rows.arrays.items()})
 
     def finish(self, table: pa.Table) -> Any:
@@ -255,7 +255,7 @@ class RowReader:
         return self._transformed(batch)
 
     def _categories(self) -> CategoryOption:
-        """What is asked for, with the categories of the dataset where it asks for those."""
+        """The option, with the categories of the dataset in place of ``"codes"``."""
         return self.categories if self._options.categories == "codes" else self._options.categories
 
     def _coded(self) -> bool:
@@ -273,17 +273,17 @@ class RowReader:
 
     @cached_property
     def scan(self) -> Scan:
-        """What is read."""
+        """The scan that reads the rows."""
         if not self._decoders:
             return self._plain_scan
-        # So that an image that cannot be decoded is named by its place in the dataset.
+        # With row addresses, so that an error can name the row whose image cannot be decoded.
         return build_scan([self._permutation.table], self._options.columns, None, [ROW_ADDRESS], {})
 
     def __getstate__(self) -> dict[str, Any]:
         if self._options.categories == "codes":
             self.categories  # noqa: B018  found once, for all processes
-        kept = ("_permutation", "_options", "_decoders", "categories")
-        return {name: self.__dict__[name] for name in kept if name in self.__dict__}
+        pickled = ("_permutation", "_options", "_decoders", "categories")
+        return {name: self.__dict__[name] for name in pickled if name in self.__dict__}
 
 
 def _is_one_piece(column: pa.ChunkedArray) -> bool:
@@ -291,5 +291,5 @@ def _is_one_piece(column: pa.ChunkedArray) -> bool:
 
 
 def _is_array(values: torch.Tensor | list[Any]) -> bool:
-    """Whether numpy knows such values: lists are none, and it has no bfloat16."""
+    """Whether numpy can hold the values: not lists, and not bfloat16."""
     return isinstance(values, torch.Tensor) and values.dtype != torch.bfloat16

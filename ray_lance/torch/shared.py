@@ -1,4 +1,4 @@
-"""Numbers that a training process has in common with the workers of its DataLoaders, and with nobody else."""
+"""Numbers that a training process shares with the workers of its DataLoaders, and with no other process."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def is_spawning() -> bool:
 class SharedNumbers:
     """A row of numbers in shared memory.
 
-    Torch gives each worker its own copy of a dataset. A tensor is the one thing that keeps its memory shared on the
-    way. Ranks are spawned like workers, and the same happens to what they are given; but they train on their own, and
-    what they do is not to be seen in others. Only in the child itself can the two be told apart, once it has begun: so
-    the tensor and its values both travel, and the child takes whichever it needs.
+    Torch pickles a copy of a dataset for each worker; only tensors stay shared on the way. Spawned ranks get copies in
+    the same way, but they train independently and must not see each other's numbers. Only the child process itself can
+    tell whether it is a worker or a rank, once it runs: so both the tensor and its values are sent, and the child uses
+    whichever it needs.
 
     Args:
-        values: What the numbers are to begin with; int64 or float64, shape ``(n,)``.
-        inherited: How many of them, the first ones, a rank takes over; the others are zero there.
+        values: The initial numbers: int64 or float64, shape ``(n,)``.
+        inherited: How many of them, from the first on, a rank inherits; the others are zero there.
     """
 
     def __init__(self, values: torch.Tensor, inherited: int) -> None:
@@ -45,7 +45,7 @@ class SharedNumbers:
 
     @property
     def copy_number(self) -> int:
-        """In a worker: its copy among all that its training process has made, from 1 in their order; else 0."""
+        """In a worker: the number of its copy among all that its training process has made, from 1; else 0."""
         return self._copies if self._sent is not None and get_worker_info() is not None else 0
 
     def __getstate__(self) -> dict[str, Any]:
@@ -53,5 +53,5 @@ class SharedNumbers:
         if is_spawning():
             self._copies += 1
             return {**self.__dict__, "_sent": values[: self._inherited].tolist()}
-        # A copy for another place counts on its own.
+        # Any other copy counts independently.
         return {**self.__dict__, "_values": values.clone(), "_copies": 0}

@@ -1,4 +1,4 @@
-"""A StatefulDataLoader whose state after the last batch of an epoch is followed by the next epoch. Needs torchdata."""
+"""A StatefulDataLoader that resumes a state of the last batch of an epoch with the next epoch. Needs torchdata."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ __all__ = ["EpochwiseLoader"]
 class EpochwiseLoader(StatefulDataLoader):
     """A loader of a :class:`~ray_lance.torch.LanceIterableDataset` with workers.
 
-    A state that was saved in the body of the loop's last batch would be continued by a pass without a batch: here it
-    counts as one that was saved when the loop had ended. Workers cannot tell, for both look the same to them.
+    A state that was saved while the loop handled its last batch would be resumed by a pass without a batch. Here it is
+    treated like one that was saved after the loop. Workers cannot do that: to them both look the same.
     """
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

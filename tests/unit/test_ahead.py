@@ -1,4 +1,4 @@
-"""Calls made ahead: in order, by threads, with the first ones alone; ended without a lock."""
+"""Calls made ahead: in order, by threads, the first ones before all others; ended without a lock."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from ray_lance.errors import InvalidArgumentError
 
 
 @pytest.mark.parametrize("threads", [0, 1, 3])
-@pytest.mark.parametrize("alone", [0, 1, 2, 9])
-def test_results_come_in_order(threads, alone):
-    results = ordered_map(lambda number: number * number, range(7), threads, ahead=3, alone=alone)
+@pytest.mark.parametrize("exclusive", [0, 1, 2, 9])
+def test_results_come_in_order(threads, exclusive):
+    results = ordered_map(lambda number: number * number, range(7), threads, ahead=3, exclusive=exclusive)
 
     assert list(results) == [number * number for number in range(7)]
 
@@ -36,7 +36,7 @@ def test_nothing_else_begins_before_the_first_items_are_done():
             assert second_may_end.wait(timeout=60)
         return sorted(begun)
 
-    results = list(ordered_map(work, range(6), threads=4, ahead=5, alone=2))
+    results = list(ordered_map(work, range(6), threads=4, ahead=5, exclusive=2))
 
     assert set(results[0]) | set(results[1]) == {0, 1}
     assert sorted(begun) == list(range(6))
@@ -50,7 +50,7 @@ def test_others_begin_before_the_first_result_is_taken():
             others_began.set()
         return item
 
-    results = ordered_map(work, range(3), threads=2, ahead=2, alone=1)
+    results = ordered_map(work, range(3), threads=2, ahead=2, exclusive=1)
 
     assert next(results) == 0
     assert others_began.wait(timeout=60)
@@ -65,7 +65,7 @@ def test_a_result_does_not_wait_for_those_that_begin_with_it():
             assert first_taken.wait(timeout=60)
         return item
 
-    results = ordered_map(work, range(4), threads=2, ahead=3, alone=2)
+    results = ordered_map(work, range(4), threads=2, ahead=3, exclusive=2)
 
     assert next(results) == 0
     first_taken.set()
@@ -78,7 +78,7 @@ def test_an_error_comes_where_its_result_would_have_come():
             raise ValueError("the second item")
         return item
 
-    results = ordered_map(work, range(3), threads=2, ahead=2, alone=2)
+    results = ordered_map(work, range(3), threads=2, ahead=2, exclusive=2)
 
     assert next(results) == 0
     with pytest.raises(ValueError, match="second item"):

@@ -265,7 +265,7 @@ class TestFetch:
             permutation.fetch([0], format="tensor")
         with pytest.raises(ray_lance.UnknownColumnError, match="'idd'"):
             permutation.fetch([0], columns=["idd"])
-        with pytest.raises(ray_lance.TensorConversionError, match="column 'vec' is no column of numbers"):
+        with pytest.raises(ray_lance.TensorConversionError, match="column 'vec' does not hold numbers"):
             permutation.fetch([0], columns=["vec"], format="torch_col")
 
 
@@ -382,7 +382,7 @@ class TestSaved:
             Permutation.load(tmp_path / "saved.lance")
 
     def test_of_something_else(self, table, uri, tmp_path):
-        with pytest.raises(ray_lance.InvalidArgumentError, match=r"no permutation that Permutation.save wrote"):
+        with pytest.raises(ray_lance.InvalidArgumentError, match=r"was not written by Permutation.save"):
             Permutation.load(uri)
         with pytest.raises(ray_lance.DatasetNotFoundError):
             Permutation.load(tmp_path / "nothing.lance")

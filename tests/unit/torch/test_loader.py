@@ -311,7 +311,7 @@ class TestArguments:
         run = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120)
         assert run.returncode == 1
         assert len(run.stderr.splitlines()) <= 12
-        assert f"num_workers=2: each worker imports {script} anew" in run.stderr
+        assert f"num_workers=2: each worker imports {script}, and would run all of it again" in run.stderr
         assert 'if __name__ == "__main__":' in run.stderr
 
     @pytest.mark.parametrize("context", ["fork", None])

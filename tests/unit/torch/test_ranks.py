@@ -143,7 +143,7 @@ class TestModelParallelRanks:
             ({"mesh": (0, 0)}, r"dp_dim=None must name .*'dp', 'tp'"),
             ({"mesh": (0, 0), "dp_dim": ("dp", "dp")}, "dp_dim="),
             ({"mesh": (0, 0), "dp_dim": 2}, "dp_dim=2"),
-            ({"mesh": None, "dp_dim": "dp"}, "no rank of the mesh"),
+            ({"mesh": None, "dp_dim": "dp"}, "not a rank of the mesh"),
             ({"mesh": (0, 0), "dp_dim": "dp", "rank": 0, "world_size": 2}, "rank=0 contradicts device_mesh"),
             ({"mesh": (0, 0), "dp_dim": "dp", "data_parallel": [0]}, "contradicts device_mesh"),
             ({"data_parallel": [0, 0], "rank": 0, "world_size": 3}, "one entry for each of the 3 ranks"),
