@@ -34,7 +34,6 @@ needs(TaskPoolMapOperator, "_cancel_active_tasks", "_logical_operators", "can_ad
 needs(TaskPoolMapOperator, "get_active_tasks", "num_active_tasks", "input_dependencies")
 needs(OutputBlockSizeOption, "disable_block_shaping")
 
-_LONGEST_WAIT_S = 0.5
 _STEP_S = 0.0005
 # How long an execution rests that waits to be admitted: it would ask again and again, at the expense of a CPU.
 _REST_S = 0.005
@@ -56,11 +55,16 @@ class PromptExecution(ExecutionCallback):
 
     When an iteration is left early, Ray kills the processes of the tasks that still run, and the next execution waits
     seconds for new ones. Our own reads are interrupted instead, where that leaves their processes fit for other tasks.
+
+    Attributes:
+        longest_wait_s: How long to wait for an answer other than "nothing": a cluster may have nothing to give yet.
     """
 
+    longest_wait_s = 0.5
+
     def before_execution_starts(self, executor: StreamingExecutor) -> None:
-        """Ask until there is an answer, for half a second at most: a cluster may have nothing to give yet."""
-        deadline = time.monotonic() + _LONGEST_WAIT_S
+        """Ask until there is an answer."""
+        deadline = time.monotonic() + self.longest_wait_s
         while executor._cluster_autoscaler.get_total_resources().is_zero() and time.monotonic() < deadline:
             time.sleep(_STEP_S)
         operators: Any = executor._topology

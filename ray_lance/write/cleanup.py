@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from functools import partial
 
 from ray_lance.masking import cause
@@ -57,7 +57,11 @@ def give_up(job: WriteJob, storage: Storage | None = None) -> None:
 
 
 def remove_unreferred(
-    target: Target, paths: Iterable[str], since: int | None = None, storage: Storage | None = None
+    target: Target,
+    paths: Iterable[str],
+    since: int | None = None,
+    storage: Storage | None = None,
+    is_left: Callable[[str], bool] = lambda _: True,
 ) -> None:
     """Remove those of the files at ``paths`` that no version of any branch refers to.
 
@@ -66,6 +70,7 @@ def remove_unreferred(
         paths: The files, relative to the dataset.
         since: A version that is older than all of them; None for the version that the job began with.
         storage: Where they are; None for the storage of the job's dataset.
+        is_left: Whether a file that no version refers to may be removed.
     """
     owners = {path: _owner(path) for path in paths}
     if not owners:
@@ -74,7 +79,8 @@ def remove_unreferred(
     since = (target.version_before or 0) if since is None else since
     used = target.retried(lambda: referred(target, set(owners.values()), since), "looking for the files in use")
     for path in (path for path, owner in owners.items() if owner not in used):
-        target.retried(partial(storage.remove, path), f"removing {path}")
+        if is_left(path):
+            target.retried(partial(storage.remove, path), f"removing {path}")
 
 
 def _stem(path: str) -> str:

@@ -8,11 +8,13 @@ only seemed dead cannot commit a file that its successor removes.
 
 from __future__ import annotations
 
+import json
 import logging
 import uuid
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import lance
@@ -66,8 +68,9 @@ def claim(
     Raises:
         CommitError: Another writer added a column of that name in the meantime, or the faults outlasted every retry.
     """
-    record = record.claimed(target.version_before or 0)
-    job = ColumnJob(target, record, columns)
+    before = target.version_before or 0
+    record = record.claimed(before)
+    job = ColumnJob(target, record, columns, before)
     added = _add_missing(target, record, columns)
 
     def note(dataset: lance.LanceDataset) -> lance.LanceOperation.BaseOperation | None:
@@ -169,12 +172,34 @@ def remove_leftovers(job: ColumnJob, committed: Collection[str]) -> None:
         # A folder of blob files has the name of the data file that they belong to.
         stems = {path: path.split("/")[1].removesuffix(".lance") for path in storage.list("data")}
         left = {path for path, stem in stems.items() if stem.startswith(prefixes) and stem not in kept}
-        left |= {path for path in storage.list("_transactions") if path.partition("-")[2].startswith(transactions)}
-        remove_unreferred(job.target, left, since=record.since - 1, storage=storage)
+        logged = storage.list("_transactions")
+        left |= {path for path in logged if path.partition("-")[2].startswith(transactions)}
+        maybe = {path for path in logged if record.since - 1 <= _read_version(path) <= job.before}
+
+        def is_left(path: str) -> bool:
+            return path in left or _is_claim(job.target.retried(partial(storage.read, path), f"reading {path}"), record)
+
+        remove_unreferred(job.target, left | maybe, since=record.since - 1, storage=storage, is_left=is_left)
         for prefix in prefixes:
             storage.finish(prefix)
     except Exception as error:
         logger.warning("files of job %s at %s may be left behind: %s", record.owner, job.target.shown_uri, cause(error))
+
+
+def _read_version(path: str) -> int:
+    """The version that the transaction at ``path`` is based on, which its name begins with; -1 for other files."""
+    number = path.rsplit("/", 1)[-1].partition("-")[0]
+    return int(number) if number.isdecimal() else -1
+
+
+def _is_claim(transaction: bytes, record: ColumnRecord) -> bool:
+    """Whether a transaction that no version refers to is left of a call that was killed while it claimed the columns.
+
+    The claim would have recorded whose it is, so nothing else says it. In Lance a claim conflicts with any other one of
+    the same columns that is based on an earlier version: none that is based on a version before ours can land any more.
+    """
+    columns = json.dumps({"columns": list(record.columns)}).removesuffix("}")  # how every record of them begins
+    return RECORD_KEY.encode() in transaction and columns.encode() in transaction
 
 
 def _add_missing(target: Target, record: ColumnRecord, columns: pa.Schema) -> list[str]:

@@ -21,11 +21,13 @@ class ColumnJob:
         target: The dataset, pinned to the version that the work was planned on.
         record: What the dataset keeps of it; its owner is this job.
         schema: The new columns.
+        before: The version that the dataset had before this job claimed the columns.
     """
 
     target: Target
     record: ColumnRecord
     schema: pa.Schema
+    before: int
 
     def field_ids(self) -> list[int]:
         """Ids of the columns' fields, children after their parents."""

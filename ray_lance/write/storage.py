@@ -44,6 +44,9 @@ class Storage(Protocol):
     def list(self, folder: str) -> list[str]:
         """Paths of all the files below ``folder``; empty where there is no such folder."""
 
+    def read(self, path: str) -> bytes:
+        """What the file at ``path`` holds."""
+
     def remove(self, path: str) -> None:
         """Delete the file at ``path``."""
 
@@ -123,6 +126,10 @@ class LocalStorage:
         """Paths of all the files below ``folder``."""
         return [path.relative_to(self.root).as_posix() for path in (self.root / folder).rglob("*") if path.is_file()]
 
+    def read(self, path: str) -> bytes:
+        """What the file at ``path`` holds."""
+        return (self.root / path).read_bytes()
+
     def remove(self, path: str) -> None:
         """Delete the file at ``path``, and its folder where that became empty."""
         target = self.root / path
@@ -176,6 +183,13 @@ class ObjectStorage:
     def list(self, folder: str) -> list[str]:
         """Paths of all the objects below ``folder``."""
         return list(self.session.list(folder))
+
+    def read(self, path: str) -> bytes:
+        """What the object at ``path`` holds."""
+        with tempfile.TemporaryDirectory() as folder:
+            local = Path(folder) / "object"
+            self.session.download_file(path, str(local))
+            return local.read_bytes()
 
     def remove(self, path: str) -> None:
         """Delete the object at ``path``."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import threading
+from collections import Counter
+from collections.abc import Iterator
 from functools import partial
 
 import lance
@@ -12,6 +14,7 @@ import pyarrow as pa
 import pytest
 import ray
 import torch
+from ray.data._internal.execution.interfaces import RefBundle
 
 import ray_lance
 from ray_lance.backfill.assemble import CompleteFragment
@@ -434,13 +437,17 @@ def test_arguments_of_the_function_are_not_written_down(uri):
 
 def computed_blocks(uri: str, fn, schema: pa.Schema, **options) -> list[int]:
     """Rows of the blocks in which the columns of all the rows come, in order."""
+    return [block.metadata.num_rows for bundle in bundles_of(uri, fn, schema, **options) for block in bundle.blocks]
+
+
+def bundles_of(uri: str, fn, schema: pa.Schema, **options) -> Iterator[RefBundle]:
     table = TableRef.of(uri).pin()
     fragments = tuple(
         FragmentWork(each.fragment_id, each.physical_rows, each.count_rows(), keeps=False, sources=())
         for each in table.open().get_fragments()
     )
     computed = computed_columns(Compute(fn, ("id",), **options), table, Pass(None, fragments), schema, exact=False)
-    return [entry.metadata.num_rows for bundle in computed.iter_internal_ref_bundles() for entry in bundle.blocks]
+    return computed.iter_internal_ref_bundles()
 
 
 def test_a_task_hands_on_large_results_while_it_goes_on(uri):
@@ -461,11 +468,23 @@ def test_a_task_hands_on_large_results_while_it_goes_on(uri):
 @pytest.mark.parametrize("options", [{}, {"constructor_keywords": {"addend": 1}}], ids=["tasks", "actors"])
 def test_small_inputs_are_shared_among_all_workers(uri, options):
     write_fragments(uri, [64])
-    fn = Adder if options else plus
+    fn = NamesItsTask if options else name_of_task
 
-    rows = computed_blocks(uri, fn, pa.schema([("plus", pa.int64())]), batch_size=4, concurrency=2, **options)
+    bundles = bundles_of(uri, fn, pa.schema([("task", pa.string())]), batch_size=4, concurrency=2, **options)
 
-    assert rows == [8] * 8
+    # A task that takes long hands on more than one block.
+    blocks = [block for bundle in bundles for block in ray.get(bundle.block_refs)]
+    tasks = Counter(task for block in blocks for task in block["task"].to_pylist())
+    assert list(tasks.values()) == [8] * 8
+
+
+def name_of_task(batch: dict) -> dict:
+    return {"task": [ray.get_runtime_context().get_task_id()] * len(batch["id"])}
+
+
+class NamesItsTask(Adder):
+    def __call__(self, batch: dict) -> dict:
+        return name_of_task(batch)
 
 
 def test_slow_functions_get_tasks_that_end_soon(uri):

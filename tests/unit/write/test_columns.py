@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from datetime import date, datetime
 from decimal import Decimal
+from pathlib import Path
 
 import lance
 import numpy as np
@@ -424,6 +426,63 @@ def test_a_finished_job_removes_what_killed_ones_left(uri):
     assert orphans(uri) == []
     assert values(uri) == {i: i + 1 for i in range(40)}
     assert record_of(lance.dataset(uri).schema, "plus").unfinished == ()
+
+
+@pytest.mark.parametrize("exists", [False, True], ids=["the columns are added", "the columns exist"])
+def test_a_finished_job_removes_the_claim_of_one_that_was_killed_before_it_landed(uri, tmp_path, exists):
+    write_fragments(uri, [10, 10])
+    if exists:
+        commit_group(job := start(uri), write(job)[:1])
+    killed_before_landing(uri, tmp_path / "copy")
+    assert [path for path in orphans(uri) if path.startswith("_transactions/")]
+
+    work_through(start(uri))
+
+    assert orphans(uri) == []
+    assert all(value == key + 1 for key, value in values(uri).items())
+
+
+def killed_before_landing(uri: str, copy: Path) -> None:
+    """What a call leaves that was killed between the transaction file of its claim and the version."""
+    shutil.copytree(uri, copy)
+    start(str(copy))
+    added = next(path for path in (copy / "_transactions").iterdir() if path.name.startswith(f"{version_of(uri)}-"))
+    shutil.copy(added, Path(uri) / "_transactions")
+
+
+def version_of(uri: str) -> int:
+    return int(lance.dataset(uri).version)
+
+
+@pytest.mark.parametrize("columns", [["other"], ["plus", "other"]], ids=" ".join)
+def test_claims_of_other_columns_are_left_where_they_are(uri, tmp_path, columns):
+    write_fragments(uri, [10, 10])
+    shutil.copytree(uri, tmp_path / "copy")
+    start(str(tmp_path / "copy"), columns=pa.schema([(name, pa.int64()) for name in columns]))
+    (claim_file,) = set((tmp_path / "copy" / "_transactions").iterdir()) - {
+        tmp_path / "copy" / "_transactions" / path.name for path in (Path(uri) / "_transactions").iterdir()
+    }
+    shutil.copy(claim_file, Path(uri) / "_transactions")
+
+    work_through(start(uri))
+
+    assert orphans(uri) == [f"_transactions/{claim_file.name}"]
+
+
+@pytest.mark.parametrize("exists", [False, True], ids=["the columns are added", "the columns exist"])
+def test_a_claim_that_is_based_on_a_version_before_another_one_cannot_land(uri, tmp_path, exists):
+    """Why the transactions of claims that did not land may be removed. The copy shows what was to land."""
+    write_fragments(uri, [10])
+    if exists:
+        start(uri)
+    before = lance.dataset(uri).version
+    shutil.copytree(uri, tmp_path / "copy")
+    start(str(tmp_path / "copy"))
+    late = lance.dataset(tmp_path / "copy").read_transaction(before + 1)
+    start(uri)
+
+    with pytest.raises(OSError, match="onflict"):
+        lance.LanceDataset.commit(uri, late)
 
 
 def test_a_job_that_overwrites_removes_what_a_killed_one_left_and_lets_it_commit_no_more(uri):
