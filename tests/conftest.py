@@ -11,17 +11,19 @@ import hypothesis
 import pytest
 
 from ray_lance import masking
+from tests.older_releases import skip_on_older_releases
 
 hypothesis.settings.register_profile("default", deadline=None, max_examples=50)
 hypothesis.settings.load_profile("default")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what is only so by the fast ways into Ray, where the public ones are taken."""
+    """Skip what holds only by the fast ways into Ray, or only on newer releases, where those are not there."""
     if os.environ.get("RAY_LANCE_PLAIN_RAY") == "1":
         for item in items:
             if item.get_closest_marker("fast_ways"):
                 item.add_marker(pytest.mark.skip(reason="RAY_LANCE_PLAIN_RAY=1: not by the public way"))
+    skip_on_older_releases(items)
 
 
 @pytest.fixture(autouse=True)

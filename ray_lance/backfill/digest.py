@@ -139,7 +139,8 @@ class Digest:
         self.has_code = True
         sizes = (code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags)
         names = (code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars)
-        self._note("code", code.co_code, code.co_exceptiontable, repr((sizes, names)))
+        handlers = getattr(code, "co_exceptiontable", b"")  # Python 3.10 has them in the code
+        self._note("code", code.co_code, handlers, repr((sizes, names)))
         for constant in code.co_consts:
             self.add_code(constant) if isinstance(constant, types.CodeType) else self.add(constant)
 

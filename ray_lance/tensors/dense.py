@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from ray_lance.errors import TensorConversionError
 from ray_lance.lazy import torch
+from ray_lance.tensors.arrow_releases import type_ids
 from ray_lance.tensors.fixed_shape import marked_rows, take_apart
 from ray_lance.tensors.kinds import FixedShape, is_bfloat16, is_numeric, tensor_kind
 from ray_lance.tensors.memory import Mask, flat_view, null_mask, write_bits
@@ -22,7 +23,6 @@ __all__ = [
     "dense_converter",
     "filled",
     "null_error",
-    "type_ids",
     "write_fill",
 ]
 
@@ -120,11 +120,6 @@ def dense_converter(field: pa.Field) -> Callable[[Column], torch.Tensor] | None:
         kind = tensor_kind(field)
         return (lambda column: fixed(column, kind)) if isinstance(kind, FixedShape) else None
     return DENSE[field.type.id]
-
-
-def type_ids(*names: str) -> list[int]:
-    """The ids of Arrow types, by pyarrow's names for them."""
-    return [getattr(pa.lib, f"Type_{name}") for name in names]
 
 
 DENSE: dict[int, Callable[[Column], torch.Tensor]] = {

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from ray_lance.errors import TensorConversionError
+from ray_lance.tensors.arrow_releases import fill_nulls
 from ray_lance.tensors.dense import DENSE, Column, dense_converter, filled
 from ray_lance.tensors.fixed_shape import assemble, take_apart
 from ray_lance.tensors.kinds import FixedShape, is_bfloat16, tensor_kind
@@ -123,9 +124,9 @@ def _fixed(column: Column, kind: FixedShape) -> pa.Array:
 
 def _replaced(array: pa.Array, value: pa.Scalar) -> pa.Array:
     if not pa.types.is_dictionary(array.type):
-        return array.fill_null(value)
+        return fill_nulls(array, value)
     values = array.dictionary.take(array.indices)
-    return values.fill_null(value).dictionary_encode().cast(array.type) if values.null_count else array
+    return fill_nulls(values, value).dictionary_encode().cast(array.type) if values.null_count else array
 
 
 def _scalar(name: str, dtype: pa.DataType, value: Any) -> pa.Scalar:

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from ray_lance.errors import TensorConversionError
+from ray_lance.tensors.arrow_releases import loses_null_tensors
 from ray_lance.tensors.casts import conform
 from ray_lance.tensors.dense import Column, filled, null_error
 from ray_lance.tensors.filling import without_nulls
@@ -155,7 +156,8 @@ def _delivered_fixed(column: Column, target: pa.Field) -> pa.Array:
     given = column.options.fill_for(column.name) is not NOT_GIVEN
     if (leaves.elements is not None or rows is not None) and (given or not keeps_nulls):
         ray_type = extension_name(target) in RAY_FIXED
-        if given or (ray_type and rows is not None):
+        is_lost = not pa.types.is_floating(values.type) and loses_null_tensors()
+        if given or (rows is not None and (ray_type or is_lost)):
             values = flat_array(filled(column, flat_view(values), leaves.nulls(kind.size)))
             rows = None
         elif leaves.elements is not None:

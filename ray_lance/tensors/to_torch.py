@@ -12,8 +12,9 @@ import pyarrow.compute as pc
 
 from ray_lance.errors import InvalidArgumentError, TensorConversionError
 from ray_lance.lazy import torch
+from ray_lance.tensors.arrow_releases import type_ids
 from ray_lance.tensors.categories import Categories, CategoryOption, as_categories
-from ray_lance.tensors.dense import DENSE, Column, check_value, dense_converter, null_error, type_ids, write_fill
+from ray_lance.tensors.dense import DENSE, Column, check_value, dense_converter, null_error, write_fill
 from ray_lance.tensors.kinds import VariableShape, is_older_blob, refuse_pickled, storage_type, tensor_kind
 from ray_lance.tensors.memory import Mask, combine, storage
 from ray_lance.tensors.objects import to_objects

@@ -188,7 +188,7 @@ def _as_integers(indices: Sequence[int]) -> npt.NDArray[np.int64]:
 def _row(batch: Any, index: int) -> Any:
     """Row ``index`` of a batch: of each column, of each part of a tuple, of a frame."""
     if isinstance(batch, Mapping):
-        return Row({name: values[index] for name, values in batch.items()}, batch)
+        return Row({name: _value(values, index) for name, values in batch.items()}, batch)
     if isinstance(batch, tuple):
         return tuple(_row(values, index) for values in batch)
     if isinstance(batch, pa.Table):
@@ -196,6 +196,13 @@ def _row(batch: Any, index: int) -> Any:
     if hasattr(batch, "iloc"):
         return batch.iloc[index : index + 1]
     return batch[index : index + 1] if hasattr(batch, "columns") else batch[index]
+
+
+def _value(values: Any, index: int) -> Any:
+    if getattr(values, "is_nested", False):  # torch 2.4 cannot index these
+        offsets = values.offsets()
+        return values.values()[offsets[index] : offsets[index + 1]]
+    return values[index]
 
 
 def _matrix_row(batch: Any, index: int) -> Any:

@@ -12,6 +12,7 @@ from ray_lance.tensors.kinds import child_fields, with_children
 __all__ = ["has_narrow_indices", "lance_schema", "lance_type", "without_categories"]
 
 _INDEX_BITS = 32
+_DECIMAL_BITS = 128
 
 
 def lance_schema(schema: pa.Schema) -> pa.Schema:
@@ -42,7 +43,7 @@ def lance_type(dtype: pa.DataType) -> pa.DataType:
         return lance_type(dtype.value_type)
     if pa.types.is_dictionary(dtype):
         return _dictionary(dtype)
-    if pa.types.is_decimal32(dtype) or pa.types.is_decimal64(dtype):
+    if pa.types.is_decimal(dtype) and dtype.bit_width < _DECIMAL_BITS:
         return pa.decimal128(dtype.precision, dtype.scale)
     plain: dict[Callable[[pa.DataType], bool], pa.DataType] = {
         pa.types.is_string_view: pa.string(),

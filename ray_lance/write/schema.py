@@ -88,7 +88,8 @@ def with_fields(schema: pa.Schema, fields: Iterable[pa.Field]) -> pa.Schema:
 def bare_type(dtype: pa.DataType) -> pa.DataType:
     """``dtype`` as it is stored, without the names of extension types, nested ones included."""
     stored = storage_type(dtype)
-    return with_children(stored, [pa.field(child.name, bare_type(child.type)) for child in child_fields(stored)])
+    children = [pa.field(child.name, bare_type(child.type), child.nullable) for child in child_fields(stored)]
+    return with_children(stored, children)
 
 
 def _portable(field: pa.Field) -> pa.Field:

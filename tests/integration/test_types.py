@@ -204,7 +204,7 @@ class TestReading:
     @pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
     @pytest.mark.parametrize("zone", [None, "UTC", "Asia/Tokyo"])
     def test_timestamps_are_counts_of_their_unit_in_utc(self, uri, unit, zone):
-        moment = datetime.datetime(2024, 3, 1, 12, 0, 7, tzinfo=datetime.UTC)
+        moment = datetime.datetime(2024, 3, 1, 12, 0, 7, tzinfo=datetime.timezone.utc)
         stamp = pa.array([int(moment.timestamp()), None], pa.int64()).cast(pa.timestamp("s", zone))
         lance.write_dataset(pa.table({"t": stamp.cast(pa.timestamp(unit, zone))}), uri)
         (batch,) = torch_batches(read_lance(uri), collate_fn=TensorCollate(fill=-1))

@@ -194,7 +194,7 @@ FEATURES: Mapping[str, Callable[[str], Table]] = {
     "files of version 2.1": lambda uri: _plain(uri, data_storage_version="2.1"),
     "files of version 2.2": lambda uri: _plain(uri, data_storage_version="2.2"),
     "int8 to int64, uint8 to uint64": _array(pa.uint64(), 0, 2**64 - 1, None),
-    "float16, float32, float64": _array(pa.float16(), 0.5, float("nan"), None),
+    "float16, float32, float64": _array(pa.float16(), np.float16(0.5), np.float16("nan"), None),
     "lance.bfloat16": _typed(lambda rows: bfloat16_array([float(row) for row in range(rows)])),
     "bool": _array(pa.bool_(), True, False, None),
     "string, large_string": _array(pa.large_string(), "a", "", None),

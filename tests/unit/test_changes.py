@@ -139,7 +139,7 @@ class TestSince:
         create(uri, range(5, 8), stable=stable, mode="append")
 
         assert changed(uri, now) == [5, 6, 7]
-        assert changed(uri, now.astimezone(datetime.UTC)) == [5, 6, 7]
+        assert changed(uri, now.astimezone(datetime.timezone.utc)) == [5, 6, 7]
         assert changed(uri, now - datetime.timedelta(1)) == list(range(8))
         assert changed(uri, now + datetime.timedelta(1)) == []
 

@@ -250,7 +250,7 @@ VALUES = [
     lambda: pathlib.Path("b"),
     lambda: datetime.date(2020, 1, 1),
     lambda: datetime.date(2020, 1, 2),
-    lambda: datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC),
+    lambda: datetime.datetime(2020, 1, 1, tzinfo=datetime.timezone.utc),
     lambda: datetime.datetime(2020, 1, 1, tzinfo=zoneinfo.ZoneInfo("Europe/Zurich")),
     lambda: datetime.timedelta(1),
     lambda: decimal.Decimal("1.0"),

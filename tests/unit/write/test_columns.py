@@ -538,6 +538,7 @@ TYPES = [
     pa.dictionary(pa.int32(), pa.string()),
 ]
 STORED = {
+    pa.types.is_float16: np.float16(1.5),  # before pyarrow 21 it takes no others
     pa.types.is_floating: 1.5,
     pa.types.is_integer: 3,
     pa.types.is_boolean: True,

@@ -164,7 +164,7 @@ def test_vectors_of_many_lengths_are_lists(uri, together):
         ([1], ["a"], r"column 'x' is int64 .* string .*schema=\[pyarrow\.field\('x', pyarrow\.int64\(\)\)\]"),
         ([{"a": [1]}], [{"a": ["b"]}], r"column 'x\.a' is int64 .* string .*schema="),
         ([2**60 + 1], [1.5], r"'x': 1152921504606846977 .* float|double"),
-        ([datetime.datetime(2020, 1, 1)], [datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)], "tz=UTC"),
+        ([datetime.datetime(2020, 1, 1)], [datetime.datetime(2020, 1, 1, tzinfo=datetime.timezone.utc)], "tz=UTC"),
         ([datetime.date(2020, 1, 1)], [datetime.datetime(2020, 1, 1)], "date32"),
         ([[]], [[None]], r"columns \['x'\] hold only nulls .*schema=\[.*pyarrow\.list_\(pyarrow\.string\(\)\)\)\]"),
         (

@@ -1,0 +1,129 @@
+"""What does not hold on older releases of what the package builds on, and why. On newer ones these tests must pass."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+
+import pytest
+from packaging.version import Version
+
+__all__ = ["skip_on_older_releases"]
+
+
+@dataclass(frozen=True)
+class Lack:
+    """Something that a release cannot do, and the tests of it.
+
+    Attributes:
+        before: A package, and the first release of it on which the tests pass.
+        why: What is missing before, or wrong.
+        tests: Regular expressions that find the ids of the tests.
+    """
+
+    before: tuple[str, str]
+    why: str
+    tests: Sequence[str]
+
+
+LACKS = (
+    Lack(
+        ("pylance", "12"),
+        "files have version 2.1 unless told otherwise, which holds no maps and no blobs of the newer layout",
+        (
+            r"tensors/test_objects\.py::test_no_way_from_storage_runs_a_pickle\[in_a_map\]",
+            r"test_column_types\.py::.*\[maps\]",
+            r"test_data_file\.py::test_slices_of_nested_columns_are_written\[maps-",
+            r"test_late_types\.py::test_blobs_are_not_written_again",
+            r"test_blob_tables\.py::test_files_that_do_not_fit_the_schema_are_never_committed",
+            r"test_schema\.py::test_blobs_(come_back_with_nulls_in_their_places\[2-None\]|are_stored_apart)",
+            r"test_lance_page\.py::.*\[blob_layout_2-read-yes\]",
+        ),
+    ),
+    Lack(
+        ("pylance", "12"),
+        "columns whose dictionaries or lists of one length hold nothing but nulls cannot be written, or not be read",
+        (
+            r"tensors/test_lance_types\.py::test_every_type_with_nulls\[(.*\[2\]|.*dictionary.*)\]",
+            r"test_late_types\.py::test_frames_tell_types_by_their_dtypes\[categories\]",
+        ),
+    ),
+    Lack(
+        ("pylance", "13"),
+        "files of version 2.2 hold no blobs of the older layout",
+        (
+            r"test_blob_tables\.py::.*\[1-2\.2",
+            r"test_schema\.py::test_blobs_come_back_with_nulls_in_their_places\[1-None\]",
+        ),
+    ),
+    Lack(
+        ("pylance", "13"),
+        "the transaction that made a branch cannot be read, by which the tests find files that nothing refers to",
+        (r"write/test_branches\.py::test_a_write_(to_a_branch_has_the_file_version|that_fails_leaves_nothing)",),
+    ),
+    Lack(
+        ("pylance", "13"),
+        "an index of labels gives wrong answers after optimize_indices",
+        (r"test_indexed\.py::.*\[LABEL_LIST-",),
+    ),
+    Lack(
+        ("pylance", "13"),
+        "importing lance imports lance_namespace, which takes a second",
+        (r"test_imports\.py::test_a_module_pulls_in_nothing_above_it\[ray_lance\.(table|data|backfill)",),
+    ),
+    Lack(
+        ("pyarrow", "18"),
+        "there is no type of UUIDs",
+        (r"test_native_errors\.py::test_what_lance_refuses_is_no_fault_of_the_storage",),
+    ),
+    Lack(
+        ("pyarrow", "19"),
+        "there are no decimals of 32 and 64 bits",
+        (r"test_column_types\.py::.*\[small decimals\]",),
+    ),
+    Lack(
+        ("pyarrow", "24"),
+        "tensors of varying shape are structs whose field says what they are, not extension types",
+        (
+            r"tensors/test_pickling\.py::test_(tensors_of_varying_shape_come_back|another_process_needs_nothing)",
+            r"test_fields\.py::test_nested_lists_become_tensors",
+        ),
+    ),
+    Lack(
+        ("pyarrow", "25"),
+        "views have no size, with which Ray counts memory, and cannot be compared",
+        (
+            r"test_lance_types\.py::.*(string|binary|list)_view",
+            r"test_column_types\.py::.*\[(string|binary|list) view\]",
+            r"test_decode\.py::TestTensors::test_from_other_types_of_bytes\[kind1\]",
+            r"test_oracle\.py::",
+        ),
+    ),
+    Lack(
+        ("pyarrow", "26"),
+        "null rows of integer tensors become numbers in NumPy, so that they are refused where they have no fill",
+        (
+            r"tensors/test_ray_types\.py::TestDelivered::test_reading_and_writing_back_loses_nothing\[(u?int|fixed_shape)",
+        ),
+    ),
+    Lack(
+        ("pandas", "3"),
+        "strings and times have other types in DataFrames",
+        (
+            r"tensors/test_from_pandas\.py::.*\[times\]",
+            r"test_late_types\.py::test_frames_tell_types_by_their_dtypes\[categories\]",
+        ),
+    ),
+)
+
+
+def skip_on_older_releases(tests: Sequence[pytest.Item]) -> None:
+    """Skip those of ``tests`` that cannot pass on the releases that are installed."""
+    for lack in LACKS:
+        package, release = lack.before
+        if Version(version(package)) < Version(release):
+            for test in tests:
+                if any(re.search(pattern, test.nodeid) for pattern in lack.tests):
+                    test.add_marker(pytest.mark.skip(reason=f"{package} before {release}: {lack.why}"))
