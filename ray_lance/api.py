@@ -294,7 +294,7 @@ def write_lance(
     mode: str | SaveMode = "create",
     on: str | Sequence[str] | None = None,
     update: bool = True,
-    insert: bool = True,
+    insert: bool | None = None,
     delete_missing: bool = False,
     schema: pa.Schema | Sequence[pa.Field] | None = None,
     target_bytes_per_file: int = DEFAULT_TARGET_BYTES,
@@ -321,11 +321,14 @@ def write_lance(
         uri: Path or URI of the Lance dataset, or a reference to it.
         mode: ``"create"`` refuses an existing dataset, also one that appears during the write; ``"append"`` adds rows;
             ``"overwrite"`` makes a new version of only these rows, and the old versions stay readable; ``"merge"``
-            updates and inserts rows by the key columns ``on``; ``"ignore"`` does nothing where a dataset exists.
+            updates and inserts rows by the key columns ``on``; ``"ignore"`` does nothing where a dataset exists. Where
+            the rows of a merge have only a part of the columns, it writes these alone, for the fragments with rows to
+            update; every row whose key is there gets the values, and keeps its others, its place and its row id.
             Members of ``ray.data.SaveMode`` are accepted.
         on: Key columns of a merge.
         update: Merge: replace existing rows of the same key.
-        insert: Merge: add rows whose key does not exist.
+        insert: Merge: add rows whose key does not exist, with nulls where they have no column. Default: add them,
+            unless the rows have only a part of the columns: then leave them out.
         delete_missing: Merge: delete existing rows whose key is not among the new ones.
         schema: Schema of a new dataset, or the fields that differ from what is inferred; :func:`ray_lance.blob` and
             :func:`ray_lance.tensor` make such fields. Default: inferred from all the blocks. A column in which there

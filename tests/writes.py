@@ -15,11 +15,12 @@ import pyarrow.compute as pc
 from ray_lance.retry import RetryPolicy
 from ray_lance.table import TableRef
 from ray_lance.write.cleanup import give_up, remove_uncommitted
+from ray_lance.write.column_update import UpdatedColumns, update_columns
 from ray_lance.write.commit import Send
 from ray_lance.write.fragments import Rows, TableRows, write_files
 from ray_lance.write.inferred import agreed_schema
 from ray_lance.write.job import WriteJob, begin
-from ray_lance.write.merge import ADDRESSES, BUCKET, ROW_ID, commit_merge, match, with_bucket, with_row_ids
+from ray_lance.write.merge import ADDRESSES, BUCKET, ROW_ID, commit_merge, for_columns, match, with_bucket, with_row_ids
 from ray_lance.write.options import WriteOptions
 from ray_lance.write.row_commit import Committed, commit_rows
 from ray_lance.write.storage import Storage
@@ -161,8 +162,9 @@ def merge(
     job = begin(
         TableRef.of(uri) if isinstance(uri, str) else uri, WriteOptions(mode="merge", on=on, retry=QUICK, **options)
     )
+    job = for_columns(job, new.column_names)
     prepared = with_bucket(new, job, buckets)
-    fragments, addresses = [], [np.empty(0, np.uint64)]
+    fragments, addresses, parts_of_columns = [], [np.empty(0, np.uint64)], []
     for bucket in range(buckets):
         part = prepared.filter(pc.equal(prepared[BUCKET], bucket))
         if not part.num_rows:
@@ -171,12 +173,24 @@ def merge(
         known = pc.greater(pc.list_value_length(found[ADDRESSES]), 0)
         old, new_rows = found.filter(known), found.filter(pc.invert(known))
         addresses.append(old[ADDRESSES].combine_chunks().flatten().to_numpy())
-        parts = [*([old] if job.options.update else []), *([new_rows] if job.options.insert else [])]
+        if job.updated:
+            parts_of_columns.append(old)
+        parts = [*([old] if job.options.update and not job.updated else []), *([new_rows] if job.inserts else [])]
         files = write_files([TableRows(table.drop_columns([ADDRESSES, ROW_ID])) for table in parts], job)
-        stable = job.table.open().has_stable_row_ids and job.options.update
+        stable = job.table.open().has_stable_row_ids and job.options.update and not job.updated
         fragments += with_row_ids(files, old[ROW_ID].to_numpy() if stable else np.empty(0, np.uint64))
     before_commit()
-    return commit_merge(job, fragments, np.concatenate(addresses), send)
+    updates = _updates(pa.concat_tables(parts_of_columns), job) if parts_of_columns else []
+    return commit_merge(job, fragments, np.concatenate(addresses), send, updates)
+
+
+def _updates(known: pa.Table, job: WriteJob) -> list[UpdatedColumns]:
+    """Column files of the fragments in which rows are matched."""
+    counts = pc.list_value_length(known[ADDRESSES]).to_numpy()
+    addresses = known[ADDRESSES].combine_chunks().flatten()
+    rows = known.take(np.repeat(np.arange(len(counts)), counts)).append_column("_rowaddr", addresses)
+    fragments = addresses.to_numpy() >> np.uint64(32)
+    return [update_columns(job, rows.filter(pa.array(fragments == each))) for each in np.unique(fragments)]
 
 
 def at_once(*functions: Callable[[], object]) -> list[object]:

@@ -129,16 +129,16 @@ class LanceDatasink(Datasink[TaskResult]):
         results = [result for result in write_result.write_returns if result is not None]
         job = self._agree_on_schema([result.schema for result in results if result.schema is not None])
         results = in_one_schema(job, results)
-        files = [file for result in results for file in result.files]
         done = self._commit(job, results)
-        remove_uncommitted(job, [data_file.path for file in files for data_file in file.metadata().files])
+        remove_uncommitted(job, [name for result in results for name in result.file_names])
+        sizes = [size for result in results for size in result.sizes]
         self.summary = WriteSummary(
             uri=job.shown_uri,
             version_before=job.version_before,
             version=done.version,
-            rows=sum(file.rows for file in files),
-            fragments=len(files),
-            bytes=sum(file.num_bytes for file in files),
+            rows=sum(result.rows for result in results),
+            fragments=len(sizes),
+            bytes=sum(sizes),
             seconds=time.perf_counter() - self._started,
             rows_updated=done.updated,
             rows_deleted=done.deleted,

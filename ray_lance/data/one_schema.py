@@ -29,6 +29,21 @@ class TaskResult:
     files: tuple[WrittenFile, ...]
     schema: pa.Schema | None
 
+    @property
+    def rows(self) -> int:
+        """Rows written."""
+        return sum(file.rows for file in self.files)
+
+    @property
+    def file_names(self) -> list[str]:
+        """Names of the data files."""
+        return [data_file.path for file in self.files for data_file in file.metadata().files]
+
+    @property
+    def sizes(self) -> list[int]:
+        """Bytes of each data file, with the blob files that belong to it."""
+        return [file.num_bytes for file in self.files]
+
 
 Result = TypeVar("Result", bound=TaskResult)
 

@@ -108,9 +108,11 @@ def _merge(
     dataset = Dataset.copy(dataset.materialize(), _deep_copy=True)
     dataset.context.raise_original_map_exception = True
     policy = replace(options.retry, should_retry=lambda error: isinstance(error, MergeConflictError))
+    schema = dataset.schema()
+    columns = None if schema is None else schema.names  # None where there are no rows
     attempt = 0
     while True:
-        sink = MergeSink(table, options, send=send)
+        sink = MergeSink(table, options, columns, send=send)
         job = sink.start()
         try:
             return run(matched(dataset, job), sink, ray_remote_args, concurrency)

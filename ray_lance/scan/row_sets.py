@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from ray_lance.order.rows import RowArray
 
-__all__ = ["number_of_runs", "row_set"]
+__all__ = ["bitmap", "number_of_runs", "row_set"]
 
 _Integers = npt.NDArray[np.uint64]
 
@@ -29,7 +29,7 @@ def row_set(addresses: _Integers) -> bytes:
     Args:
         addresses: Distinct row addresses, ascending: uint64, shape ``(k,)``.
     """
-    bitmaps = [(int(part[0]) >> 32, _bitmap(part)) for part in _split(addresses, addresses >> np.uint64(32))]
+    bitmaps = [(int(part[0]) >> 32, bitmap(part)) for part in _split(addresses, addresses >> np.uint64(32))]
     parts = [struct.pack("<II", fragment, len(bitmap)) + bitmap for fragment, bitmap in bitmaps]
     return struct.pack("<I", len(parts)) + b"".join(parts)
 
@@ -39,8 +39,12 @@ def number_of_runs(rows: RowArray) -> int:
     return int(np.count_nonzero(np.diff(rows) != 1)) + 1
 
 
-def _bitmap(addresses: _Integers) -> bytes:
-    """The bitmap of the addresses of one fragment: a container for each value of the upper 16 of the lower 32 bits."""
+def bitmap(addresses: _Integers) -> bytes:
+    """Encode the rows of one fragment as offsets: a container for each value of the upper 16 of their 32 bits.
+
+    Args:
+        addresses: Distinct row addresses, ascending: uint64, shape ``(k,)``.
+    """
     containers = [
         (int(part[0]) >> 16 & 0xFFFF, len(part), _runs(part)) for part in _split(addresses, addresses >> np.uint64(16))
     ]

@@ -70,7 +70,7 @@ def claim(
     """
     before = target.version_before or 0
     record = record.claimed(before)
-    job = ColumnJob(target, record, columns, before)
+    job = ColumnJob(target, columns, record, before)
     added = _add_missing(target, record, columns)
 
     def note(dataset: lance.LanceDataset) -> lance.LanceOperation.BaseOperation | None:

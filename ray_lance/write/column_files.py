@@ -1,4 +1,4 @@
-"""Writes the new columns of one fragment: values with row addresses in, one published file out."""
+"""Writes columns of one fragment: values with row addresses in, one published file out."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lance.fragment import DataFile
 
 from ray_lance.errors import CommitError
 from ray_lance.scan.scan import ROW_ADDRESS
-from ray_lance.write.column_job import ColumnJob
+from ray_lance.write.column_job import ColumnTarget
 from ray_lance.write.column_plan import FragmentWork
 from ray_lance.write.data_file import write_data_file
 from ray_lance.write.field_ids import renumbered
@@ -52,7 +52,7 @@ class WrittenColumn:
 
 
 def write_column_file(
-    job: ColumnJob, work: FragmentWork, tables: Callable[[], Iterable[pa.Table]], storage: Storage | None = None
+    job: ColumnTarget, work: FragmentWork, tables: Callable[[], Iterable[pa.Table]], storage: Storage | None = None
 ) -> WrittenColumn:
     """Write the columns of one fragment. Nothing is visible to readers before the commit.
 
@@ -68,20 +68,22 @@ def write_column_file(
         StorageError: Storage kept failing after every retry.
     """
     job = replace(job, schema=portable(job.schema))  # it may have been sent here as extension types
-    name = f"{job.record.file_prefix}-{work.fragment_id}-{uuid.uuid4().hex[:8]}"
+    name = f"{job.file_prefix}-{work.fragment_id}-{uuid.uuid4().hex[:8]}"
     with job.target.native_errors("writing a column file"):
         file, num_bytes = published(
             job.target,
             storage or job.target.storage(),
             lambda folder: _stage(job, work, tables(), folder),
             name=name,
-            prefix=job.record.file_prefix,
+            prefix=job.file_prefix,
             what="a column file",
         )
     return WrittenColumn(work, {**file, "path": f"{name}.lance"}, num_bytes)
 
 
-def _stage(job: ColumnJob, work: FragmentWork, tables: Iterable[pa.Table], folder: Path) -> tuple[dict[str, Any], Path]:
+def _stage(
+    job: ColumnTarget, work: FragmentWork, tables: Iterable[pa.Table], folder: Path
+) -> tuple[dict[str, Any], Path]:
     """Write the rows as one data file below ``folder``; returns arguments of ``DataFile`` and where it lies."""
     rows = place(_values(tables, job, work), _kept(job, work), work.physical_rows, job.schema)
     operation = write_data_file(
@@ -181,7 +183,7 @@ class _Ascending:
         return False
 
 
-def _values(tables: Iterable[pa.Table], job: ColumnJob, work: FragmentWork) -> Iterator[tuple[Offsets, pa.Table]]:
+def _values(tables: Iterable[pa.Table], job: ColumnTarget, work: FragmentWork) -> Iterator[tuple[Offsets, pa.Table]]:
     rows = 0
     for table in tables:
         addresses = table[ROW_ADDRESS].to_numpy()
@@ -196,7 +198,7 @@ def _values(tables: Iterable[pa.Table], job: ColumnJob, work: FragmentWork) -> I
         raise CommitError(f"fragment {work.fragment_id}: {rows} rows were computed where {work.rows} were expected")
 
 
-def _kept(job: ColumnJob, work: FragmentWork) -> Iterator[tuple[Offsets, pa.Table]]:
+def _kept(job: ColumnTarget, work: FragmentWork) -> Iterator[tuple[Offsets, pa.Table]]:
     if not work.keeps:
         return
     dataset: lance.LanceDataset = job.target.table.open()

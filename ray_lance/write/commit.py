@@ -78,7 +78,7 @@ class Proposal:
             LostHistoryError: Versions that would show it were removed, and the operation is not repeatable.
         """
         try:
-            return find_commit(self.target, names_of_files(self.operation), self.since)
+            return find_commit(self.target, names_of_files(self.operation, self.target.job_id), self.since)
         except LostHistoryError:
             if self.is_repeatable:
                 return None

@@ -44,12 +44,14 @@ def find_commit(target: Target, files: Collection[str], since: int) -> int | Non
     return target.retried(lambda: _find(target, files, since), f"looking for the commit of job {target.job_id}")
 
 
-def names_of_files(operation: lance.LanceOperation.BaseOperation) -> set[str]:
-    """Names of the files that ``operation``, and no other, adds to a dataset."""
+def names_of_files(operation: lance.LanceOperation.BaseOperation, job_id: str) -> set[str]:
+    """Names of the files that ``operation``, and no other, adds to a dataset; ``job_id``: of the job that it is of."""
     files = [file for fragment in _new_fragments(operation) for file in fragment.files]
+    changed = getattr(operation, "updated_fragments", ())
+    files += [file for fragment in changed for file in fragment.files if file.path.startswith(job_id)]
     if isinstance(operation, lance.LanceOperation.DataReplacement):
         files = [group.new_file for group in operation.replacements]
-    deletions = [deletion_file_name(each) for each in getattr(operation, "updated_fragments", ())]
+    deletions = [deletion_file_name(each) for each in changed]
     return {file.path for file in files} | {name for name in deletions if name is not None}
 
 

@@ -38,11 +38,13 @@ class WriteJob(Target):
         options: What was asked for.
         schema: The schema of the rows to be written; None where each task infers it from its first rows.
         declared: Whether this job declared the table in its namespace.
+        updated: Merge: the columns to update, where the rows have only a part of the columns; otherwise none.
     """
 
     options: WriteOptions = field(default_factory=WriteOptions)
     schema: pa.Schema | None = None
     declared: bool = False
+    updated: tuple[str, ...] = ()
 
     @property
     def file_version(self) -> str | None:
@@ -53,6 +55,11 @@ class WriteJob(Target):
     def adds_rows(self) -> bool:
         """Whether the rows are added to a dataset that exists, whose schema stays."""
         return self.exists and self.options.mode in ("append", "merge")
+
+    @property
+    def inserts(self) -> bool:
+        """Merge: whether rows whose key does not exist are added."""
+        return not self.updated if self.options.insert is None else self.options.insert
 
     def stored_schema(self) -> LanceSchema:
         """The schema with field ids that the rows will have in the dataset; the job's schema must be known."""

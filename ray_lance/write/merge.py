@@ -4,7 +4,9 @@ The new rows are put into buckets by a hash of their key, so that rows with the 
 bucket is compared with the key columns of the dataset, which are scanned once per bucket: a merge costs as many
 scans of the key columns as it has buckets, and on the driver eight bytes for each row that is replaced (with
 ``delete_missing``, for each row of the dataset). New rows are written as fragments, the rows they replace are marked
-as deleted, and one transaction makes both visible. Indexes stay valid. Rows keep their stable row ids.
+as deleted, and one transaction makes both visible. Where the new rows have only a part of the columns, these columns of
+the fragments with matched rows are written instead, and the rows stay where they are. Indexes stay valid. Rows keep
+their stable row ids.
 
 Rows that other writers append with the same keys during the merge are not compared, as in Lance's own merge; changes
 to the rows that are replaced are conflicts.
@@ -13,7 +15,8 @@ to the rows that are replaced are conflicts.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 import lance
 import numpy as np
@@ -27,15 +30,26 @@ from ray_lance.errors import InvalidArgumentError, RayLanceError, SchemaMismatch
 from ray_lance.masking import cause
 from ray_lance.tensors.objects import to_frame, to_rows
 from ray_lance.write.cleanup import remove_unreferred
+from ray_lance.write.column_update import UpdatedColumns, check_updatable, updated_fields
 from ray_lance.write.commit import Send
-from ray_lance.write.field_ids import check_fields, field_ids
+from ray_lance.write.field_ids import check_fields, check_ids, field_ids
 from ray_lance.write.fragments import WrittenFile
 from ray_lance.write.history import deletion_file_name
 from ray_lance.write.job import WriteJob
 from ray_lance.write.row_commit import Committed, commit
 from ray_lance.write.schema import fit
 
-__all__ = ["ADDRESSES", "BUCKET", "ROW_ID", "check_keys", "commit_merge", "match", "with_bucket", "with_row_ids"]
+__all__ = [
+    "ADDRESSES",
+    "BUCKET",
+    "ROW_ID",
+    "check_keys",
+    "commit_merge",
+    "for_columns",
+    "match",
+    "with_bucket",
+    "with_row_ids",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +75,41 @@ def check_keys(schema: pa.Schema, on: Sequence[str]) -> None:
             raise InvalidArgumentError(
                 f"on: column {name!r} is {dtype}; keys must be integers, strings, bytes or times"
             )
+
+
+def for_columns(job: WriteJob, names: Iterable[str]) -> WriteJob:
+    """The job for new rows with the columns ``names``: it updates these alone where they are a part of the columns.
+
+    Raises:
+        InvalidArgumentError: A key column is missing, or columns of this dataset cannot be updated alone.
+        SchemaMismatchError: The dataset lacks a column, there is none to update, or rows would be inserted without a
+            value that they need.
+    """
+    names = list(names)
+    _check_has_keys(job, names)
+    schema = job.table.open().schema
+    absent = [name for name in schema.names if name not in names]
+    unknown = [name for name in names if name not in schema.names]
+    if unknown:
+        raise SchemaMismatchError(f"the new rows have columns {unknown}, and the dataset has {schema.names}: drop them")
+    if not absent:
+        return job
+    if job.options.update:
+        updated = tuple(name for name in schema.names if name in names and name not in job.options.on)
+        if not updated:
+            raise SchemaMismatchError(
+                f"the new rows have the key columns {list(job.options.on)} only, and nothing to update existing rows "
+                "with: give the columns to update, or update=False"
+            )
+        check_updatable(job)
+        job = replace(job, updated=updated)
+    needed = [name for name in absent if not schema.field(name).nullable]
+    if job.inserts and needed:
+        raise SchemaMismatchError(
+            f"insert=True: the new rows have no columns {needed}, which hold no nulls in the dataset: give them, or "
+            "insert=False"
+        )
+    return job
 
 
 def with_bucket(table: pa.Table, job: WriteJob, buckets: int) -> pa.Table:
@@ -92,11 +141,10 @@ def match(table: pa.Table, job: WriteJob) -> pa.Table:
 
     Raises:
         InvalidArgumentError: A key occurs twice among the new rows, or is null.
-        SchemaMismatchError: A key does not fit the dataset, or a column is missing that an update would lose.
+        SchemaMismatchError: A key does not fit the dataset.
     """
     table = table.drop_columns([BUCKET])
     keys = _keys(table, job)
-    _check_columns(table, job)
     index = _index(keys)
     if not index.is_unique:
         row = int(np.flatnonzero(index.duplicated())[0])
@@ -127,14 +175,21 @@ def with_row_ids(files: Sequence[WrittenFile], ids: Addresses) -> list[FragmentM
     return fragments
 
 
-def commit_merge(job: WriteJob, new: Sequence[FragmentMetadata], matched: Addresses, send: Send) -> Committed:
-    """Make the new rows visible and the rows that they replace invisible, in one version.
+def commit_merge(
+    job: WriteJob,
+    new: Sequence[FragmentMetadata],
+    matched: Addresses,
+    send: Send,
+    updates: Sequence[UpdatedColumns] = (),
+) -> Committed:
+    """Make the new rows and values visible and the rows that they replace invisible, in one version.
 
     Args:
         job: The merge.
         new: Fragments of the new rows.
         matched: Addresses of all the existing rows whose key is among the new rows.
         send: Makes the new version.
+        updates: Files of updated columns, of a job that updates only a part of the columns.
 
     Raises:
         InvalidArgumentError: Two new rows replace the same row.
@@ -144,14 +199,14 @@ def commit_merge(job: WriteJob, new: Sequence[FragmentMetadata], matched: Addres
         raise InvalidArgumentError(f"on={list(job.options.on)}: the new rows hold a key more than once")
     updated = matched if job.options.update else matched[:0]
     missing = _missing(job, matched) if job.options.delete_missing else matched[:0]
-    gone = np.concatenate([updated, missing])
-    if not len(gone) and not new:
+    gone = np.concatenate([missing] if job.updated else [updated, missing])
+    if not len(gone) and not new and not updates:
         return Committed(job.version_before or 0, 0, 0)
     deletion_files: list[str] = []
     check_fields(new, job.table.open().lance_schema)
     try:
         with job.native_errors("merging rows"):
-            operation = _update(job.table.open(), new, gone, deletion_files)
+            operation = _update(job, new, gone, updates, deletion_files)
         version = commit(job, operation, send)
     except BaseException:
         _discard(job, deletion_files)
@@ -161,9 +216,7 @@ def commit_merge(job: WriteJob, new: Sequence[FragmentMetadata], matched: Addres
 
 def _keys(table: pa.Table, job: WriteJob) -> pa.Table:
     on = list(job.options.on)
-    lacking = [name for name in on if name not in table.column_names]
-    if lacking:
-        raise InvalidArgumentError(f"on: the new rows have no column {lacking}, they have {table.column_names}")
+    _check_has_keys(job, table.column_names)
     schema = pa.schema([job.table.open().schema.field(name).with_nullable(True) for name in on])
     keys = fit(table.select(on), schema)
     for name in on:
@@ -173,13 +226,10 @@ def _keys(table: pa.Table, job: WriteJob) -> pa.Table:
     return keys
 
 
-def _check_columns(table: pa.Table, job: WriteJob) -> None:
-    absent = [name for name in job.table.open().schema.names if name not in table.column_names]
-    if absent and job.options.update:
-        raise SchemaMismatchError(
-            f"the new rows have no columns {absent}: replacing rows with them would lose the values there; "
-            "give all the columns, or update=False"
-        )
+def _check_has_keys(job: WriteJob, names: Sequence[str]) -> None:
+    lacking = [name for name in job.options.on if name not in names]
+    if lacking:
+        raise InvalidArgumentError(f"on: the new rows have no column {lacking}, they have {list(names)}")
 
 
 def _index(keys: pa.Table) -> pd.Index:
@@ -221,10 +271,32 @@ def _missing(job: WriteJob, matched: Addresses) -> Addresses:
 
 
 def _update(
-    dataset: lance.LanceDataset, new: Sequence[FragmentMetadata], gone: Addresses, deletion_files: list[str]
+    job: WriteJob,
+    new: Sequence[FragmentMetadata],
+    gone: Addresses,
+    updates: Sequence[UpdatedColumns],
+    deletion_files: list[str],
 ) -> lance.LanceOperation.Update:
-    """The operation that adds ``new`` and removes the rows at ``gone``; notes the files that it writes."""
+    """The operation that adds ``new``, applies ``updates`` and removes the rows at ``gone``.
+
+    Notes the deletion files that it writes.
+    """
+    dataset = job.table.open()
     with_deletions, without_rows = _delete(dataset, gone, deletion_files)
+    if updates:
+        changed = {fragment.id: fragment for fragment in with_deletions}
+        for update in updates:
+            check_ids(update.written.file["fields"], dataset.lance_schema)
+            fragment = changed.get(update.fragment_id) or dataset.get_fragment(update.fragment_id).metadata
+            changed[update.fragment_id] = update.applied(fragment)
+        return lance.LanceOperation.Update(
+            removed_fragment_ids=without_rows,
+            updated_fragments=list(changed.values()),
+            new_fragments=list(new),
+            fields_modified=updated_fields(job),
+            update_mode="rewrite_columns",
+            updated_fragment_offsets={update.fragment_id: update.offsets for update in updates},
+        )
     return lance.LanceOperation.Update(
         removed_fragment_ids=without_rows,
         updated_fragments=with_deletions,

@@ -34,7 +34,8 @@ class WriteOptions:
             where a dataset exists. Ray's ``SaveMode`` members are taken too (``ERROR`` as create, ``UPSERT`` as merge).
         on: Key columns, for ``mode="merge"`` only. A single name may be given as a string.
         update: Merge: rows whose key exists replace the existing row; if False the existing row stays.
-        insert: Merge: rows whose key does not exist are added; if False they are dropped.
+        insert: Merge: rows whose key does not exist are added; if False they are dropped. None adds them, unless the
+            rows update only a part of the columns.
         delete_missing: Merge: existing rows whose key is not among the new rows are deleted.
         schema: Schema of a new dataset, or fields that replace the inferred fields of the same name.
             None infers it from the first rows.
@@ -52,7 +53,7 @@ class WriteOptions:
     mode: str = "create"
     on: tuple[str, ...] = ()
     update: bool = True
-    insert: bool = True
+    insert: bool | None = None
     delete_missing: bool = False
     schema: pa.Schema | tuple[pa.Field, ...] | None = None
     target_bytes_per_file: int = DEFAULT_TARGET_BYTES
@@ -65,8 +66,10 @@ class WriteOptions:
         object.__setattr__(self, "mode", _mode(self.mode))
         object.__setattr__(self, "on", _names(self.on))
         object.__setattr__(self, "schema", _schema(self.schema))
-        for name in ("update", "insert", "delete_missing", "enable_stable_row_ids"):
+        for name in ("update", "delete_missing", "enable_stable_row_ids"):
             object.__setattr__(self, name, as_flag(name, getattr(self, name)))
+        if self.insert is not None:
+            object.__setattr__(self, "insert", as_flag("insert", self.insert))
         self._check_merge()
         for name in ("target_bytes_per_file", "max_rows_per_file"):
             if (value := getattr(self, name)) is not None or name == "target_bytes_per_file":
@@ -78,7 +81,7 @@ class WriteOptions:
         if self.mode == "merge":
             if not self.on:
                 raise InvalidArgumentError('on=(): mode="merge" needs the key columns, such as on=["id"]')
-            if not (self.update or self.insert or self.delete_missing):
+            if not (self.update or self.insert is not False or self.delete_missing):
                 raise InvalidArgumentError(
                     "update=False, insert=False, delete_missing=False: the merge would do nothing; turn one on"
                 )
@@ -86,7 +89,7 @@ class WriteOptions:
         for name, value, default in (
             ("on", self.on, ()),
             ("update", self.update, True),
-            ("insert", self.insert, True),
+            ("insert", self.insert is not False, True),
             ("delete_missing", self.delete_missing, False),
         ):
             if value != default:

@@ -349,6 +349,72 @@ def test_merge_refuses_duplicate_keys_in_different_blocks(uri):
     assert orphans(uri) == []
 
 
+def test_a_merge_of_a_part_of_the_columns_leaves_the_others_where_they_are(uri, monkeypatch):
+    from ray_lance.data import merge_sink
+
+    monkeypatch.setattr(merge_sink, "_BUCKET_BYTES", 400)  # so that rows of a fragment come from several buckets
+    lance.write_dataset(every_kind(range(20), "old"), uri, max_rows_per_file=8)
+    before = {fragment.fragment_id: fragment.metadata for fragment in lance.dataset(uri).get_fragments()}
+    names = ["id", "text", "category", "list", "struct", "tensor", "image", "flag"]
+    new = every_kind([12, 3, 4, 99], "new").select(names)
+
+    summary = ray_lance.write_lance(blocks(new.slice(0, 1), new.slice(1)), uri, mode="merge", on="id")
+
+    dataset = lance.dataset(uri)
+    assert (summary.rows, summary.rows_updated, summary.fragments) == (3, 3, 2)
+    found = by_id(dataset.scanner(blob_handling="all_binary").to_table())
+    wanted = every_kind(range(20), "old")
+    taken = every_kind([3, 4, 12], "new")
+    for name in names:
+        rows = wanted[name].to_pylist()
+        for position, row in zip([3, 4, 12], taken[name].to_pylist(), strict=True):
+            rows[position] = row
+        assert found[name].to_pylist() == rows, name
+    assert found["kept"].equals(wanted["kept"])
+    for fragment in dataset.get_fragments():
+        paths = [file.path for file in before[fragment.fragment_id].files]
+        assert [file.path for file in fragment.metadata.files][:1] == paths
+        assert len(fragment.metadata.files) == (1 if fragment.fragment_id == 2 else 2)
+    assert orphans(uri) == []
+
+
+def every_kind(ids, text: str) -> pa.Table:
+    ids = list(ids)
+    words = [None if i % 4 == 0 else f"{text} {i}" for i in ids]
+    tensors = pa.FixedShapeTensorArray.from_numpy_ndarray(np.array([np.full((2, 2), i + len(text)) for i in ids]))
+    is_blob = {"lance-encoding:blob": "true"}
+    columns = {
+        pa.field("id", pa.int64()): ids,
+        pa.field("text", pa.string()): words,
+        pa.field("category", pa.dictionary(pa.int32(), pa.string())): pa.array(words).dictionary_encode(),
+        pa.field("list", pa.list_(pa.string())): [None if i % 3 == 0 else [text] * (i % 3 - 1) for i in ids],
+        pa.field("struct", pa.struct([("a", pa.int64()), ("b", pa.string())])): [{"a": i, "b": text} for i in ids],
+        pa.field("tensor", tensors.type): tensors,
+        pa.field("image", pa.large_binary(), metadata=is_blob): [f"{text}{i}".encode() for i in ids],
+        pa.field("flag", pa.bool_(), nullable=False): [text == "new"] * len(ids),
+        pa.field("kept", pa.int64(), nullable=False): ids,
+    }
+    arrays = [each if isinstance(each, pa.Array) else pa.array(each, field.type) for field, each in columns.items()]
+    return pa.Table.from_arrays(arrays, schema=pa.schema(list(columns)))
+
+
+def test_a_part_of_the_columns_is_refused_where_rows_would_lack_values(uri):
+    lance.write_dataset(every_kind(range(4), "old"), uri)
+    new = blocks(pa.table({"id": [1, 99], "text": ["a", "b"]}))
+
+    with pytest.raises(SchemaMismatchError, match=r"no columns \['flag', 'kept'\], which hold no nulls"):
+        ray_lance.write_lance(new, uri, mode="merge", on="id", insert=True)
+    with pytest.raises(SchemaMismatchError, match="key columns"):
+        ray_lance.write_lance(new.select_columns(["id"]), uri, mode="merge", on="id")
+    with pytest.raises(SchemaMismatchError, match="'caption'"):
+        ray_lance.write_lance(new.rename_columns({"text": "caption"}), uri, mode="merge", on="id")
+    with pytest.raises(SchemaMismatchError, match="'flag'"):
+        ray_lance.write_lance(new.rename_columns({"text": "flag"}), uri, mode="merge", on="id")
+
+    assert lance.dataset(uri).version == 1
+    assert orphans(uri) == []
+
+
 def values(ids: list[int], value: int) -> pa.Table:
     vectors = pa.FixedSizeListArray.from_arrays(np.repeat(ids, 2).astype(np.float32), 2)
     return pa.table({"id": ids, "value": [value] * len(ids), "vector": vectors})

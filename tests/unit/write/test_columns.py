@@ -22,10 +22,11 @@ from ray_lance.write.column_files import ROW_ADDRESS, WrittenColumn, place, writ
 from ray_lance.write.column_job import ColumnJob
 from ray_lance.write.column_plan import FragmentWork, Plan, count_selected, plan
 from ray_lance.write.column_record import RECORD_KEY, ColumnRecord, Recipe, check_columns, record_of, recorded_columns
+from ray_lance.write.row_commit import MergeConflictError
 from ray_lance.write.target import existing_target
 from tests.datasets import sample_table, write_fragments
 from tests.orphans import orphans
-from tests.writes import QUICK, Cue, FaultySend
+from tests.writes import QUICK, Cue, FaultySend, merge
 
 RECIPE = Recipe(("id",), None, "plus", ())
 PLUS = pa.schema([("plus", pa.int64())])
@@ -80,6 +81,20 @@ def work_through(job: ColumnJob, change: int = 1) -> None:
 def values(uri: str) -> dict[int, int | None]:
     table = lance.dataset(uri).to_table(columns=["id", "plus"])
     return dict(zip(table["id"].to_pylist(), table["plus"].to_pylist(), strict=True))
+
+
+def test_a_merge_of_some_columns_conflicts_with_values_that_are_computed_meanwhile(tmp_path):
+    uri = str(tmp_path / "t.lance")
+    lance.write_dataset(pa.table({"id": [1, 2], "text": ["a", "b"]}), uri)
+    job = start(uri)
+    send = FaultySend(meanwhile=lambda: work_through(job))
+
+    with pytest.raises(MergeConflictError):
+        merge(uri, pa.table({"id": [2], "text": ["new"]}), on=["id"], send=send)
+
+    assert values(uri) == {1: 2, 2: 3}
+    assert merge(uri, pa.table({"id": [2], "text": ["new"]}), on=["id"]).updated == 1
+    assert values(uri) == {1: 2, 2: 3}
 
 
 # ---- placing rows ------------------------------------------------------------------------------------------------

@@ -138,7 +138,7 @@ def test_a_job_shows_no_secrets():
     job = WriteJob(table=table, uri=str(table.uri), storage_options={"aws_session_token": "pass-word-4"})
 
     assert "pass-word" not in repr(job)
-    assert "pass-word" not in repr(ColumnJob(job, ColumnRecord((), Recipe((), None, "", ())), pa.schema([]), 1))
+    assert "pass-word" not in repr(ColumnJob(job, pa.schema([]), ColumnRecord((), Recipe((), None, "", ())), 1))
 
 
 def test_a_schema_must_have_types(uri):

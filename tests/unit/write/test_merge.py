@@ -4,7 +4,7 @@ import lance
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ray_lance.errors import InvalidArgumentError, SchemaMismatchError
@@ -111,7 +111,7 @@ REFUSED = [
     (rows([(1, "a"), (1, "a")], 2), InvalidArgumentError, "hold the key .*1.* more than once"),
     (pa.table({"k": [None, 1], "s": ["a", "a"], "v": [1, 1]}), InvalidArgumentError, "column 'k' is null in row 0"),
     (pa.table({"k": [1], "v": [1]}), InvalidArgumentError, r"the new rows have no column \['s'\]"),
-    (pa.table({"k": [1], "s": ["a"]}), SchemaMismatchError, r"no columns \['v'\]: replacing rows"),
+    (pa.table({"k": [1], "s": ["a"]}), SchemaMismatchError, r"key columns \['k', 's'\] only"),
     (pa.table({"k": [1.5], "s": ["a"], "v": [1]}), SchemaMismatchError, "'k': 1.5"),
 ]
 
@@ -182,3 +182,48 @@ def test_a_fault_at_the_commit_applies_the_merge_once(tmp_path, cue):
     assert content(uri) == {(1, "a"): 2, (2, "a"): 1, (3, "a"): 2}
     assert lance.dataset(uri).version == 2
     assert orphans(uri) == []
+
+
+def wide(keys: list[tuple[int, str]]) -> pa.Table:
+    """Rows with columns that a merge is not given."""
+    image = pa.array([bytes([abs(key)]) * 10 for key, _ in keys], pa.large_binary())
+    blob = pa.field("image", pa.large_binary(), metadata={"lance-encoding:blob": "true"})
+    return rows(keys, 1).append_column(blob, image).append_column("n", pa.array([None] * len(keys), pa.int32()))
+
+
+@settings(max_examples=20)
+@given(
+    stable=st.booleans(),
+    options=st.sampled_from([{}, {"insert": True}, {"insert": True, "delete_missing": True}]),
+    old=KEYS.filter(len),
+    new=KEYS,
+    deleted=st.integers(-5, 20),
+)
+def test_a_part_of_the_columns_updates_these_alone(tmp_path_factory, stable, options, old, new, deleted):
+    uri = str(tmp_path_factory.mktemp("merge") / "t.lance")
+    lance.write_dataset(wide(old), uri, max_rows_per_file=4, enable_stable_row_ids=stable)
+    lance.dataset(uri).delete(f"k = {deleted}")
+    old = [key for key in old if key[0] != deleted]
+    places = addresses(uri)
+
+    done = merge(uri, rows(new, 2).select(["v", "s", "k"]), **options)
+
+    inserts, deletes = options.get("insert", False), options.get("delete_missing", False)
+    assert content(uri) == expected(old, new, insert=inserts, delete_missing=deletes)
+    assert done.updated == len(set(old) & set(new))
+    found = lance.dataset(uri).scanner(blob_handling="all_binary").to_table().to_pydict()
+    images = dict(zip(zip(found["k"], found["s"], strict=True), found["image"], strict=True))
+    assert images == {key: bytes([abs(key[0])]) * 10 if key in old else None for key in content(uri)}
+    assert {key: place for key, place in addresses(uri).items() if key in old} == {
+        key: place for key, place in places.items() if not deletes or key in new
+    }
+    assert orphans(uri) == []
+    lance.dataset(uri).validate()
+
+
+def addresses(uri: str) -> dict[tuple[int, str], tuple[int, int]]:
+    """Row addresses and row ids by key."""
+    table = lance.dataset(uri).to_table(columns=["k", "s"], with_row_id=True, with_row_address=True).to_pydict()
+    return dict(
+        zip(zip(table["k"], table["s"], strict=True), zip(table["_rowid"], table["_rowaddr"], strict=True), strict=True)
+    )
