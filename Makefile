@@ -25,8 +25,8 @@ demo: $(VENV)/.ready ## run the main job on real data: write, train with two wor
 test: $(VENV)/.ready ## run the tests, but for the slow ones
 	$(PYTEST) -m "not slow"
 
-test-all: test ## run every test: then also the slow ones (chaos, many kills, soak)
-	$(PYTEST) -m slow
+test-all: test ## run every test: then also the slow ones (chaos, many kills, soak), and properties with more examples
+	$(PYTEST) -m "slow or hypothesis" --hypothesis-profile many
 
 lint: $(VENV)/.ready ## check style and types
 	$(BIN)/ruff check .

@@ -11,10 +11,13 @@ import hypothesis
 import pytest
 
 from ray_lance import masking
+from tests.examples import FEW, MANY
 from tests.older_releases import skip_on_older_releases
 
-hypothesis.settings.register_profile("default", deadline=None, max_examples=50)
-hypothesis.settings.load_profile("default")
+# make test-all runs every property once more, with --hypothesis-profile many.
+hypothesis.settings.register_profile("few", deadline=None, max_examples=FEW)
+hypothesis.settings.register_profile("many", deadline=None, max_examples=MANY)
+hypothesis.settings.load_profile("few")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -19,6 +19,7 @@ import ray_lance
 from ray_lance.tensors import from_tensors
 from ray_lance.tensors.kinds import extension_name
 from tests.datasets import sample_table, write_fragments
+from tests.examples import examples
 from tests.orphans import orphans
 
 # Workers cannot import this module.
@@ -158,7 +159,7 @@ def test_overwriting_some_blobs_keeps_the_others(uri, version, schema):
     assert orphans(uri) == []
 
 
-@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(8), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     sizes=st.lists(st.integers(1, 40), min_size=1, max_size=6),
     deleted=st.none() | st.integers(0, 6),

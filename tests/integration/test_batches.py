@@ -24,6 +24,7 @@ from ray_lance.errors import TensorConversionError
 from ray_lance.ray_internals._batches import BlockwiseIterator
 from ray_lance.tensors import to_tensors
 from tests.datasets import write_fragments
+from tests.examples import examples
 
 SIZES = [5, 0, 1, 130, 3, 64, 64, 200, 2]
 
@@ -84,7 +85,7 @@ def test_batches_are_rays(batch_size, drop_last):
     assert len(batches) == (rows // batch_size if drop_last else -(-rows // batch_size))
 
 
-@settings(max_examples=8)
+@settings(max_examples=examples(8))
 @given(st.lists(st.integers(0, 40), min_size=1, max_size=6), st.integers(1, 50))
 def test_whatever_the_sizes(sizes, batch_size):
     check_same(of_blocks(sizes), batch_size=batch_size)

@@ -23,6 +23,7 @@ from ray_lance.data.explain import explain_dataset
 from ray_lance.errors import InvalidArgumentError, TensorConversionError, UnknownColumnError
 from ray_lance.torch import LanceIterableDataset
 from ray_lance.train import LanceDataConfig
+from tests.examples import examples
 from tests.images import encoded, images, numbered_images
 from tests.laws import Run, check_equal_steps, check_one_order, check_same_batches, sequence
 
@@ -232,7 +233,7 @@ class TestShards:
         tail=st.sampled_from(["drop", "pad"]),
         filter=st.sampled_from([None, "id % 4 < 3"]),
     )
-    @settings(max_examples=8)
+    @settings(max_examples=examples(8))
     def test_damaged_images_never_change_a_step_of_a_rank(
         self, tmp_path_factory, bad, decoder, world_size, tail, filter
     ):

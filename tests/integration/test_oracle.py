@@ -8,6 +8,7 @@ from tempfile import TemporaryDirectory
 import pytest
 from hypothesis import HealthCheck, Phase, given, reject, settings
 
+from tests.examples import examples
 from tests.oracle.cases import Case, cases
 from tests.oracle.pair import carry_out
 from tests.oracle.ways import Refused, ThroughRay
@@ -20,7 +21,7 @@ ORACLE = settings(
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@settings(ORACLE, max_examples=12)
+@settings(ORACLE, max_examples=examples(12))
 @given(cases())
 def test_histories_through_ray_end_as_in_lance(case: Case):
     with TemporaryDirectory() as folder:

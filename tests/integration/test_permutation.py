@@ -16,6 +16,7 @@ from lancedb.permutation import permutation_builder
 import ray_lance
 from ray_lance import Permutation, read_lance
 from tests.datasets import sample_table, write_fragments
+from tests.examples import examples
 from tests.laws import check_coverage, check_one_order
 
 ROWS = 300
@@ -41,7 +42,7 @@ def ids_by_rows(permutation: Permutation) -> list[int]:
 
 
 class TestLaws:
-    @settings(max_examples=15)
+    @settings(max_examples=examples(15))
     @given(
         seed=st.integers(-5, 2**70),
         epoch=st.integers(0, 5),

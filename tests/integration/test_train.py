@@ -24,6 +24,7 @@ from ray_lance.torch import LanceIterableDataset
 from ray_lance.train import DatasetOptions, LanceDataConfig, LanceShard
 from ray_lance.train.closing import close_abandoned
 from tests.datasets import sample_table, write_fragments
+from tests.examples import examples
 from tests.laws import (
     Run,
     check_coverage,
@@ -93,18 +94,18 @@ def executors(draw, table):
 
 
 class TestLaws:
-    @settings(max_examples=6)
+    @settings(max_examples=examples(6))
     @given(data=st.data())
     def test_global_batches_do_not_depend_on_the_world_size(self, table, data):
         check_elasticity(data.draw(executors(table)), WORLD_SIZES)
 
-    @settings(max_examples=6)
+    @settings(max_examples=examples(6))
     @given(data=st.data())
     def test_any_chain_of_restarts_yields_exactly_the_rest(self, table, data):
         legs = data.draw(st.lists(st.tuples(st.sampled_from(WORLD_SIZES), st.integers(0, 5)), max_size=3))
         check_resume(data.draw(executors(table)), legs, data.draw(st.sampled_from(WORLD_SIZES)))
 
-    @settings(max_examples=6)
+    @settings(max_examples=examples(6))
     @given(data=st.data(), world_size=st.sampled_from(WORLD_SIZES))
     def test_the_sequence_is_that_of_the_permutation(self, table, data, world_size):
         permutation = Permutation(table).shuffle(data.draw(st.integers(0, 99)), 2, 16)

@@ -26,6 +26,7 @@ from ray.data.collate_fn import DefaultCollateFn
 
 import ray_lance
 from ray_lance import TensorCollate, read_lance, write_lance
+from tests.examples import examples
 from tests.unit.tensors.type_cases import CASES, VARIABLE, Case, array_of, plain
 
 ROWS = 41
@@ -49,7 +50,7 @@ PHASES = (Phase.explicit, Phase.reuse, Phase.generate)
 # A column of nothing but nulls has no type to write; tensors of varying shape have a test of their own.
 WRITABLE = [case for case in CASES if case.name != "null" and case is not VARIABLE]
 
-few = settings(max_examples=3, phases=PHASES, suppress_health_check=list(HealthCheck))
+few = settings(max_examples=examples(3), phases=PHASES, suppress_health_check=list(HealthCheck))
 
 
 def names(cases: Iterable[Case]) -> dict[str, Case]:

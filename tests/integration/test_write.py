@@ -27,6 +27,7 @@ from ray_lance.errors import (
 )
 from ray_lance.fields import blob
 from tests.datasets import sample_table
+from tests.examples import examples
 from tests.orphans import leftovers, orphans
 from tests.s3 import s3_server
 
@@ -279,7 +280,7 @@ def of_ids(rows: int) -> pa.Table:
 
 
 @pytest.mark.slow
-@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(12), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     sizes=st.lists(st.integers(1, 30) | st.integers(1, 450), min_size=1, max_size=25),
     concurrency=st.integers(1, 4),

@@ -21,6 +21,7 @@ import ray_lance
 from ray_lance import TensorCollate, blob, read_lance, write_lance
 from ray_lance.tensors import from_tensors, to_tensors
 from ray_lance.tensors.kinds import extension_name, storage_type
+from tests.examples import examples
 from tests.integration.test_types import WRITABLE, collected, drawn_rows, filled_null, fills, names, torch_batches
 from tests.orphans import orphans
 from tests.unit.tensors.type_cases import VARIABLE, Case, array_of, column, integers, plain
@@ -42,7 +43,7 @@ TYPES = [*WRITABLE, STRUCTS, VARIABLE]
 
 # Shrinking would write every table a hundred times.
 PHASES = (Phase.explicit, Phase.reuse, Phase.generate)
-few = settings(max_examples=2, phases=PHASES, suppress_health_check=list(HealthCheck))
+few = settings(max_examples=examples(2), phases=PHASES, suppress_health_check=list(HealthCheck))
 
 Steps = Iterator[tuple[str, range, dict[int, int]]]
 

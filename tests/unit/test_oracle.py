@@ -8,6 +8,7 @@ from tempfile import TemporaryDirectory
 import pytest
 from hypothesis import HealthCheck, Phase, given, reject, settings
 
+from tests.examples import examples
 from tests.oracle.cases import Case, cases
 from tests.oracle.pair import carry_out
 from tests.oracle.ways import InProcess, Refused
@@ -30,7 +31,7 @@ def check(case: Case) -> None:
             reject()
 
 
-@settings(ORACLE, max_examples=12)
+@settings(ORACLE, max_examples=examples(12))
 @given(cases())
 def test_a_few_histories_end_as_in_lance(case: Case):
     check(case)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from ray_lance.errors import InvalidArgumentError
 from ray_lance.order.clumps import ClumpOrder
+from tests.examples import examples
 
 
 @st.composite
@@ -19,7 +20,7 @@ def orders(draw, max_count=600):
 
 
 @given(order=orders())
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 def test_is_a_bijection_for_every_count_clump_and_window(order):
     positions = np.arange(order.count)
     rows = order.rows_at(positions)
@@ -28,7 +29,7 @@ def test_is_a_bijection_for_every_count_clump_and_window(order):
 
 
 @given(order=orders(), data=st.data())
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 def test_any_request_gives_what_the_whole_gives(order, data):
     whole = order.rows_at(np.arange(order.count))
     start = data.draw(st.integers(0, order.count))
@@ -40,7 +41,7 @@ def test_any_request_gives_what_the_whole_gives(order, data):
 
 
 @given(order=orders())
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 def test_windows_read_whole_clumps_and_share_none(order):
     edges = order.window_edges(0, order.count)
     assert (edges[0], edges[-1]) == (0, order.count)

@@ -14,6 +14,7 @@ from ray_lance.errors import InvalidArgumentError
 from ray_lance.order.permutation import RowPermutation
 from ray_lance.order.rows import DenseRows, ExplicitRows
 from ray_lance.order.shuffle import auto_clump, auto_window
+from tests.examples import examples
 from tests.laws import check_coverage, check_one_order
 
 
@@ -30,7 +31,7 @@ def permutations(draw, max_rows=500):
 
 
 @given(order=permutations())
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 def test_law_1_coverage(order):
     check_coverage(order.rows(), order.row_set.take(np.arange(len(order.row_set))))
 

@@ -13,6 +13,7 @@ from ray_lance.order.cursor import Cursor
 from ray_lance.order.permutation import RowPermutation
 from ray_lance.order.rows import DenseRows
 from ray_lance.order.schedule import BatchSchedule
+from tests.examples import examples
 from tests.laws import (
     Run,
     check_coverage,
@@ -68,20 +69,20 @@ def executor(schedule: BatchSchedule) -> RangesExecutor:
 
 
 @given(schedule=schedules())
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 def test_law_2_global_batches_do_not_depend_on_the_world_size(schedule):
     check_elasticity(executor(schedule), WORLD_SIZES)
 
 
 @given(schedule=schedules(), data=st.data())
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 def test_law_3_any_chain_of_restarts_yields_exactly_the_rest(schedule, data):
     legs = data.draw(st.lists(st.tuples(st.sampled_from(WORLD_SIZES), st.integers(0, 6)), max_size=4))
     check_resume(executor(schedule), legs, data.draw(st.sampled_from(WORLD_SIZES)))
 
 
 @given(schedule=schedules(), world_size=st.sampled_from(WORLD_SIZES))
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 def test_tails_deliver_what_they_promise(schedule, world_size):
     run = executor(schedule)(world_size)
     delivered, rows = sequence(run), range(schedule.rows)

@@ -20,6 +20,7 @@ from ray_lance.scan.size import row_bytes
 from ray_lance.scan.tasks import FragmentRange, PermutationRange
 from ray_lance.table import TableRef
 from ray_lance.tensors import to_tensors
+from tests.examples import examples
 from tests.images import encoded, images, numbered_images
 
 SIZE = (4, 6)
@@ -60,7 +61,7 @@ def reds(table: pa.Table) -> list[int | None]:
     row_size=st.sampled_from([1.0, 2**24, 2**26]),
     limit=st.none() | st.integers(0, 12),
 )
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 def test_no_damage_changes_the_number_or_the_order_of_rows(
     tmp_path_factory, rows, damaged, decoder, shuffled, row_size, limit
 ):

@@ -14,11 +14,12 @@ from ray_lance.scan.row_ids import layout_of
 from ray_lance.scan.take import take_rows
 from ray_lance.table import TableRef
 from tests.datasets import sample_table
+from tests.examples import examples
 
 ROWS = 60
 
 
-@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(30), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     deleted=st.lists(st.integers(0, ROWS - 1), max_size=40),
     updated=st.lists(st.integers(0, ROWS - 1), max_size=5),

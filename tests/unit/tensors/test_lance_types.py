@@ -13,6 +13,7 @@ from lance.arrow import bfloat16_array
 from ray.data._internal.tensor_extensions.arrow import ArrowTensorArray, ArrowVariableShapedTensorArray
 
 from ray_lance.tensors import deliver, delivered_schema, from_tensors, storable, to_tensors
+from tests.examples import examples
 from tests.unit.tensors.type_cases import CASES, Case, plain, tables, without_null_lists
 
 
@@ -21,7 +22,7 @@ def through_lance(table: pa.Table, uri: str) -> pa.Table:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-@settings(max_examples=4, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(4), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_every_type_with_nulls(case: Case, uri: str, data: st.DataObject) -> None:
     table, _ = data.draw(tables(case))

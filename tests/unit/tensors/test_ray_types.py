@@ -16,6 +16,7 @@ from ray.data.extensions import ArrowTensorType, ArrowTensorTypeV2, ArrowVariabl
 
 from ray_lance.errors import SchemaMismatchError, TensorConversionError
 from ray_lance.tensors import conform, deliver, delivered_schema, from_tensors, storable, storable_schema, to_tensors
+from tests.examples import examples
 from tests.unit.tensors.type_cases import CASES, Case, array_of, plain, tables, without_null_lists
 
 by_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -48,7 +49,7 @@ def table_of(array: pa.Array) -> pa.Table:
 
 class TestDelivered:
     @pytest.mark.parametrize("case", RAY_CONVERTS, ids=lambda case: case.name)
-    @settings(max_examples=20)
+    @settings(max_examples=examples(20))
     @given(data=st.data())
     def test_ray_converts_it_as_we_do(self, case: Case, data: st.DataObject) -> None:
         table, _ = data.draw(tables(case, nulls=False))
@@ -61,7 +62,7 @@ class TestDelivered:
         assert plain(rays) == plain(ours)
 
     @by_case
-    @settings(max_examples=20)
+    @settings(max_examples=examples(20))
     @given(data=st.data())
     def test_never_silently_wrong(self, case: Case, data: st.DataObject) -> None:
         """Whatever nulls there are, Ray either converts to the same values or raises."""
@@ -82,7 +83,7 @@ class TestDelivered:
             assert plain(rays) == plain(expected)
 
     @by_case
-    @settings(max_examples=20)
+    @settings(max_examples=examples(20))
     @given(data=st.data())
     def test_our_conversion_sees_the_same_before_and_after(self, case: Case, data: st.DataObject) -> None:
         table, _ = data.draw(tables(case, nulls=case.name not in ("variable_shape_tensor",)))
@@ -92,7 +93,7 @@ class TestDelivered:
         assert plain(after) == without_null_lists(case, plain(before))
 
     @by_case
-    @settings(max_examples=20)
+    @settings(max_examples=examples(20))
     @given(data=st.data())
     def test_reading_and_writing_back_loses_nothing(self, case: Case, data: st.DataObject) -> None:
         nulls = case.name != "variable_shape_tensor"

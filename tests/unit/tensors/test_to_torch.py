@@ -18,6 +18,7 @@ from ray_lance.errors import InvalidArgumentError, TensorConversionError, Unknow
 from ray_lance.tensors import to_tensors
 from ray_lance.tensors.kinds import bfloat16_field
 from ray_lance.tensors.memory import combine
+from tests.examples import examples
 from tests.unit.tensors.type_cases import CASES, NAN, VARIABLE, Case, array_of, plain, tables
 
 by_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -28,7 +29,7 @@ def one(array: pa.Array, **options: object) -> torch.Tensor | list:
 
 
 @by_case
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=examples(25))
 @given(data=st.data())
 def test_every_type_with_nulls_in_sliced_chunks(case: Case, data: st.DataObject) -> None:
     table, rows = data.draw(tables(case))

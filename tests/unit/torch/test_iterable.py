@@ -23,6 +23,7 @@ from ray_lance.order import BatchSchedule, DenseRows, RowPermutation
 from ray_lance.torch import LanceIterableDataset
 from ray_lance.torch.prefetch import plan_reads
 from tests.datasets import sample_table, write_fragments
+from tests.examples import examples
 from tests.laws import (
     Run,
     check_elasticity,
@@ -86,7 +87,7 @@ class TestLaws:
         run = DatasetExecutor(table, tail="uneven", lanes=3, prefetch=prefetch)(3)
         check_same_batches({"one read": reference, "many reads": run})
 
-    @settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(max_examples=examples(20), suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(
         legs=st.lists(st.tuples(st.sampled_from(WORLD_SIZES), st.integers(0, 5)), max_size=4),
         last=st.sampled_from(WORLD_SIZES),
@@ -149,7 +150,7 @@ class TestLaws:
         check_refusal(here.load_state_dict, foreign, here.state_dict())
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(60), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     below=st.integers(0, 100),
     world_size=st.integers(1, 6),

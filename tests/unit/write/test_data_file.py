@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from ray_lance.errors import LancePanicError
 from ray_lance.write.data_file import WatchedBatches, write_data_file
+from tests.examples import examples
 from tests.orphans import leftovers
 from tests.writes import write_tables
 
@@ -59,7 +60,7 @@ def test_slices_of_nested_columns_are_written(tmp_path, leaf, nesting):
         assert lance.dataset(str(tmp_path / str(number))).to_table()["x"].to_pylist() == rows["x"].to_pylist()
 
 
-@settings(max_examples=10)
+@settings(max_examples=examples(10))
 @given(start=st.integers(0, 99), length=st.integers(1, 100))
 def test_blocks_that_are_written_in_pieces_are_written_whole(tmp_path_factory, start, length):
     """A block above some megabytes is cut into batches, which are slices of it."""
