@@ -30,6 +30,9 @@ def ray_session():
         object_store_memory=400 * 2**20,
         logging_level="ERROR",
         log_to_driver=False,
+        # Ray ends idle processes beyond num_cpus after a second, and a shuffle takes more: the next test would wait
+        # for new ones, of two seconds of CPU each.
+        _system_config={"num_workers_soft_limit": 12},
     )
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = DataContext.get_current()
