@@ -68,12 +68,16 @@ def _iter_torch_batches(
         # Ray would leave batches where they are that hold anything else than tensors.
         device = _train_device() if device == "auto" else device
         own["collate_fn"] = replace(own["collate_fn"], device=device)
-    return _Items(Dataset.iterator(self.dataset).iter_torch_batches(device=device, **own, **options), as_dict)
+    return _Items(Dataset.iterator(self.dataset).iter_torch_batches(device=device, **own, **options), _tensors)
 
 
 def _iter_rows(self: Any) -> Iterable[Any]:
     """Rows; see ``ray.data.DataIterator.iter_rows``."""
     return _Items(Dataset.iterator(self.dataset).iter_rows(), without_stub)
+
+
+def _tensors(batch: Any) -> Any:
+    return without_stub(as_dict(batch))
 
 
 class _Items(Iterable[Any]):
