@@ -13,6 +13,7 @@ from lance.arrow import BFloat16Type
 from ray.data import DataContext
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist looks at the groups in this hook, too
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep what shares the cluster in one process, where pytest-xdist runs several."""
     here = Path(__file__).parent

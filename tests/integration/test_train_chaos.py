@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -27,7 +25,6 @@ from tests.laws import check_same_batches, global_batches
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
 CONFIG = {"global_batch_size": 16}
 
 
@@ -166,11 +163,3 @@ def test_the_first_batch_comes_as_fast_late_in_an_epoch(tmp_path):
     pairs = [(first_batch(0), first_batch(late)) for _ in range(10)]
     early, resumed = (min(times) for times in zip(*pairs, strict=True))
     assert resumed <= 1.3 * early, f"{resumed:.3f} s at 90 % of the epoch, {early:.3f} s at its start"
-
-
-def test_the_example_goes_on_where_it_was_killed():
-    example = [sys.executable, EXAMPLES / "train_resume.py"]
-    done = subprocess.run(example, capture_output=True, text=True, timeout=1000)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "undisturbed, one worker: 56 global batches in 2 epochs" in done.stdout
-    assert "all 56 batches the same" in done.stdout

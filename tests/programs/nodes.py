@@ -1,4 +1,4 @@
-"""A job on a cluster of three nodes, one of which is lost half-way: ``python -m tests.integration.nodes JOB FOLDER``.
+"""A job on a cluster of three nodes, one of which is lost half-way: ``python -m tests.programs.nodes JOB FOLDER``.
 
 Writes what came out to FOLDER/outcome.json. A program of its own, since the tests' process is in another cluster.
 """

@@ -67,12 +67,6 @@ print(json.dumps({**peaks, "rows": summary.rows}))
 """
 
 
-@pytest.fixture(scope="session", autouse=True)
-def ray_session():
-    """No cluster in this process: each job has its own."""
-    return
-
-
 def write(uri: str, fragments: int) -> None:
     """Fragments of equal size; one that exists only once on disk would be compressed or shared, so all differ."""
     for number in range(fragments):

@@ -16,7 +16,15 @@ import ray_lance.train
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGES = sorted(page for page in DOCS.glob("*.md") if "```python" in page.read_text())
-SLOW = {"backfill", "failures", "frameworks", "guarantees", "training", "tuning"}  # start clusters and trainers
+SLOW = {
+    "README",
+    "backfill",
+    "failures",
+    "frameworks",
+    "guarantees",
+    "training",
+    "tuning",
+}  # start clusters and trainers
 
 
 def run_snippets(page: Path) -> None:

@@ -17,6 +17,12 @@ def run(example: str) -> str:
     return done.stdout
 
 
+def test_torch_loader():
+    output = run("torch_loader.py")
+    assert "continued on 4: the same 44 global batches" in output
+    assert "held-out images are classified right" in output
+
+
 @pytest.mark.slow
 def test_quickstart():
     output = run("quickstart.py")
@@ -47,3 +53,11 @@ def test_trainers_on_two_processes(example):
     output = run(example)
     assert "steps and resumed: the same" in output
     assert "of the held-out images are classified right" in output
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_train_resume():
+    output = run("train_resume.py")
+    assert "undisturbed, one worker: 56 global batches in 2 epochs" in output
+    assert "all 56 batches the same" in output

@@ -52,12 +52,6 @@ print("done", summary.rows, flush=True)
 """
 
 
-@pytest.fixture(scope="session", autouse=True)
-def ray_session():
-    """No cluster in this process: each job has its own."""
-    return
-
-
 class Job:
     """The job in a process group of its own, Ray included."""
 

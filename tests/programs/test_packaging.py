@@ -157,12 +157,18 @@ def test_the_command_runs_from_the_wheel(python, clean, tmp_path):
     assert "there is no Lance dataset" in done.stderr
 
 
+@pytest.fixture(scope="module")
+def mypy_cache(tmp_path_factory) -> Path:
+    """What mypy has found of torch and Ray, which takes it most of the time."""
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("code", [TYPED_USE, MISTAKES], ids=["right", "wrong"])
-def test_types_are_checked_from_outside(code, python, clean, tmp_path):
+def test_types_are_checked_from_outside(code, python, clean, mypy_cache, tmp_path):
     (tmp_path / "use.py").write_text(code)
     (tmp_path / "mypy.ini").write_text("[mypy]\nstrict = true\ndisallow_subclassing_any = true\n")
-    checker = [sys.executable, "-m", "mypy", "--python-executable", str(python), "--cache-dir", str(tmp_path / "cache")]
+    checker = [sys.executable, "-m", "mypy", "--python-executable", str(python), "--cache-dir", str(mypy_cache)]
 
     done = run([*checker, "use.py"], cwd=tmp_path, env=clean)
 

@@ -14,8 +14,8 @@ import pytest
 from ray_lance import Permutation
 from ray_lance.order import BatchSchedule
 from tests.datasets import sample_table, write_fragments
-from tests.integration.nodes import EPOCH
 from tests.orphans import orphans
+from tests.programs.nodes import EPOCH
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -30,7 +30,7 @@ def table(uri) -> str:
 
 
 def with_a_node_lost(job: str, uri: str, folder: Path) -> Any:
-    command = [sys.executable, "-m", "tests.integration.nodes", job, uri, str(folder)]
+    command = [sys.executable, "-m", "tests.programs.nodes", job, uri, str(folder)]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500)
     assert run.returncode == 0, run.stderr[-3000:]
     outcome = json.loads((folder / "outcome.json").read_text())  # Ray writes to the output, too

@@ -9,11 +9,12 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 import ray.train
 from ray.train.torch import TorchTrainer
 
@@ -56,10 +57,13 @@ def state(table) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def run(table, state, tmp_path_factory) -> Callable[[str, int], Found]:
+def run(table, state, tmp_path_factory) -> Iterator[Callable[[str, int], Found]]:
     """What all ranks have read, by the way they are started and their number; each is started once."""
     starts = {"spawn": spawned, "torchrun": with_environment, "ray": of_ray_train}
-    return functools.cache(lambda way, size: starts[way](size, table, state, tmp_path_factory.mktemp(f"{way}-{size}")))
+    had_a_cluster = ray.is_initialized()
+    yield functools.cache(lambda way, size: starts[way](size, table, state, tmp_path_factory.mktemp(f"{way}-{size}")))
+    if not had_a_cluster:
+        ray.shutdown()
 
 
 def spawned(world_size: int, table: str, state: dict[str, Any], folder: Path) -> Found:
@@ -87,6 +91,7 @@ def with_environment(world_size: int, table: str, state: dict[str, Any], folder:
 
 
 def of_ray_train(world_size: int, table: str, state: dict[str, Any], folder: Path) -> Found:
+    ray.init("local", num_cpus=4, include_dashboard=False, ignore_reinit_error=True, logging_level="ERROR")
     TorchTrainer(
         passes_of_worker,
         train_loop_config={"table": table, "state": state, "folder": str(folder)},
