@@ -155,6 +155,8 @@ def read_lance(
     version: Version | None = None,
     since: Since | None = None,
     changes: Changes = "all",
+    without: str | os.PathLike[str] | TableRef | lance.LanceDataset | None = None,
+    on: str | Sequence[str] | None = None,
     shuffle: int | None = None,
     storage_options: Mapping[str, str] | None = None,
     base_store_params: Mapping[str, Mapping[str, Any]] | None = None,
@@ -203,6 +205,13 @@ def read_lance(
             with stable row ids know this of each row. Of other tables only whole fragments are known to be new, and
             operations that move rows (updates, merges, compactions) are an error.
         changes: With ``since``: ``"inserted"`` rows, ``"updated"`` ones that were there before, or ``"all"`` of both.
+        without: A table: rows whose key is in it are not read. Its version is pinned here too, and the rows are found
+            here, from the key columns of both tables, which are streamed: memory holds 8 bytes for each row to read,
+            and of the other table's keys up to 1 GiB at a time (16 bytes for an integer or a time; 40 and three times
+            its size for another key). More keys take more passes over both tables. Keys are compared by value. A null
+            in a key equals nothing, as in SQL: such rows are always read. A path or URI is opened with
+            ``storage_options``; a :class:`~ray_lance.TableRef` has its own options, branch, version or namespace.
+        on: With ``without``: the key column or columns, which both tables have.
         shuffle: Seed of a shuffle: the same as reading ``Permutation(uri, filter).shuffle(shuffle)``.
         storage_options: Options of the object store, such as credentials and endpoint.
         base_store_params: Storage options by URI of the dataset's further base paths.
@@ -270,6 +279,8 @@ def read_lance(
         since=since,
         changes=changes,
         shuffle=shuffle,
+        without=without,
+        on=() if on is None else as_names("on", on),
     )
     ray_arguments = {
         "num_cpus": num_cpus,

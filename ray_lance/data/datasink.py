@@ -200,6 +200,7 @@ def refuse_job_checkpoints(context: DataContext, mode: str) -> None:
         f"Lance (mode={mode!r}). Ray notes rows as written when their task ends, but the dataset gets all of them in "
         "one commit at the end: after a failure in between they would be lost without an error. Set "
         "ds.context.checkpoint_config = None and run the whole write again after a failure, which leaves nothing "
-        "behind. To keep what is finished, write part by part with mode='append', or compute columns of a dataset "
-        "with add_columns, which resumes"
+        "behind. To keep what is finished, read only the rows that are not in the target yet, with "
+        "read_lance(source, without=target, on=...), and write part by part with mode='append'; or compute columns of "
+        "a dataset with add_columns, which resumes"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import ray
 from ray.data import Dataset
 
-from ray_lance.arguments import as_count, as_flag, as_integer, as_mapping, either, shown
+from ray_lance.arguments import as_count, as_flag, as_integer, as_mapping, as_names, either, shown
 from ray_lance.changes import Changes, Since, changed_since
 from ray_lance.data.cluster import check_resources
 from ray_lance.data.dataset import ReadDataset
@@ -19,13 +20,15 @@ from ray_lance.data.permuted import PermutationDatasource
 from ray_lance.data.remote import checked, flat, for_read
 from ray_lance.decode import Decode
 from ray_lance.errors import InvalidArgumentError
+from ray_lance.order import ExplicitRows, RowPermutation
 from ray_lance.permutation import Permutation
 from ray_lance.ray_internals.executions import executed_promptly
 from ray_lance.ray_internals.lineage import Lineage
+from ray_lance.row_choice import Absent
 from ray_lance.scan.pushdown import Columns, Filter, build_scan
 from ray_lance.scan.reader import Fill
 from ray_lance.scan.scan import FRAGMENT_ID, ROW_ADDRESS, ROW_ID, Scan
-from ray_lance.table import TableRef
+from ray_lance.table import TableRef, check_source
 from ray_lance.table_arguments import TableArguments
 from ray_lance.tensors import named_fill
 from ray_lance.tensors.filling import check_values
@@ -51,6 +54,8 @@ class ReadOptions:
     since: Since | None = None
     changes: Changes = "all"
     shuffle: int | None = None
+    without: Any = None
+    on: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "num_blocks", _count("override_num_blocks", self.num_blocks))
@@ -63,9 +68,20 @@ class ReadOptions:
             raise InvalidArgumentError(
                 f"changes={shown(self.changes)} needs since=: the version since which rows have changed"
             )
+        self._check_without()
         check_fill(self.fill)
         for name in ("batch_size", "batch_readahead", "fragment_readahead", "io_buffer_size", "batch_size_bytes"):
             _count(f"scanner_options[{name!r}]", self.scanner_options.get(name))
+
+    def _check_without(self) -> None:
+        object.__setattr__(self, "on", () if self.on is None else as_names("on", self.on))
+        if self.without is None:
+            if self.on:
+                raise InvalidArgumentError(f"on={list(self.on)} needs without=: the table whose keys are left out")
+            return
+        check_source("without", self.without)
+        if not self.on or len(set(self.on)) < len(self.on):
+            raise InvalidArgumentError(f'on={list(self.on)}: without= needs key columns, each once, such as on="id"')
 
     def resolved(self) -> ReadOptions:
         """The same options with those among ``scanner_options`` that have an argument of their own moved there."""
@@ -119,6 +135,10 @@ def _datasource(arguments: TableArguments, options: ReadOptions) -> LanceDatasou
     tables = arguments.to_read()
     if options.since is not None:
         options = _only_changed(tables, options, options.since)
+    if options.without is not None:
+        order = _absent_rows(tables, options, arguments)
+        if order is not None:
+            return _in_permuted_order(order, replace(options, filter=None, fragment_ids=None))
     if options.shuffle is None:
         return _in_scan_order(tables, options)
     permutation = _shuffled(tables, options, options.shuffle)
@@ -129,7 +149,7 @@ def _check_fits_permutation(arguments: TableArguments, options: ReadOptions) -> 
     """Refuse what says which table or version is read: a permutation has one already."""
     shown_names = ("version", "since", "table_id", "namespace_impl")  # the others may hold credentials
     given = {each.name: getattr(arguments, each.name) for each in fields(arguments) if each.name != "uri"}
-    for name, value in {**given, "since": options.since}.items():
+    for name, value in {**given, "since": options.since, "without": options.without}.items():
         if value is not None:
             raise InvalidArgumentError(
                 f"{name}={repr(value) if name in shown_names else '...'} does not apply to a permutation, which has "
@@ -147,6 +167,28 @@ def _only_changed(tables: Sequence[TableRef], options: ReadOptions, since: Since
     if options.shuffle is not None and changed.fragment_ids is not None:
         raise InvalidArgumentError(f"since={since!r}: with shuffle= the dataset must have stable row ids")
     return replace(options, filter=changed.and_filter(options.filter), fragment_ids=changed.fragment_ids)
+
+
+def _absent_rows(tables: Sequence[TableRef], options: ReadOptions, arguments: TableArguments) -> Permutation | None:
+    """The rows whose key is not in the other table, in the order to read them in; None where that leaves out none."""
+    if len(tables) > 1:
+        raise InvalidArgumentError(f"without=: rows of one dataset can be left out, and uri names {len(tables)}")
+    if options.scanner_options:
+        raise InvalidArgumentError(
+            f"scanner_options={sorted(options.scanner_options)} do not apply with without=: its rows are read by number"
+        )
+    if options.filter is not None and not isinstance(options.filter, str):
+        raise InvalidArgumentError(f"filter={options.filter}: with without= it must be SQL")
+    if options.shuffle is not None and options.fragment_ids is not None:
+        raise InvalidArgumentError(f"fragment_ids={list(options.fragment_ids)} does not apply with shuffle=")
+    _in_scan_order(tables, options)  # checks the other options, whichever rows are left out
+    is_place = isinstance(options.without, (str, os.PathLike))
+    other = TableRef.of(options.without, storage_options=arguments.storage_options if is_place else None).pin()
+    row_ids = Absent(tables[0], other, options.on).row_ids(options.filter, options.fragment_ids)
+    if row_ids is None:
+        return None
+    permutation = Permutation._make(tables[0], RowPermutation(ExplicitRows(row_ids)), options.filter)
+    return permutation if options.shuffle is None else permutation.shuffle(options.shuffle)
 
 
 def _shuffled(tables: Sequence[TableRef], options: ReadOptions, seed: int) -> Permutation:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from ray_lance.errors import InvalidArgumentError
 from ray_lance.order.keys import derive_words, mix64
 
-__all__ = ["mix_seed", "stable_hash64"]
+__all__ = ["hash_slices", "mix_seed", "stable_hash64"]
 
 _Words = npt.NDArray[np.uint64]
 _KINDS = {"integer": 0x1, "text": 0x2, "bytes": 0x3, "null": 0x4}
@@ -104,10 +104,26 @@ def _encode(value: object) -> tuple[int, bytes]:
 
 
 def _hash_bytes(parts: list[bytes], state: _Words) -> _Words:
-    """Absorb each value eight bytes at a time, the k-th word of all values in one step."""
     sizes = np.fromiter(map(len, parts), dtype=np.int64, count=len(parts))
     starts = np.concatenate(([0], np.cumsum(sizes)))[:-1]
-    buffer = np.frombuffer(b"".join(parts) + bytes(_GATHER_PAD), dtype=np.uint8)
+    return hash_slices(np.frombuffer(b"".join(parts), dtype=np.uint8), starts, sizes, state)
+
+
+def hash_slices(
+    data: npt.NDArray[np.uint8], starts: npt.NDArray[np.int64], sizes: npt.NDArray[np.int64], state: _Words
+) -> _Words:
+    """Absorb values into the states of their hashes, eight bytes at a time, the k-th word of all values in one step.
+
+    Args:
+        data: The bytes of all values.
+        starts: Where each value begins, shape ``(n,)``.
+        sizes: Bytes of each value, shape ``(n,)``.
+        state: uint64, shape ``(n,)``; changed in place.
+
+    Returns:
+        ``state``.
+    """
+    buffer = np.concatenate([data, np.zeros(_GATHER_PAD, np.uint8)])
     columns = np.arange(8, dtype=np.int64)
     for word in range(int(-(-sizes.max(initial=0) // 8))):
         active = np.flatnonzero(sizes > 8 * word)

@@ -154,6 +154,8 @@ CALLS: dict[str, Call] = {
             "version": NO_VERSION,
             "since": [object(), 2.5, -1, 0, 10**30, "", [1], ("dev", None), True],
             "changes": NO_CHOICE,
+            "without": [object(), 2.5, b"x", {"a": 1}, "", [1], np.zeros((20, 2)), "nowhere.lance"],
+            "on": [*NO_NAMES, "x"],
             "shuffle": NO_INTEGER,
             "base_store_params": [*NO_OPTIONS, {"s3://bucket": SECRET}],
             "scanner_options": [*NO_MAPPING, {"nonsense": 1}],

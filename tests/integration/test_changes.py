@@ -78,3 +78,35 @@ def test_one_dataset_has_one_history(uri, tmp_path):
     lance.write_dataset(pa.table({"id": range(3)}), plain)
     with pytest.raises(InvalidArgumentError, match="with shuffle= the dataset must have stable row ids"):
         read_lance(plain, since=1, shuffle=7)
+
+
+def test_rows_whose_key_is_in_another_table_are_not_read(tmp_path):
+    source, target = str(tmp_path / "source.lance"), str(tmp_path / "target.lance")
+    ids = list(range(40))
+    lance.write_dataset(pa.table({"id": ids, "word": [f"w{i}" for i in ids]}), source, max_rows_per_file=10)
+    lance.write_dataset(pa.table({"id": pa.array([3, 4, 25, 99], pa.int8())}), target)
+    left = [i for i in ids if i not in (3, 4, 25)]
+
+    def read(**options):
+        return ray_lance.read_lance(source, without=target, on="id", **options)
+
+    rows = read(columns=["word"])
+    assert [row["word"] for row in rows.take_all()] == [f"w{i}" for i in left]
+    assert [row["id"] for row in rows.limit(4).take_all() if "id" in row] == []
+    assert read().limit(4).count() == 4
+    assert sorted(row["id"] for row in read(shuffle=1).take_all()) == left
+    assert [row["id"] for row in read(filter="id > 20", fragment_ids=[2, 3]).take_all()] == [*range(21, 25), *left[23:]]
+    assert sorted(row["id"] for row in read().filter(expr="id > 30").take_all()) == left[28:]
+    assert [row["id"] for row in read(with_row_id=True).take_all()] == left
+    assert ray_lance.read_lance(source, without=ray_lance.TableRef.of(source), on=["id", "word"]).count() == 0
+    # What is appended meanwhile changes nothing: both versions are pinned.
+    planned = read()
+    lance.write_dataset(pa.table({"id": pa.array([5], pa.int8())}), target, mode="append")
+    assert planned.count() == len(left)
+    assert read().count() == len(left) - 1
+    with pytest.raises(InvalidArgumentError, match="do not apply with without="):
+        read(scanner_options={"limit": 1})
+    with pytest.raises(InvalidArgumentError, match="needs without="):
+        ray_lance.read_lance(source, on="id")
+    with pytest.raises(InvalidArgumentError, match=r"without=.*does not apply to a permutation"):
+        ray_lance.read_lance(ray_lance.Permutation(source), without=target, on="id")
