@@ -7,7 +7,7 @@ PYTEST := $(BIN)/python -m pytest -q --numprocesses 2 --dist loadgroup --duratio
 export RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint format bench clean
+.PHONY: help demo test test-all test-plain lint format bench clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
@@ -27,6 +27,10 @@ test: $(VENV)/.ready ## run the tests, but for the slow ones
 
 test-all: test ## run every test: then also the slow ones (chaos, many kills, soak), and properties with more examples
 	$(PYTEST) -m "slow or hypothesis" --hypothesis-profile many
+
+PLAIN := $(foreach name,read write permutation train batches filters types collation late_types,tests/integration/test_$(name).py)
+test-plain: $(VENV)/.ready ## test reading, writing and training by Ray's public ways alone
+	RAY_LANCE_PLAIN_RAY=1 $(BIN)/python -m pytest -q --durations 15 -m "not slow" $(PLAIN)
 
 lint: $(VENV)/.ready ## check style and types
 	$(BIN)/ruff check .
