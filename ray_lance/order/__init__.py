@@ -6,10 +6,12 @@ from ray_lance.order.bijection import Bijection
 from ray_lance.order.clumps import ClumpOrder
 from ray_lance.order.cursor import Cursor
 from ray_lance.order.hashing import stable_hash64
+from ray_lance.order.mixture import MixedPermutation, MixedSource, Stage
 from ray_lance.order.permutation import RowPermutation
 from ray_lance.order.quality import ShuffleQuality, measure_quality
 from ray_lance.order.rows import DenseRows, DetachedRows, ExplicitRows, RowSet, ShuffledRows, SlicedRows
 from ray_lance.order.schedule import BatchSchedule, LaneRange, Tail
+from ray_lance.order.shares import Shares
 from ray_lance.order.shuffle import Shuffle, auto_clump, auto_window
 from ray_lance.order.split import hash_split
 
@@ -22,12 +24,16 @@ __all__ = [
     "DetachedRows",
     "ExplicitRows",
     "LaneRange",
+    "MixedPermutation",
+    "MixedSource",
     "RowPermutation",
     "RowSet",
+    "Shares",
     "Shuffle",
     "ShuffleQuality",
     "ShuffledRows",
     "SlicedRows",
+    "Stage",
     "Tail",
     "auto_clump",
     "auto_window",

@@ -15,7 +15,7 @@ from ray_lance.order.rows import RowArray, RowSet, ShuffledRows, SlicedRows, dig
 from ray_lance.order.shuffle import Shuffle
 from ray_lance.order.split import Fractions, split_bounds, split_clump
 
-__all__ = ["ORDER_VERSION", "RowPermutation"]
+__all__ = ["ORDER_VERSION", "RowPermutation", "as_positions", "sliced"]
 
 ORDER_VERSION = 1
 """Version of the arithmetic. Part of every fingerprint: it changes when the same settings give another order."""
@@ -58,15 +58,7 @@ class RowPermutation:
 
     def __getitem__(self, positions: slice) -> RowPermutation:
         """A run of this order, by Python's slice rules with a step of 1."""
-        if not isinstance(positions, slice):
-            raise InvalidArgumentError(f"positions={positions!r} must be a slice such as [10:20]; see take([3])")
-        if positions.step not in (None, 1):
-            raise InvalidArgumentError(f"positions={positions!r} has a step: only runs of neighbours can be sliced")
-        try:
-            start, stop, _ = positions.indices(len(self))
-        except TypeError as error:
-            raise InvalidArgumentError(f"positions={positions!r} must be a slice of integers") from error
-        return self._slice(start, max(start, stop))
+        return self._slice(*sliced(positions, len(self)))
 
     def shuffle(self, seed: int, clump: int, window: int) -> RowPermutation:
         """Shuffle the rows; see ``Shuffle`` for the settings. Replaces a shuffle that was set before.
@@ -149,17 +141,11 @@ class RowPermutation:
         Raises:
             IndexError: A position is not in ``[-len(self), len(self))``.
         """
-        wanted = np.asarray(positions)
-        if wanted.ndim != 1 or (wanted.dtype.kind not in "iu" and len(wanted)):
-            raise InvalidArgumentError(
-                f"positions must be a one-dimensional sequence of integers, got {wanted.dtype} of shape {wanted.shape}"
-            )
-        outside = (wanted < -len(self)) | (wanted >= len(self))
-        if outside.any():
-            raise IndexError(f"position {wanted[outside][0]} is out of range for {len(self)} rows")
-        signed = wanted.astype(np.int64)
-        signed[signed < 0] += len(self)
-        return self.row_set.take(self._order(signed + self.start))
+        return self.row_set.take(self.indices_at(as_positions(positions, len(self))))
+
+    def indices_at(self, positions: _Positions) -> _Positions:
+        """Indices into ``row_set`` at any positions in ``[0, len(self))``."""
+        return self._order(positions + self.start)
 
     def window_edges(self, start: int = 0, stop: int | None = None) -> _Positions:
         """Where to cut ``[start, stop)`` into reads so that no two of them read the same clump.
@@ -171,6 +157,16 @@ class RowPermutation:
         if self.mixing is None:
             return np.array([start, stop], dtype=np.int64)
         return self.clump_order.window_edges(self.start + start, self.start + stop) - self.start
+
+    @property
+    def window(self) -> int:
+        """Positions within which rows are mixed, so that reads are better cut at ``window_edges``; 1 for any cut."""
+        return 1 if self.mixing is None else self.clump_order.clumps_per_window * self.mixing.clump
+
+    @property
+    def is_shuffled(self) -> bool:
+        """Whether epochs differ in the order of their rows."""
+        return self.mixing is not None
 
     @property
     def clump_order(self) -> ClumpOrder:
@@ -225,3 +221,40 @@ class RowPermutation:
 
     def _order(self, positions: _Positions) -> _Positions:
         return positions if self.mixing is None else self.clump_order.rows_at(positions)
+
+
+def sliced(positions: slice, count: int) -> tuple[int, int]:
+    """The run ``[start, stop)`` of ``count`` positions that a slice takes.
+
+    Raises:
+        InvalidArgumentError: It is no slice, or has a step.
+    """
+    if not isinstance(positions, slice):
+        raise InvalidArgumentError(f"positions={positions!r} must be a slice such as [10:20]; see take([3])")
+    if positions.step not in (None, 1):
+        raise InvalidArgumentError(f"positions={positions!r} has a step: only runs of neighbours can be sliced")
+    try:
+        start, stop, _ = positions.indices(count)
+    except TypeError as error:
+        raise InvalidArgumentError(f"positions={positions!r} must be a slice of integers") from error
+    return start, max(start, stop)
+
+
+def as_positions(positions: npt.ArrayLike, count: int) -> _Positions:
+    """Any positions as int64 in ``[0, count)``; negative ones count from the end.
+
+    Raises:
+        InvalidArgumentError: They are no one-dimensional sequence of integers.
+        IndexError: A position is not in ``[-count, count)``.
+    """
+    wanted = np.asarray(positions)
+    if wanted.ndim != 1 or (wanted.dtype.kind not in "iu" and len(wanted)):
+        raise InvalidArgumentError(
+            f"positions must be a one-dimensional sequence of integers, got {wanted.dtype} of shape {wanted.shape}"
+        )
+    outside = (wanted < -count) | (wanted >= count)
+    if outside.any():
+        raise IndexError(f"position {wanted[outside][0]} is out of range for {count} rows")
+    signed = wanted.astype(np.int64)
+    signed[signed < 0] += count
+    return signed
