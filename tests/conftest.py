@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 
 # Before anything imports ray: on a machine without GPUs Ray would otherwise change what accelerators look like.
@@ -22,11 +23,22 @@ hypothesis.settings.load_profile("few")
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip what holds only by the fast ways into Ray, or only on newer releases, where those are not there."""
-    if os.environ.get("RAY_LANCE_PLAIN_RAY") == "1":
-        for item in items:
-            if item.get_closest_marker("fast_ways"):
-                item.add_marker(pytest.mark.skip(reason="RAY_LANCE_PLAIN_RAY=1: not by the public way"))
+    for item in items:
+        marker = item.get_closest_marker("fast_ways")
+        closed = marker and next(filter(None, map(_why_closed, marker.args)), "")
+        if closed:
+            item.add_marker(pytest.mark.skip(reason=f"not by the public way: {closed}"))
     skip_on_older_releases(items)
+
+
+def _why_closed(way: str) -> str:
+    if os.environ.get("RAY_LANCE_PLAIN_RAY") == "1":
+        return "RAY_LANCE_PLAIN_RAY=1"
+    try:
+        importlib.import_module(f"ray_lance.ray_internals.{way}")
+    except ImportError as error:
+        return str(error)
+    return ""
 
 
 @pytest.fixture(autouse=True)

@@ -17,7 +17,7 @@ from ray_lance.tensors import Categories, CategoryOption, FillValue, Ragged, Ten
 from ray_lance.tensors.categories import as_categories
 from ray_lance.tensors.tensor_options import check_fill, check_ragged
 
-__all__ = ["DefaultTensors", "TensorCollate", "as_dict", "check_device", "moved"]
+__all__ = ["DefaultTensors", "PlacingCollate", "TensorCollate", "as_dict", "check_device", "moved"]
 
 
 @dataclass(frozen=True)
@@ -118,6 +118,23 @@ class DefaultTensors(TensorCollate):
 
     def _converted(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
         return tensor.to(self.dtypes) if isinstance(self.dtypes, torch.dtype) else super()._converted(name, tensor)
+
+
+class PlacingCollate(ArrowBatchCollateFn):
+    """A collation that moves what another makes, so that Ray has nothing to move.
+
+    Ray leaves batches where they are that hold anything other than tensors, and before 2.58 it takes no device together
+    with a ``collate_fn``. :func:`as_dict` gives the batch back.
+    """
+
+    def __init__(self, collate: TensorCollate, device: Any) -> None:
+        self._collate = collate
+        self._device = device if collate.device is None else None  # else it has decided where its tensors stay
+
+    def __call__(self, batch: pa.Table) -> Any:
+        """The batch where it is wanted, which Ray does not take for tensors."""
+        made = as_dict(self._collate(batch))
+        return _Unjoined(made if self._device is None else moved(made, self._device))
 
 
 def _check_dtypes(dtypes: Any) -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable
-from dataclasses import replace
+from collections.abc import Callable, Generator, Iterable, Mapping
 from functools import cache, partial
 from typing import Any
 
@@ -12,14 +11,14 @@ import ray.train.torch
 from ray.data import DataIterator, Dataset
 
 from ray_lance.data.batching import ARRAY_FORMATS, check_batching, own_collation
-from ray_lance.data.collate import TensorCollate, as_dict
+from ray_lance.data.collate import PlacingCollate, TensorCollate, as_dict
 from ray_lance.data.datasource import without_stub
 from ray_lance.data.faults import own_errors
 from ray_lance.data.plan import categories_read, lance_reads
 from ray_lance.ray_internals.ways import fast_module
 from ray_lance.tensors.categories import with_values
 
-__all__ = ["iterates_itself", "over_batches", "with_category_values"]
+__all__ = ["iterates_itself", "over_batches", "placing", "with_category_values"]
 
 _batches = fast_module("_batches", "batches of tensors are cut in the thread that uses them")
 
@@ -64,11 +63,8 @@ def _iter_torch_batches(
     """Batches of tensors; see ``ray.data.DataIterator.iter_torch_batches``."""
     check_batching({**options, "device": device})
     own = own_collation(collate_fn, dtypes, pin_memory, partial(categories_read, self.dataset))
-    if isinstance(own["collate_fn"], TensorCollate) and own["collate_fn"].device is None:
-        # Ray would leave batches where they are that hold anything else than tensors.
-        device = _train_device() if device == "auto" else device
-        own["collate_fn"] = replace(own["collate_fn"], device=device)
-    return _Items(Dataset.iterator(self.dataset).iter_torch_batches(device=device, **own, **options), _tensors)
+    options |= placing({"device": device, **own})
+    return _Items(Dataset.iterator(self.dataset).iter_torch_batches(**options), _tensors)
 
 
 def _iter_rows(self: Any) -> Iterable[Any]:
@@ -78,6 +74,19 @@ def _iter_rows(self: Any) -> Iterable[Any]:
 
 def _tensors(batch: Any) -> Any:
     return without_stub(as_dict(batch))
+
+
+def placing(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of ``iter_torch_batches``, in which a collation of ours places its tensors instead of Ray.
+
+    Args:
+        options: At least ``collate_fn`` and ``device``.
+    """
+    collate, device = options["collate_fn"], options["device"]
+    if not isinstance(collate, TensorCollate):
+        return dict(options)
+    place = _train_device() if device == "auto" else device
+    return {**options, "collate_fn": PlacingCollate(collate, place), "device": "auto"}
 
 
 class _Items(Iterable[Any]):

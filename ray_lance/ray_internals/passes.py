@@ -13,6 +13,7 @@ from ray.data.collate_fn import ArrowBatchCollateFn, NumpyBatchCollateFn, Pandas
 # no other one for batches of a Ray dataset.
 from ray.data.iterator import _IterableFromIterator as IterableFromIterator
 
+from ray_lance.ray_internals.batches import placing
 from ray_lance.ray_internals.lineage import check_rows
 from ray_lance.ray_internals.ways import fast_module
 
@@ -83,6 +84,7 @@ class PassIterator:
             yield batch
 
     def _counted_tensors(self, torch: dict[str, Any], options: Mapping[str, Any]) -> Iterable[Any]:
+        torch = placing(torch)
         torch["collate_fn"] = _counting(torch["collate_fn"], self._count)
         return self._dataset.iterator().iter_torch_batches(**torch, **options)  # type: ignore[no-any-return]
 

@@ -29,14 +29,9 @@ def with_blob_contents(taken: pa.Table, table: TableRef, blobs: dict[str, str], 
         stored = dataset.schema.field(column)
         field = pa.field(name, pa.large_binary(), stored.nullable)
         # Of the older layout Lance looks for the files of a branch's or clone's origin in the wrong folder.
-        reads = _scanned if is_older_blob(stored) and _may_have_base_paths(dataset) else _read
+        reads = _scanned if dataset.base_paths() and is_older_blob(stored) else _read
         taken = taken.append_column(field, pa.array(reads(dataset, column, rows), field.type))
     return taken
-
-
-def _may_have_base_paths(dataset: lance.LanceDataset) -> bool:
-    # pylance 12 does not tell: a scan is right in any case.
-    return bool(dataset.base_paths()) if hasattr(dataset, "base_paths") else True
 
 
 def _read(dataset: lance.LanceDataset, column: str, rows: dict[str, list[int]]) -> list[bytes | None]:

@@ -220,7 +220,7 @@ class TestFill:
         rows = read_lance(uri, filter="cnt IS NULL", columns=["id", "cnt"], fill=-1).take_all()
         assert {row["id"]: row["cnt"] for row in rows} == {1: -1, 3: -1}
 
-    @pytest.mark.fast_ways
+    @pytest.mark.fast_ways("_plans", "_pushdown")
     def test_filters_on_other_columns_are_pushed_down(self, uri):
         filled = read_lance(uri, fill={"cnt": -1}).filter(expr=col("id") > 1)
         assert "in Lance" in ray_lance.explain(filled)

@@ -19,7 +19,7 @@ from ray_lance.ray_internals.executions import executed_promptly
 from tests.datasets import sample_table
 
 # Nothing of this is promised by the public way, which leaves executions to Ray.
-pytestmark = pytest.mark.fast_ways
+pytestmark = pytest.mark.fast_ways("_executions")
 
 LIMITS = []
 

@@ -84,7 +84,7 @@ def test_sql_gives_lances_answer(table, name):
     assert dataset.count() == len(lances_answer(table, sql))
 
 
-@pytest.mark.fast_ways
+@pytest.mark.fast_ways("_plans", "_pushdown")
 def test_the_simple_ones_are_evaluated_by_lance(table):
     for name in ("int equality", "string equality", "in ints", "is null", "and/or nest", "a date", "arithmetic"):
         assert "(in Lance)" in ray_lance.explain(read_lance(table).filter(expr=FILTERS[name][0])), name
@@ -121,7 +121,7 @@ def test_expressions_one_after_another(table):
     assert sorted(row["id"] for row in dataset.take_all()) == list(range(7, ROWS, 6))
 
 
-@pytest.mark.fast_ways
+@pytest.mark.fast_ways("_plans", "_pushdown")
 def test_expressions_see_what_columns_computes_not_what_is_stored_under_that_name(table):
     dataset = read_lance(table, columns={"id": "id * 2", "day": "day"})
     assert sorted(row["id"] for row in dataset.filter(expr=col("id") <= 6).take_all()) == [0, 2, 4, 6]

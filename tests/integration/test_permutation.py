@@ -107,7 +107,7 @@ class TestReads:
             assert row["text"] == f"row {row['id']}"
             assert row["_rowaddr"] >> 32 == row["_fragid"]
 
-    @pytest.mark.fast_ways
+    @pytest.mark.fast_ways("_plans", "_pushdown")
     def test_projection_is_pushed_down(self, table):
         dataset = read_lance(table, shuffle=1).select_columns(["label", "id"])
         assert "columns   label: int64, id: int64" in ray_lance.explain(dataset)

@@ -155,7 +155,7 @@ class TestColumns:
             assert dataset.materialize().schema().names == names
             assert list(dataset.take(1)[0]) == names
 
-    @pytest.mark.fast_ways
+    @pytest.mark.fast_ways("_plans", "_pushdown")
     def test_select_columns_is_read_by_lance(self, uri):
         write_fragments(uri, [20])
         assert "columns   label: int64\n" in ray_lance.explain(read_lance(uri).select_columns(["label"]))
@@ -305,7 +305,7 @@ class TestArguments:
         with pytest.raises(Exception, match="lable"):
             read_lance(table).select_columns(["lable"]).take(1)
 
-    @pytest.mark.fast_ways
+    @pytest.mark.fast_ways("_pushdown")
     def test_filter_on_an_unknown_column(self, table):
         with pytest.raises(ray_lance.UnknownColumnError, match=r"'lable'. Did you mean 'label'"):
             read_lance(table).filter(expr=col("lable") == 1).take(1)

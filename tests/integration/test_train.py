@@ -293,7 +293,11 @@ class TestShard:
         assert read.seconds_waited > 0
         assert (read.queue_depth, read.retries, read.rows_from_memory) == (0, 0, 0)
 
-    @pytest.mark.fast_ways
+    def test_tensors_go_to_the_device_that_is_asked_for(self, shard):
+        for device in ("cpu", "meta"):
+            assert next(iter(shard.iter_torch_batches(device=device)))["id"].device.type == device
+
+    @pytest.mark.fast_ways("_passes")
     def test_a_pass_left_in_a_cycle_leaves_no_threads(self, shard):
         next(iter(shard.iter_batches()))  # with which threads begin that stay
         before = set(threading.enumerate())
@@ -520,7 +524,7 @@ class TestConfig:
         with pytest.raises(InvalidArgumentError, match=message):
             list(shard.iter_batches())
 
-    @pytest.mark.fast_ways
+    @pytest.mark.fast_ways("_resources")
     def test_trainers_that_leave_no_cpu_for_reading_are_refused(self, table):
         group = ray.util.placement_group([{"CPU": 1}] * 4)
         ray.get(group.ready())
@@ -625,7 +629,7 @@ class TestTrainersAreRefusedOnTheDriver:
             ({"num_workers": 0}, "num_workers=0.* would be ignored"),
         ],
     )
-    @pytest.mark.fast_ways
+    @pytest.mark.fast_ways("_resources")
     def test_workers_that_cannot_read(self, table, scaling, message):
         with pytest.raises(InvalidArgumentError, match=message):
             TorchTrainer(

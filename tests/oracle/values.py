@@ -11,12 +11,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from hypothesis import strategies as st
+from packaging.version import Version
 
 __all__ = ["as_lance_takes_it", "dtypes", "make_array"]
 
 WORDS = ("cat", "dog", "emu", "fox", "gnu", "", "a word", "Ünïcode")
 _EPOCH = datetime.datetime(2020, 1, 1)
 
+# Before pyarrow 25 they cannot be compared.
+_VIEWS = (pa.string_view(), pa.binary_view()) if Version(pa.__version__).major >= 25 else ()
 _LEAVES = (
     pa.int8(),
     pa.int16(),
@@ -32,10 +35,8 @@ _LEAVES = (
     pa.bool_(),
     pa.string(),
     pa.large_string(),
-    pa.string_view(),
     pa.binary(),
     pa.large_binary(),
-    pa.binary_view(),
     pa.date32(),
     pa.timestamp("us"),
     pa.timestamp("ns", "UTC"),
@@ -44,6 +45,7 @@ _LEAVES = (
     pa.binary(3),
     pa.dictionary(pa.int8(), pa.string()),
     pa.dictionary(pa.int32(), pa.string()),
+    *_VIEWS,
 )
 _VECTOR_VALUES = (pa.float32(), pa.float16(), pa.int8(), pa.uint8(), pa.float64())
 
