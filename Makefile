@@ -2,8 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Two processes: one has the Ray cluster and what needs it, the other runs the rest.
-PYTEST := $(BIN)/python -m pytest -q --numprocesses 2 --dist loadgroup --durations 15
+# Two processes: one has the Ray cluster and what needs it, the other runs the rest (tests/schedule.py).
+PYTEST := $(BIN)/python -m pytest -q --numprocesses 2 --dist loadscope --durations 15
 export RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO := 0
 
 .DEFAULT_GOAL := help

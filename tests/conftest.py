@@ -8,6 +8,8 @@ import os
 # Before anything imports ray: on a machine without GPUs Ray would otherwise change what accelerators look like.
 os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
 
+from typing import Any
+
 import hypothesis
 import pytest
 
@@ -19,6 +21,14 @@ from tests.older_releases import skip_on_older_releases
 hypothesis.settings.register_profile("few", deadline=None, max_examples=FEW)
 hypothesis.settings.register_profile("many", deadline=None, max_examples=MANY)
 hypothesis.settings.load_profile("few")
+
+
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """One process has the Ray cluster and what needs it; the other runs the rest."""
+    from tests.schedule import OneCluster
+
+    return OneCluster(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

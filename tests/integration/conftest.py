@@ -4,22 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from pathlib import Path
 
 import pyarrow as pa
 import pytest
 import ray
 from lance.arrow import BFloat16Type
 from ray.data import DataContext
-
-
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist looks at the groups in this hook, too
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep what shares the cluster in one process, where pytest-xdist runs several."""
-    here = Path(__file__).parent
-    for item in items:
-        if item.path.is_relative_to(here):
-            item.add_marker(pytest.mark.xdist_group("cluster"))
 
 
 @pytest.fixture(scope="session", autouse=True)
