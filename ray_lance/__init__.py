@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ray_lance.api import add_columns, explain, read_lance, write_lance
+    from ray_lance.api import add_columns, explain, merge_columns_from, read_lance, write_lance
     from ray_lance.backfill.run import AddColumnsSummary
     from ray_lance.data.collate import TensorCollate
     from ray_lance.decode import ImageDecode
@@ -54,6 +54,7 @@ __all__ = [
     "add_columns",
     "blob",
     "explain",
+    "merge_columns_from",
     "read_lance",
     "tensor",
     "write_lance",
@@ -69,6 +70,7 @@ _HOMES = {
     "add_columns": "ray_lance.api",
     "blob": "ray_lance.fields",
     "explain": "ray_lance.api",
+    "merge_columns_from": "ray_lance.api",
     "read_lance": "ray_lance.api",
     "tensor": "ray_lance.fields",
     "write_lance": "ray_lance.api",

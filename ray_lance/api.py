@@ -12,6 +12,7 @@ from ray.data import Dataset, SaveMode
 
 from ray_lance.arguments import as_choice, as_mapping, as_names, as_sequence
 from ray_lance.backfill.compute import Compute
+from ray_lance.backfill.merge import MergeColumnsOptions, merge_columns
 from ray_lance.backfill.run import AddColumnsSummary, BackfillOptions, backfill
 from ray_lance.changes import Changes, Since
 from ray_lance.data.explain import explain_dataset
@@ -27,7 +28,7 @@ from ray_lance.table_arguments import TableArguments
 from ray_lance.versions import Version
 from ray_lance.write.options import DEFAULT_TARGET_BYTES, WriteOptions, WriteSummary
 
-__all__ = ["add_columns", "explain", "read_lance", "write_lance"]
+__all__ = ["add_columns", "explain", "merge_columns_from", "read_lance", "write_lance"]
 
 Source: TypeAlias = str | os.PathLike[str] | TableRef | lance.LanceDataset | Permutation
 
@@ -147,6 +148,78 @@ def add_columns(
     return backfill(table, compute, options)
 
 
+def merge_columns_from(
+    uri: str | os.PathLike[str] | TableRef | None = None,
+    dataset: Dataset | None = None,
+    *,
+    on: str = "_rowaddr",
+    columns: str | Sequence[str] | None = None,
+    schema: pa.Schema | None = None,
+    read_version: int | None = None,
+    require_full_coverage: bool = True,
+    overwrite: bool = False,
+    fragments_per_commit: int | None = None,
+    storage_options: Mapping[str, str] | None = None,
+    table_id: Sequence[str] | None = None,
+    namespace_impl: str | None = None,
+    namespace_properties: Mapping[str, str] | None = None,
+) -> AddColumnsSummary:
+    """Store columns that a Ray pipeline computed beside the rows they belong to.
+
+    For what takes more than one function: several ``map_batches``, pools of actors, ``ray.data.llm``. The pipeline
+    begins with ``read_lance(uri, with_row_address=True)`` and hands that column on. Rows are matched by it, in whatever
+    order they come; one file is written for each fragment when its last row has come, and finished fragments are
+    committed in groups, as by :func:`add_columns`. With ``read_lance(uri, missing="column", with_row_address=True)``
+    the same program, run again after a crash or after an append, computes only what is not committed.
+
+    What a pipeline computes cannot be compared with that of another run: after a change in it give ``overwrite=True``
+    to compute all values again. Rows that others append or delete in the meantime do no harm.
+
+    Args:
+        uri: Path or URI of the Lance dataset, or a reference to it.
+        dataset: The pipeline. It runs once.
+        on: The column that identifies a row: ``"_rowaddr"``, or ``"_rowid"`` of ``read_lance(uri, with_row_id=True)``.
+        columns: Columns of the pipeline to store. Default: those that the dataset does not have, and those that its
+            read names in ``missing=``.
+        schema: Their types; values are converted where nothing is lost. Default: those of the first block.
+        read_version: Version whose rows went into the pipeline, where it does not show that, as after ``materialize``.
+        require_full_coverage: Every row without a value must get one: rows that are missing are an error after the
+            fragments of which all rows came are committed. Otherwise rows that a filter left out are null, or keep
+            the value they have with ``overwrite``; fragments of which no row came are left as they are.
+        overwrite: Replace the values of ``columns`` that exist.
+        fragments_per_commit: Most fragments that may be written and not committed; a third of them is committed at a
+            time. Default: what is finished is committed every ten seconds.
+        storage_options: Options of the object store, such as credentials and endpoint.
+        table_id: Identifier of the table in a namespace, instead of ``uri``.
+        namespace_impl: Implementation of the namespace, such as ``"dir"`` or ``"rest"``.
+        namespace_properties: Properties of the connection to the namespace.
+
+    Returns:
+        What was done. ``lance.dataset(uri, version=summary.version_before).restore()`` undoes it.
+
+    Raises:
+        DatasetNotFoundError: There is no such dataset.
+        InvalidArgumentError: An argument breaks its rule, a column exists and ``overwrite`` is not given; or an address
+            is null, comes twice, is no row of the version that was read, or did not come. No value of such a row's
+            fragment is committed, unless all its rows had come and been committed before another one came.
+        SchemaMismatchError: Values do not have the types of the first block, or cannot be stored.
+        CommitError: Others rewrote fragments since they were read, or nothing more could be committed.
+    """
+    if dataset is None:
+        raise InvalidArgumentError("dataset=None must be a ray.data.Dataset that read_lance(uri) began")
+    options = MergeColumnsOptions(
+        on=on,
+        columns=None if columns is None else as_names("columns", columns),
+        schema=schema,
+        read_version=read_version,
+        require_full_coverage=require_full_coverage,
+        overwrite=overwrite,
+        fragments_per_commit=fragments_per_commit,
+    )
+    table = TableArguments(uri, storage_options, table_id, namespace_impl, namespace_properties).to_write()
+    return merge_columns(table, dataset, options)
+
+
 def read_lance(
     uri: Source | Sequence[Source] | None = None,
     *,
@@ -157,6 +230,7 @@ def read_lance(
     changes: Changes = "all",
     without: str | os.PathLike[str] | TableRef | lance.LanceDataset | None = None,
     on: str | Sequence[str] | None = None,
+    missing: str | Sequence[str] | None = None,
     shuffle: int | None = None,
     storage_options: Mapping[str, str] | None = None,
     base_store_params: Mapping[str, Mapping[str, Any]] | None = None,
@@ -212,6 +286,10 @@ def read_lance(
             in a key equals nothing, as in SQL: such rows are always read. A path or URI is opened with
             ``storage_options``; a :class:`~ray_lance.TableRef` has its own options, branch, version or namespace.
         on: With ``without``: the key column or columns, which both tables have.
+        missing: Read only the rows of fragments that have no values yet of this column, or of one of these: what
+            ``add_columns`` or :func:`merge_columns_from` has not committed. All rows of a table without such a column;
+            where a compaction joined fragments with values and without, the rows that are null. Unless ``columns``
+            names them, these columns are not read.
         shuffle: Seed of a shuffle: the same as reading ``Permutation(uri, filter).shuffle(shuffle)``.
         storage_options: Options of the object store, such as credentials and endpoint.
         base_store_params: Storage options by URI of the dataset's further base paths.
@@ -281,6 +359,7 @@ def read_lance(
         shuffle=shuffle,
         without=without,
         on=() if on is None else as_names("on", on),
+        missing=missing,
     )
     ray_arguments = {
         "num_cpus": num_cpus,

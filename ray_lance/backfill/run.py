@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import lance
 import pyarrow as pa
@@ -20,22 +21,20 @@ from ray.data import DataContext
 
 from ray_lance.arguments import as_count, as_flag, shown
 from ray_lance.backfill.assemble import FragmentAssembler
+from ray_lance.backfill.claim import ColumnClaim
 from ray_lance.backfill.compute import Compute
 from ray_lance.backfill.pipeline import computed_columns, count_rows, inferred_columns
 from ray_lance.backfill.stream import iterate_blocks
 from ray_lance.backfill.window import Window
 from ray_lance.backfill.writer import ColumnWriter, RowFailure
 from ray_lance.data.cluster import check_resources
-from ray_lance.data.faults import own_error, said_once
+from ray_lance.data.faults import own_error
 from ray_lance.errors import CommitError, InvalidArgumentError
-from ray_lance.masking import cause
 from ray_lance.notebook import FieldFacts
 from ray_lance.progress import Progress, shown_progress
 from ray_lance.ray_internals.executions import admits_tasks
 from ray_lance.retry import RetryPolicy
 from ray_lance.table import TableRef
-from ray_lance.write.column_commit import claim, drop_blank, finish, remove_leftovers, renewed
-from ray_lance.write.column_job import ColumnJob
 from ray_lance.write.column_plan import Pass, Plan, plan
 from ray_lance.write.column_record import ColumnRecord, check_columns, recorded_columns
 from ray_lance.write.commit import Send
@@ -45,7 +44,7 @@ from ray_lance.write.lance_types import lance_schema
 from ray_lance.write.schema import portable, refuse_null_types
 from ray_lance.write.target import LEGACY, Target, existing_target
 
-__all__ = ["AddColumnsSummary", "BackfillOptions", "backfill"]
+__all__ = ["AddColumnsSummary", "BackfillOptions", "backfill", "check_files", "summary_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -138,14 +137,19 @@ def backfill(
     exists = set(schema.names) <= set(target.table.open().schema.names)
     todo = _count(target.table, plan(target.table.open(), record))
     if exists and not todo.passes and not record.owner and not record.replaces:
-        return _summary(target, target.table.number, ColumnWriter(None, 0, send), todo.done, started)
+        return summary_of(target, target.table.number, ColumnWriter(None, 0, send), todo.done, started)
     work = _Work(target, record, schema, compute, options, send)
     with shown_progress("add_columns", bars=DataContext.get_current().enable_progress_bars) as progress:
         version = work.run(progress)
-    return _summary(target, version, work.writer, work.done, started)
+    return summary_of(target, version, work.writer, work.done, started)
 
 
-def _check_files(target: Target) -> None:
+def check_files(target: Target) -> None:
+    """Refuse datasets that take no new columns.
+
+    Raises:
+        InvalidArgumentError: The files of the dataset are of a version that does not.
+    """
     if target.file_version == LEGACY:
         raise InvalidArgumentError(
             f"uri={target.shown_uri!r}: Lance adds no columns to files of version {LEGACY}: copy the dataset, with "
@@ -156,7 +160,7 @@ def _check_files(target: Target) -> None:
 def _prepare(target: Target, compute: Compute, options: BackfillOptions) -> tuple[pa.Schema, ColumnRecord]:
     """Check all that can be checked before the work starts; returns the new columns and their record."""
     dataset = target.table.open()
-    _check_files(target)
+    check_files(target)
     refuse_private_types(dataset.schema, "add_columns")
     compute.check_against(dataset.schema)
     scan = compute.scan(target.table, options.where)  # checks the condition and the decoders
@@ -177,9 +181,6 @@ def _prepare(target: Target, compute: Compute, options: BackfillOptions) -> tupl
 
 class _Work:
     """One call's work on the columns.
-
-    The columns are claimed, and added where they are missing, when the first values have been computed: a call that
-    fails before that leaves the table as it was.
 
     Args:
         target: The dataset.
@@ -204,31 +205,21 @@ class _Work:
         send: Send,
     ) -> None:
         self._target, self._record, self._schema = target, record, schema
-        self._compute, self._options, self._send = compute, options, send
+        self._compute, self._options = compute, options
         self._window = Window(options.fragments_per_commit) if options.fragments_per_commit else None
-        self._job: ColumnJob | None = None
         self.writer = ColumnWriter(self._window, 0 if compute.is_class else 1, send)
+        self._claim = ColumnClaim(target, self.writer, send)
         self.done = 0
 
     def run(self, progress: Progress) -> int:
         """Compute until every fragment has its values; returns the version that holds them."""
-        try:
-            with said_once():
-                self._compute_rounds(progress)
-            version = finish(self._claimed(), self._send)
-        except BaseException as error:
-            self._wind_up(error)
-            own = own_error(error)
-            if own is None or own is error:
-                raise
-            raise own from error
-        remove_leftovers(self._claimed(), _names(self.writer))
-        return version
+        return self._claim.run(partial(self._compute_rounds, progress))
 
     def _compute_rounds(self, progress: Progress) -> None:
         computed = 0
         for number in range(_MOST_ROUNDS):
-            table = self._target.table if self._job is None else self._job.target.table
+            job = self._claim.job
+            table = self._target.table if job is None else job.target.table
             todo = _count(table, plan(table.open(), self._record))
             self.done = self.done if number else todo.done
             progress.expect(computed + todo.rows)
@@ -237,11 +228,12 @@ class _Work:
                 if self._must_wait:
                     self.writer.finish()
             self.writer.finish()
+            self._claimed()
             if not self.writer.lost:
                 return
             logger.info("%d fragments were rewritten by others and are computed again", len(self.writer.lost))
             self.writer.lost = []
-            self._begin(renewed(self._claimed()))
+            self._claim.renew()
         raise CommitError(
             f"uri={self._target.shown_uri!r}: others kept rewriting fragments during {_MOST_ROUNDS} rounds; "
             "what is finished is committed, and calling again computes the rest"
@@ -267,7 +259,8 @@ class _Work:
         """Compute the rows of one pass; returns ``computed`` with them."""
         if self._window is not None:
             self._window.begin_pass(len(todo.fragments))
-        schema = self._schema if self._job is None else self._job.schema
+        job = self._claim.job
+        schema = self._schema if job is None else job.schema
         computing = computed_columns(
             self._compute, table, todo, schema, exact=self._options.schema is None, window=self._window
         )
@@ -282,31 +275,8 @@ class _Work:
         assembler.finish()
         return computed
 
-    def _claimed(self) -> ColumnJob:
-        if self._job is None:
-            return self._begin(claim(self._target, self._record, self._schema, self._send))
-        return self._job
-
-    def _begin(self, job: ColumnJob) -> ColumnJob:
-        self._job = job
-        self.writer.begin(job)
-        return job
-
-    def _wind_up(self, error: BaseException) -> None:
-        """Commit what is finished after a failure; remove the other files, and columns that got no value at all."""
-        if self._job is None:
-            return
-        added = not set(self._schema.names) & set(self._target.table.open().schema.names)
-        try:
-            if isinstance(error, Exception):
-                self.writer.salvage()
-            else:
-                self.writer.abandon()
-            if added and not self.writer.committed:
-                drop_blank(self._job)
-        except Exception as second:
-            logger.warning("after %s: %s", type(error).__name__, cause(second))
-        remove_leftovers(self._job, _names(self.writer))
+    def _claimed(self) -> None:
+        self._claim.take(self._record, self._schema)
 
 
 def _count(table: TableRef, todo: Plan) -> Plan:
@@ -315,11 +285,16 @@ def _count(table: TableRef, todo: Plan) -> Plan:
     return Plan(tuple(each for each in counted if each.fragments), todo.done + before - after)
 
 
-def _names(writer: ColumnWriter) -> list[str]:
-    return [written.file["path"] for written in writer.committed]
+def summary_of(target: Target, version: int, writer: ColumnWriter, done: int, started: float) -> AddColumnsSummary:
+    """What was done.
 
-
-def _summary(target: Target, version: int, writer: ColumnWriter, done: int, started: float) -> AddColumnsSummary:
+    Args:
+        target: The dataset as it was before.
+        version: The version that holds the result.
+        writer: What wrote the values.
+        done: Fragments that had their values before.
+        started: When it began, as ``time.perf_counter`` gives it.
+    """
     return AddColumnsSummary(
         uri=target.shown_uri,
         version_before=target.table.number,

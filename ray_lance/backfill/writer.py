@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 import ray
 
-from ray_lance.backfill.assemble import BlockRows, CompleteFragment
+from ray_lance.backfill.assemble import CompleteFragment
 from ray_lance.backfill.udf import FAILURE, named
 from ray_lance.backfill.window import Window
 from ray_lance.data.cluster import cluster_cpus
@@ -25,7 +25,7 @@ from ray_lance.write.column_job import ColumnJob
 from ray_lance.write.column_plan import FragmentWork
 from ray_lance.write.commit import Send
 
-__all__ = ["ColumnWriter", "RowFailure"]
+__all__ = ["ColumnWriter", "RowFailure", "RowsOf"]
 
 # Without a window, what is finished is committed this often.
 _SECONDS_PER_COMMIT = 10.0
@@ -52,6 +52,31 @@ class _Outcome:
     failures: tuple[RowFailure, ...]
 
 
+RowsOf: TypeAlias = Callable[
+    [ColumnJob, CompleteFragment[int], Sequence[ray.ObjectRef], dict[str, list[int]]], Iterator[pa.Table]
+]
+"""The rows of a fragment by ascending address, from the blocks that its parts number. Notes which rows failed, and why:
+their addresses by reason."""
+
+
+def _computed_rows(
+    job: ColumnJob,
+    fragment: CompleteFragment[int],
+    blocks: Sequence[ray.ObjectRef],
+    failures: dict[str, list[int]],
+) -> Iterator[pa.Table]:
+    """Blocks that the function's columns came in, in order."""
+    for rows in fragment.parts:
+        table: Any = ray.get(blocks[rows.block]).slice(rows.start, rows.stop - rows.start)
+        reasons = table.column(FAILURE)
+        if reasons.null_count < len(reasons):
+            failed = np.flatnonzero(reasons.is_valid())
+            addresses = table.column(ROW_ADDRESS).take(failed).to_numpy().tolist()
+            for reason, address in zip(to_objects(reasons.take(failed), FAILURE), addresses, strict=True):
+                failures.setdefault(reason, []).append(address)
+        yield named(table.drop_columns([FAILURE]), job.schema)
+
+
 class ColumnWriter:
     """Writes complete fragments in tasks, and commits them in groups.
 
@@ -61,6 +86,7 @@ class ColumnWriter:
         num_cpus: CPUs to reserve for a write task. 0 where actors may hold all of them, which would wait for ever for
             their output to be written. Otherwise 1, since Ray starts further processes for tasks of 0.
         send: Makes new versions.
+        rows_of: Reads the rows of a fragment, in the task that writes it.
 
     Attributes:
         committed: What has been committed.
@@ -68,8 +94,9 @@ class ColumnWriter:
         lost: Fragments that others changed before their commit.
     """
 
-    def __init__(self, window: Window | None, num_cpus: int, send: Send) -> None:
+    def __init__(self, window: Window | None, num_cpus: int, send: Send, rows_of: RowsOf = _computed_rows) -> None:
         self._window = window
+        self._rows_of = rows_of
         self._write = ray.remote(_write_fragments).options(num_cpus=num_cpus, max_retries=3)
         self._send = send
         self._tasks: list[ray.ObjectRef] = []
@@ -89,7 +116,7 @@ class ColumnWriter:
     def begin(self, job: ColumnJob) -> None:
         """Take fragments of ``job`` from now on."""
         self._job = job
-        self._shared = ray.put(job)
+        self._shared = ray.put((job, self._rows_of))
 
     def submit(self, fragments: Sequence[CompleteFragment[ray.ObjectRef]]) -> None:
         """Write fragments in tasks; waits while too many are running. Commits what is due."""
@@ -117,11 +144,11 @@ class ColumnWriter:
         self._commit()
 
     def abandon(self) -> None:
-        """Stop the tasks, after an interrupt."""
+        """Stop the tasks, and commit nothing more: after an interrupt, or where values are not what they should be."""
         for task in self._tasks:
             ray.cancel(task)
         ray.wait(self._tasks, num_returns=len(self._tasks), timeout=60) if self._tasks else None
-        self._tasks = []
+        self._tasks, self._finished = [], []
 
     def _start(self, fragments: Sequence[CompleteFragment[ray.ObjectRef]]) -> None:
         """Start a task. References travel inside a list, so that the task fetches one block after the other."""
@@ -168,32 +195,19 @@ class ColumnWriter:
 
 
 def _write_fragments(
-    job: ColumnJob, fragments: Sequence[CompleteFragment[int]], blocks: Sequence[ray.ObjectRef]
+    shared: tuple[ColumnJob, RowsOf], fragments: Sequence[CompleteFragment[int]], blocks: Sequence[ray.ObjectRef]
 ) -> list[_Outcome]:
     outcomes = []
     with interrupts_held() as raise_interrupt:
         for fragment in fragments:
             raise_interrupt()
-            outcomes.append(_write_fragment(job, fragment, blocks))
+            outcomes.append(_write_fragment(*shared, fragment, blocks))
     return outcomes
 
 
-def _write_fragment(job: ColumnJob, fragment: CompleteFragment[int], blocks: Sequence[ray.ObjectRef]) -> _Outcome:
+def _write_fragment(
+    job: ColumnJob, rows_of: RowsOf, fragment: CompleteFragment[int], blocks: Sequence[ray.ObjectRef]
+) -> _Outcome:
     failures: dict[str, list[int]] = {}
-    written = write_column_file(job, fragment.work, partial(_tables, fragment.parts, blocks, job.schema, failures))
+    written = write_column_file(job, fragment.work, partial(rows_of, job, fragment, blocks, failures))
     return _Outcome(written, tuple(RowFailure(reason, tuple(sorted(set(rows)))) for reason, rows in failures.items()))
-
-
-def _tables(
-    parts: Sequence[BlockRows[int]], blocks: Sequence[ray.ObjectRef], schema: pa.Schema, failures: dict[str, list[int]]
-) -> Iterator[pa.Table]:
-    """The rows of ``parts``; notes in ``failures`` which failed."""
-    for rows in parts:
-        table: Any = ray.get(blocks[rows.block]).slice(rows.start, rows.stop - rows.start)
-        reasons = table.column(FAILURE)
-        if reasons.null_count < len(reasons):
-            failed = np.flatnonzero(reasons.is_valid())
-            addresses = table.column(ROW_ADDRESS).take(failed).to_numpy().tolist()
-            for reason, address in zip(to_objects(reasons.take(failed), FAILURE), addresses, strict=True):
-                failures.setdefault(reason, []).append(address)
-        yield named(table.drop_columns([FAILURE]), schema)

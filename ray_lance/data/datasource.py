@@ -71,6 +71,8 @@ class LanceDatasource(Datasource):
         self._fill = fill
         self._projection_map: dict[str, str] | None = None
         self._planned: PlannedRead | None = None
+        # The columns without values for which the rows are read; see read_lance(missing=).
+        self.missing: tuple[str, ...] = ()
 
     @property
     def scan(self) -> Scan:

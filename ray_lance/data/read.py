@@ -27,12 +27,14 @@ from ray_lance.ray_internals.lineage import Lineage
 from ray_lance.row_choice import Absent
 from ray_lance.scan.pushdown import Columns, Filter, build_scan
 from ray_lance.scan.reader import Fill
+from ray_lance.scan.reserved import readable_names
 from ray_lance.scan.scan import FRAGMENT_ID, ROW_ADDRESS, ROW_ID, Scan
 from ray_lance.table import TableRef, check_source
 from ray_lance.table_arguments import TableArguments
 from ray_lance.tensors import named_fill
 from ray_lance.tensors.filling import check_values
 from ray_lance.tensors.tensor_options import check_fill
+from ray_lance.write.column_missing import missing_rows
 
 __all__ = ["ReadOptions", "read"]
 
@@ -56,6 +58,7 @@ class ReadOptions:
     shuffle: int | None = None
     without: Any = None
     on: tuple[str, ...] = ()
+    missing: str | Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "num_blocks", _count("override_num_blocks", self.num_blocks))
@@ -69,6 +72,9 @@ class ReadOptions:
                 f"changes={shown(self.changes)} needs since=: the version since which rows have changed"
             )
         self._check_without()
+        if self.missing is not None:
+            object.__setattr__(self, "missing", as_names("missing", self.missing))
+            self._check_goes_with_missing()
         check_fill(self.fill)
         for name in ("batch_size", "batch_readahead", "fragment_readahead", "io_buffer_size", "batch_size_bytes"):
             _count(f"scanner_options[{name!r}]", self.scanner_options.get(name))
@@ -82,6 +88,16 @@ class ReadOptions:
         check_source("without", self.without)
         if not self.on or len(set(self.on)) < len(self.on):
             raise InvalidArgumentError(f'on={list(self.on)}: without= needs key columns, each once, such as on="id"')
+
+    def _check_goes_with_missing(self) -> None:
+        """Refuse what chooses other rows than those without a value."""
+        if not self.missing or not all(self.missing):
+            raise InvalidArgumentError(f"missing={shown(self.missing)} must name at least one column")
+        for name in ("since", "without", "shuffle", "fragment_ids"):
+            if getattr(self, name) is not None:
+                raise InvalidArgumentError(
+                    f"missing={shown(self.missing)} and {name}= both choose rows: give one of them"
+                )
 
     def resolved(self) -> ReadOptions:
         """The same options with those among ``scanner_options`` that have an argument of their own moved there."""
@@ -133,6 +149,8 @@ def _datasource(arguments: TableArguments, options: ReadOptions) -> LanceDatasou
         seed, permutation = options.shuffle, arguments.uri
         return _in_permuted_order(permutation if seed is None else permutation.shuffle(seed), options)
     tables = arguments.to_read()
+    if options.missing is not None:
+        return _without_values(tables, options)
     if options.since is not None:
         options = _only_changed(tables, options, options.since)
     if options.without is not None:
@@ -147,9 +165,10 @@ def _datasource(arguments: TableArguments, options: ReadOptions) -> LanceDatasou
 
 def _check_fits_permutation(arguments: TableArguments, options: ReadOptions) -> None:
     """Refuse what says which table or version is read: a permutation has one already."""
-    shown_names = ("version", "since", "table_id", "namespace_impl")  # the others may hold credentials
+    shown_names = ("version", "since", "missing", "table_id", "namespace_impl")  # the others may hold credentials
     given = {each.name: getattr(arguments, each.name) for each in fields(arguments) if each.name != "uri"}
-    for name, value in {**given, "since": options.since, "without": options.without}.items():
+    chosen = {name: getattr(options, name) for name in ("since", "without", "missing")}
+    for name, value in {**given, **chosen}.items():
         if value is not None:
             raise InvalidArgumentError(
                 f"{name}={repr(value) if name in shown_names else '...'} does not apply to a permutation, which has "
@@ -189,6 +208,26 @@ def _absent_rows(tables: Sequence[TableRef], options: ReadOptions, arguments: Ta
         return None
     permutation = Permutation._make(tables[0], RowPermutation(ExplicitRows(row_ids)), options.filter)
     return permutation if options.shuffle is None else permutation.shuffle(options.shuffle)
+
+
+def _without_values(tables: Sequence[TableRef], options: ReadOptions) -> LanceDatasource:
+    """Reads the rows whose fragments lack a column; without ``columns`` all the other columns of them."""
+    names = options.missing or ()
+    if len(tables) > 1:
+        raise InvalidArgumentError(f"missing={shown(names)}: choose rows of one dataset; uri names {len(tables)}")
+    rows = missing_rows(tables[0], list(names))
+    columns = options.columns
+    if columns is None:
+        columns = [name for name in readable_names(tables[0].open().schema) if name not in rows.columns]
+    filter = rows.condition if options.filter is None else options.filter
+    if rows.condition is not None and options.filter is not None:
+        if not isinstance(options.filter, str):
+            raise InvalidArgumentError(f"filter={shown(options.filter)}: with missing= it must be SQL")
+        filter = f"({options.filter}) AND ({rows.condition})"
+    chosen = replace(options, columns=columns, filter=filter, fragment_ids=rows.fragment_ids, missing=None)
+    source = _in_scan_order(tables, chosen)
+    source.missing = rows.columns
+    return source
 
 
 def _shuffled(tables: Sequence[TableRef], options: ReadOptions, seed: int) -> Permutation:

@@ -24,7 +24,7 @@ from ray_lance.write.publish import published
 from ray_lance.write.schema import fit, portable
 from ray_lance.write.storage import Storage
 
-__all__ = ["WrittenColumn", "place", "write_column_file"]
+__all__ = ["WrittenColumn", "place", "taken", "write_column_file"]
 
 _BATCH_BYTES = 8 * 2**20
 _MAX_BATCH_ROWS = 2**16
@@ -125,10 +125,11 @@ def _window(new: tuple[Offsets, pa.Table], old: tuple[Offsets, pa.Table], start:
     positions[old[0] - start] = np.arange(len(old[0]))
     positions[new[0] - start] = np.arange(len(new[0])) + len(old[0])
     rows = pa.concat_tables([old[1], new[1]])
-    return _take(rows, pa.array(positions, mask=positions < 0))
+    return taken(rows, pa.array(positions, mask=positions < 0))
 
 
-def _take(table: pa.Table, positions: pa.Array) -> pa.Table:
+def taken(table: pa.Table, positions: pa.Array) -> pa.Table:
+    """Rows of ``table`` by number, in the order of ``positions``; nulls where these are null."""
     if len(table) == 0:
         # Nothing to take from: all positions are null.
         return fit(pa.table({name: pa.nulls(len(positions)) for name in table.column_names}), table.schema)

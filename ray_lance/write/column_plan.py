@@ -14,6 +14,7 @@ import lance
 import numpy as np
 from lance.fragment import DataFile, FragmentMetadata
 
+from ray_lance.errors import CommitError
 from ray_lance.masking import mask_uri
 from ray_lance.native_errors import native_errors
 from ray_lance.paths import sql_path
@@ -21,7 +22,18 @@ from ray_lance.scan.scan import ROW_ADDRESS
 from ray_lance.write.column_record import ColumnRecord
 from ray_lance.write.field_ids import field_ids
 
-__all__ = ["FragmentWork", "Pass", "Plan", "count_selected", "plan"]
+__all__ = [
+    "FragmentWork",
+    "Matching",
+    "Pass",
+    "Plan",
+    "count_selected",
+    "fragments_without",
+    "matching",
+    "null_condition",
+    "plan",
+    "refused_rewritten",
+]
 
 
 @dataclass(frozen=True)
@@ -86,12 +98,90 @@ class Plan:
         return sum(work.rows for each in self.passes for work in each.fragments)
 
 
-def plan(dataset: lance.LanceDataset, record: ColumnRecord) -> Plan:
+@dataclass(frozen=True)
+class Matching:
+    """The fragments of an earlier version as they are now.
+
+    Attributes:
+        works: Those that lack values, by id. Their rows are the live ones of the earlier version.
+        done: Ids of those that have values.
+    """
+
+    works: Mapping[int, FragmentWork]
+    done: frozenset[int]
+
+
+def matching(
+    read: lance.LanceDataset, current: lance.LanceDataset, record: ColumnRecord, *, keeps_others: bool = False
+) -> Matching:
+    """Find the fragments of ``read`` to which values belong that were computed from its rows.
+
+    Rows that were appended or deleted since do no harm.
+
+    Args:
+        read: The version that was read.
+        current: The version to write to.
+        record: The computation.
+        keeps_others: As of :func:`plan`.
+
+    Raises:
+        CommitError: Fragments were rewritten since.
+    """
+    columns = field_ids(current.lance_schema, [name for name in record.columns if name in current.schema.names])
+    found = plan(current, record, keeps_others=keeps_others)
+    left = {work.fragment_id: work for each in found.passes for work in each.fragments}
+    now = {fragment.fragment_id: fragment.metadata for fragment in current.get_fragments()}
+    works: dict[int, FragmentWork] = {}
+    done, rewritten = set(), []
+    for metadata in (fragment.metadata for fragment in read.get_fragments()):
+        rows = metadata.num_rows
+        before = FragmentWork(metadata.id, metadata.physical_rows, rows, False, _sources(metadata, columns))
+        if metadata.id not in now or not before.fits(now[metadata.id], columns):
+            rewritten.append(metadata.id)
+        elif metadata.id in left and rows:
+            works[metadata.id] = replace(left[metadata.id], rows=rows)
+        else:
+            done.add(metadata.id)
+    if rewritten:
+        raise CommitError(refused_rewritten(read.version, rewritten))
+    return Matching(works, frozenset(done))
+
+
+def refused_rewritten(version: int, fragment_ids: Sequence[int]) -> str:
+    """The message of an error: values of fragments that are not there any more."""
+    shown = f"{list(fragment_ids[:5])}{' ...' if len(fragment_ids) > 5 else ''}"
+    return (
+        f"{len(fragment_ids)} fragments of version {version}, which was read, were rewritten or removed since, by a "
+        f"compaction for instance: {shown}. Row addresses of that version are not those of the rows any more: run the "
+        "program again from read_lance on, with missing= to compute only what has no value yet"
+    )
+
+
+def fragments_without(dataset: lance.LanceDataset, names: Sequence[str]) -> set[int]:
+    """Ids of the fragments that hold no values at all of one of the columns."""
+    fields = [set(field_ids(dataset.lance_schema, [name])) for name in names]
+    return {
+        fragment.fragment_id
+        for fragment in dataset.get_fragments()
+        if any(each.isdisjoint(_fields_held(fragment.metadata)) for each in fields)
+    }
+
+
+def _fields_held(fragment: FragmentMetadata) -> set[int]:
+    return {field for file in fragment.files for field in file.fields}
+
+
+def plan(dataset: lance.LanceDataset, record: ColumnRecord, *, keeps_others: bool = False) -> Plan:
     """Find what is left to compute on ``dataset``. Rows are counted before any filter.
 
     A fragment is done if files of the record's generation hold all of its columns. One without any of the columns is
     computed as a whole. One with columns of other files (after a compaction, for instance) is computed where values are
     missing, or as a whole if the record replaces.
+
+    Args:
+        dataset: The dataset.
+        record: The computation.
+        keeps_others: Whether rows that get no value keep the one they have where every row is to get one.
     """
     names = [name for name in record.columns if name in dataset.schema.names]
     columns = field_ids(dataset.lance_schema, names)
@@ -102,7 +192,7 @@ def plan(dataset: lance.LanceDataset, record: ColumnRecord) -> Plan:
     for fragment in dataset.get_fragments():
         metadata = fragment.metadata
         state = _state(metadata, columns, record, len(names))
-        keeps = state == "partial" and not (record.replaces and where is None)
+        keeps = state == "partial" and not (record.replaces and where is None and not keeps_others)
         sources = _sources(metadata, () if keeps else columns)
         work = FragmentWork(metadata.id, metadata.physical_rows, metadata.num_rows, keeps, sources)
         if state == "done" or metadata.num_rows == 0:
@@ -146,7 +236,12 @@ def _sources(fragment: FragmentMetadata, without: Sequence[int]) -> tuple[tuple[
 
 
 def _with_nulls(where: str | None, names: Sequence[str]) -> str | None:
-    nulls = " OR ".join(f"{sql_path((name,))} IS NULL" for name in names)
-    if not nulls:
+    if not names:
         return where
+    nulls = null_condition(names)
     return nulls if where is None else f"({where}) AND ({nulls})"
+
+
+def null_condition(names: Sequence[str]) -> str:
+    """SQL condition of the rows that have no value of one of the columns."""
+    return " OR ".join(f"{sql_path((name,))} IS NULL" for name in names)
