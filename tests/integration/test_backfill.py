@@ -93,8 +93,8 @@ def all_plus(uri: str) -> bool:
     return len(found) > 0 and all(value == key + 1 for key, value in found.items())
 
 
-@pytest.mark.parametrize("deleted", [None, "id % 7 = 3"])
 @pytest.mark.parametrize("sizes", [[1_000], [1] * 40, [10, 300, 1, 64]], ids=["one huge", "tiny", "mixed"])
+@pytest.mark.parametrize("deleted", [pytest.param(None, marks=pytest.mark.slow), "id % 7 = 3"])
 def test_every_type_equals_the_computation_in_one_process(uri, sizes, deleted):
     dataset = write_fragments(uri, sizes, deleted=deleted)
     inputs = ["id", "vec", "text"]

@@ -80,8 +80,15 @@ def arrays(ids: np.ndarray) -> dict:
 
 
 @pytest.mark.usefixtures("plain_bfloat16")
-@pytest.mark.parametrize("make", [tensors, arrays], ids=lambda make: make.__name__)
-@pytest.mark.parametrize("told", [True, False], ids=["schema", "first batch"])
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        pytest.param(tensors, True, id="tensors, schema", marks=pytest.mark.slow),
+        pytest.param(tensors, False, id="tensors, first batch"),
+        pytest.param(arrays, True, id="arrays, schema"),
+        pytest.param(arrays, False, id="arrays, first batch", marks=pytest.mark.slow),
+    ],
+)
 def test_every_type_comes_back_as_it_was_computed(uri, make, told):
     ids = np.array([i for i in range(60) if i % 7 != 3])
     expected = from_tensors(make(ids))

@@ -17,6 +17,7 @@ def run(example: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_torch_loader():
     output = run("torch_loader.py")
     assert "continued on 4: the same 44 global batches" in output

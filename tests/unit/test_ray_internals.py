@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import os
 import subprocess
 import sys
@@ -35,6 +36,7 @@ def private_imports(tree: ast.AST) -> set[str]:
     return {name for name in named if name.startswith("ray.") and any(part.startswith("_") for part in name.split("."))}
 
 
+@functools.cache
 def own_names() -> set[str]:
     """Names with an underscore that this package defines."""
     names: set[str] = set()

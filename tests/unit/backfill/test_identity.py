@@ -325,7 +325,10 @@ ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=Fal
 """
 
 
-@pytest.mark.parametrize("before", ["", ONCE_RAY_RUNS], ids=["without Ray", "once Ray runs"])
+@pytest.mark.parametrize(
+    "before",
+    [pytest.param("", id="without Ray", marks=pytest.mark.slow), pytest.param(ONCE_RAY_RUNS, id="once Ray runs")],
+)
 def test_every_process_finds_the_same_digests(before, monkeypatch):
     """Hashes of strings, and so the order of sets, differ from process to process; so do addresses."""
     here: dict[str, str] = {}

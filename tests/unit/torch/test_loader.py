@@ -287,6 +287,9 @@ class TestJoinedDatasets:
             list(make_loader(ConcatDataset([padded, other]), batch_size=8))
 
 
+STARTS = ["spawn", "forkserver"]
+
+
 class TestArguments:
     @pytest.mark.parametrize("dataset", ["data.lance", Path("data.lance"), b"data", None, 3, pa.table({"id": [1]})])
     def test_that_are_no_dataset(self, dataset):
@@ -298,7 +301,7 @@ class TestArguments:
         with pytest.raises(ray_lance.InvalidArgumentError, match="must be a dataset"):
             make_loader(kind(table))
 
-    @pytest.mark.parametrize("context", ["spawn", "forkserver", None])
+    @pytest.mark.parametrize("context", [None, *(pytest.param(each, marks=pytest.mark.slow) for each in STARTS)])
     def test_of_a_script_that_its_workers_would_run_again(self, table, tmp_path, context):
         script = tmp_path / "script.py"
         script.write_text(
