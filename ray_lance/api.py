@@ -391,6 +391,8 @@ def write_lance(
     max_rows_per_file: int | None = None,
     data_storage_version: str | None = None,
     enable_stable_row_ids: bool = False,
+    commit_every: int | None = None,
+    id_column: str | None = None,
     storage_options: Mapping[str, str] | None = None,
     table_id: Sequence[str] | None = None,
     namespace_impl: str | None = None,
@@ -427,6 +429,12 @@ def write_lance(
         max_rows_per_file: Most rows per file.
         data_storage_version: Version of the Lance file format, such as ``"2.1"``.
         enable_stable_row_ids: Give a new dataset row ids that stay when rows move.
+        commit_every: Append: commit finished files whenever they have so many rows, each time in one version, so that a
+            program that is killed keeps them. Run again with ``read_lance(source, without=uri, on=id_column)`` as its
+            source it computes and appends the other rows, and removes what was left. One such append at a time: another
+            one that begins takes over, and the first stops with ``CommitError``. Each block is at least one file, or
+            each ``max_rows_per_file`` rows of a task.
+        id_column: With ``commit_every``: the column by which rows are known. It may hold no nulls.
         storage_options: Options of the object store, such as credentials and endpoint.
         table_id: Identifier of the table in a namespace, instead of ``uri``.
         namespace_impl: Implementation of the namespace, such as ``"dir"`` or ``"rest"``.
@@ -457,6 +465,8 @@ def write_lance(
         max_rows_per_file=max_rows_per_file,
         data_storage_version=data_storage_version,
         enable_stable_row_ids=enable_stable_row_ids,
+        commit_every=commit_every,
+        id_column=id_column,
     )
     table = TableArguments(uri, storage_options, table_id, namespace_impl, namespace_properties).to_write()
     return write(dataset, table, options, ray_remote_args=ray_remote_args, concurrency=concurrency)

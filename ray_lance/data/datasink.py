@@ -57,6 +57,10 @@ class LanceDatasink(Datasink[TaskResult]):
             raise InvalidArgumentError(
                 f"mode={options.mode!r}: {type(self).__name__} does {list(self.modes)}; use write()"
             )
+        if options.commit_every is not None:
+            raise InvalidArgumentError(
+                f"commit_every={options.commit_every!r}: a datasink commits once, at its end; use write_lance"
+            )
         self._table = table
         self._options = options
         self._send = send
@@ -200,7 +204,7 @@ def refuse_job_checkpoints(context: DataContext, mode: str) -> None:
         f"Lance (mode={mode!r}). Ray notes rows as written when their task ends, but the dataset gets all of them in "
         "one commit at the end: after a failure in between they would be lost without an error. Set "
         "ds.context.checkpoint_config = None and run the whole write again after a failure, which leaves nothing "
-        "behind. To keep what is finished, read only the rows that are not in the target yet, with "
-        "read_lance(source, without=target, on=...), and write part by part with mode='append'; or compute columns of "
-        "a dataset with add_columns, which resumes"
+        "behind. To keep what is finished, read only what the target lacks, with read_lance(source, without=target, "
+        "on=...), and write it with mode='append', commit_every=... and id_column=...; or compute columns of a dataset "
+        "with add_columns, which resumes"
     )

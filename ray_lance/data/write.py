@@ -10,6 +10,7 @@ import lance
 from ray.data import Dataset
 
 from ray_lance.arguments import as_count
+from ray_lance.data.append import append_in_groups
 from ray_lance.data.cluster import check_resources
 from ray_lance.data.datasink import LanceDatasink, refuse_job_checkpoints
 from ray_lance.data.faults import own_error, said_once
@@ -88,6 +89,8 @@ def write(
     check_resources(arguments)
     if options.mode == "merge":
         return _merge(dataset, table, options, send, arguments, concurrency)
+    if options.commit_every is not None:
+        return append_in_groups(dataset, table, options, send, arguments, concurrency)
     return run(dataset, LanceDatasink(table, options, send=send), arguments, concurrency)
 
 

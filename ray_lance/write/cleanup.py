@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import uuid
 from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
 from functools import partial
 
 from ray_lance.masking import cause
@@ -12,7 +14,7 @@ from ray_lance.write.job import WriteJob
 from ray_lance.write.storage import Storage
 from ray_lance.write.target import Target
 
-__all__ = ["give_up", "remove_uncommitted", "remove_unreferred"]
+__all__ = ["Leftovers", "give_up", "remove_left", "remove_uncommitted", "remove_unreferred"]
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +58,50 @@ def give_up(job: WriteJob, storage: Storage | None = None) -> None:
         logger.warning("the table at %s may be left declared: %s", job.shown_uri, cause(error))
 
 
+@dataclass(frozen=True)
+class Leftovers:
+    """What jobs that commit in groups, and may have been killed, can have left.
+
+    Attributes:
+        prefixes: What the names of their files begin with.
+        owners: What the ids of their transactions begin with: 16 hexadecimal digits each.
+        since: A version that is older than all of that.
+        before: The version that the last of them began with.
+        is_claim: Whether the content of a transaction that no version refers to is a claim of such a job.
+    """
+
+    prefixes: tuple[str, ...]
+    owners: tuple[str, ...]
+    since: int
+    before: int
+    is_claim: Callable[[bytes], bool]
+
+
+def remove_left(target: Target, left: Leftovers, committed: Collection[str]) -> None:
+    """Remove what jobs left, but for what a version refers to.
+
+    Args:
+        target: Where; no task of the jobs may be running any more.
+        left: What they may have left.
+        committed: Names of files that were committed, which need not be looked for.
+    """
+    kept = {name.removesuffix(".lance") for name in committed}
+    transactions = tuple(str(uuid.UUID(owner.ljust(32, "0")))[:18] for owner in left.owners)
+    storage = target.storage()
+    stems = {path: _stem(path) for path in storage.list("data")}
+    mine = {path for path, stem in stems.items() if stem.startswith(left.prefixes) and stem not in kept}
+    logged = storage.list("_transactions")
+    mine |= {path for path in logged if path.partition("-")[2].startswith(transactions)}
+    maybe = {path for path in logged if left.since <= _read_version(path) <= left.before}
+
+    def is_left(path: str) -> bool:
+        return path in mine or left.is_claim(target.retried(partial(storage.read, path), f"reading {path}"))
+
+    remove_unreferred(target, mine | maybe, since=left.since, storage=storage, is_left=is_left)
+    for prefix in left.prefixes:
+        storage.finish(prefix)
+
+
 def remove_unreferred(
     target: Target,
     paths: Iterable[str],
@@ -81,6 +127,12 @@ def remove_unreferred(
     for path in (path for path, owner in owners.items() if owner not in used):
         if is_left(path):
             target.retried(partial(storage.remove, path), f"removing {path}")
+
+
+def _read_version(path: str) -> int:
+    """The version that the transaction at ``path`` is based on, which its name begins with; -1 for other files."""
+    number = path.rsplit("/", 1)[-1].partition("-")[0]
+    return int(number) if number.isdecimal() else -1
 
 
 def _stem(path: str) -> str:

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
-import uuid
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -23,20 +22,17 @@ import pyarrow as pa
 from ray_lance.errors import CommitError
 from ray_lance.masking import cause
 from ray_lance.native_output import UNSTABLE_REPLACEMENT, without_lines
-from ray_lance.retry import RetryPolicy, is_transient
-from ray_lance.write.cleanup import remove_unreferred
+from ray_lance.write.cleanup import Leftovers, remove_left
 from ray_lance.write.column_files import WrittenColumn
 from ray_lance.write.column_job import ColumnJob
 from ray_lance.write.column_record import RECORD_KEY, ColumnRecord, column_fields, record_of
-from ray_lance.write.commit import Proposal, Send, commit_once, is_conflict
+from ray_lance.write.commit import Build, Send, commit_rebuilt, retry_of_commits
 from ray_lance.write.field_ids import check_ids, field_ids
 from ray_lance.write.target import Target
 
 __all__ = ["GroupCommit", "claim", "commit_group", "drop_blank", "finish", "remove_leftovers", "renewed"]
 
 logger = logging.getLogger(__name__)
-
-_Build = Callable[[lance.LanceDataset], lance.LanceOperation.BaseOperation | None]
 
 
 @dataclass(frozen=True)
@@ -164,32 +160,17 @@ def remove_leftovers(job: ColumnJob, committed: Collection[str]) -> None:
     """
     record = job.record
     prefixes = (record.file_prefix, *record.unfinished)
-    owners = [prefix.partition("-")[2] for prefix in prefixes]
-    kept = {name.removesuffix(".lance") for name in committed}
-    transactions = tuple(str(uuid.UUID(owner.ljust(32, "0")))[:18] for owner in owners)
+    left = Leftovers(
+        prefixes,
+        tuple(prefix.partition("-")[2] for prefix in prefixes),
+        since=record.since - 1,
+        before=job.before,
+        is_claim=partial(_is_claim, record=record),
+    )
     try:
-        storage = job.target.storage()
-        # A folder of blob files has the name of the data file that they belong to.
-        stems = {path: path.split("/")[1].removesuffix(".lance") for path in storage.list("data")}
-        left = {path for path, stem in stems.items() if stem.startswith(prefixes) and stem not in kept}
-        logged = storage.list("_transactions")
-        left |= {path for path in logged if path.partition("-")[2].startswith(transactions)}
-        maybe = {path for path in logged if record.since - 1 <= _read_version(path) <= job.before}
-
-        def is_left(path: str) -> bool:
-            return path in left or _is_claim(job.target.retried(partial(storage.read, path), f"reading {path}"), record)
-
-        remove_unreferred(job.target, left | maybe, since=record.since - 1, storage=storage, is_left=is_left)
-        for prefix in prefixes:
-            storage.finish(prefix)
+        remove_left(job.target, left, committed)
     except Exception as error:
         logger.warning("files of job %s at %s may be left behind: %s", record.owner, job.target.shown_uri, cause(error))
-
-
-def _read_version(path: str) -> int:
-    """The version that the transaction at ``path`` is based on, which its name begins with; -1 for other files."""
-    number = path.rsplit("/", 1)[-1].partition("-")[0]
-    return int(number) if number.isdecimal() else -1
 
 
 def _is_claim(transaction: bytes, record: ColumnRecord) -> bool:
@@ -217,7 +198,7 @@ def _add_missing(target: Target, record: ColumnRecord, columns: pa.Schema) -> li
             raise CommitError(f"another writer added the column {present[0]!r} in the meantime: run the call again")
 
     if missing:
-        _retry(target).call(add, target.doing("adding columns"))
+        retry_of_commits(target).call(add, target.doing("adding columns"))
     return missing
 
 
@@ -247,34 +228,7 @@ def _check_owner(dataset: lance.LanceDataset, job: ColumnJob) -> None:
         )
 
 
-def _retry(target: Target) -> RetryPolicy:
-    return replace(target.retry, should_retry=lambda error: is_conflict(error) or is_transient(error))
-
-
-@dataclass(frozen=True)
-class _Rebuilt:
-    """Proposes what ``build`` returns for the latest version, each time under another job id."""
-
-    target: Target
-    owner: str
-    build: _Build
-
-    def next(self) -> Proposal | int:
-        """The operation for the latest version."""
-        table = self.target.table.latest().pin()
-        operation = self.build(table.open())
-        if operation is None:
-            return table.number
-        # Each commit is a job of its own, whose id begins with the owner's: after a failure it is searched for.
-        target = replace(self.target, table=table, job_id=self.owner + uuid.uuid4().hex[:16])
-        return Proposal(target, operation, table.number, since=table.number, is_repeatable=True)
-
-    def after(self, error: Exception) -> RetryPolicy:  # noqa: ARG002
-        """Try again after conflicts and faults that pass."""
-        return _retry(self.target)
-
-
-def _commit(target: Target, owner: str, build: _Build, send: Send) -> int:
+def _commit(target: Target, owner: str, build: Build, send: Send) -> int:
     """Commit what ``build`` returns for the latest version; builds it again after a conflict."""
 
     def send_quietly(*arguments: Any, **options: Any) -> lance.LanceDataset:
@@ -282,4 +236,4 @@ def _commit(target: Target, owner: str, build: _Build, send: Send) -> int:
             return send(*arguments, **options)
 
     with target.native_errors("committing columns"):
-        return commit_once(_Rebuilt(target, owner, build), send_quietly)
+        return commit_rebuilt(target, owner, build, send_quietly, is_repeatable=True)

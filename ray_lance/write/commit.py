@@ -8,8 +8,9 @@ Others may have removed its version by then, so that the job's files are searche
 from __future__ import annotations
 
 import logging
+import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import lance
@@ -17,16 +18,28 @@ from lance.commit import CommitConflictError
 
 from ray_lance.errors import CommitError, panics_as_errors
 from ray_lance.masking import cause, without_secrets
-from ray_lance.retry import RetryPolicy
+from ray_lance.retry import RetryPolicy, is_transient
 from ray_lance.write.history import JOB_PROPERTY, LostHistoryError, find_commit, names_of_files
 from ray_lance.write.target import Target
 
-__all__ = ["Proposal", "Proposals", "Send", "commit_once", "is_conflict"]
+__all__ = [
+    "Build",
+    "Proposal",
+    "Proposals",
+    "Send",
+    "commit_once",
+    "commit_rebuilt",
+    "is_conflict",
+    "retry_of_commits",
+]
 
 logger = logging.getLogger(__name__)
 
 Send = Callable[..., lance.LanceDataset]
 """Makes a new version: ``lance.LanceDataset.commit``, or a fake of it."""
+
+Build = Callable[[lance.LanceDataset], lance.LanceOperation.BaseOperation | None]
+"""The operation to commit on the latest version; None where nothing is left to commit."""
 
 _CONFLICT_MARKS = ("commit conflict", "dataset already exists", "_versions/0.manifest")
 
@@ -122,6 +135,54 @@ def commit_once(proposals: Proposals, send: Send = lance.LanceDataset.commit) ->
                 raise CommitError(
                     f"uri={target.shown_uri!r}: nothing was committed after {attempt} attempts: {cause(error)}"
                 ) from without_secrets(error)
+
+
+def commit_rebuilt(target: Target, owner: str, build: Build, send: Send, *, is_repeatable: bool) -> int:
+    """Commit what ``build`` returns for the latest version, once; builds it again after a conflict.
+
+    Args:
+        target: Where.
+        owner: What the id of each attempt's job begins with: 16 hexadecimal digits.
+        build: What to commit; may be called several times.
+        send: Makes the new version.
+        is_repeatable: Whether it does no harm to commit it twice.
+
+    Returns:
+        The version.
+
+    Raises:
+        CommitError: As :func:`commit_once`.
+    """
+    return commit_once(_Rebuilt(target, owner, build, is_repeatable), send)
+
+
+def retry_of_commits(target: Target) -> RetryPolicy:
+    """How often to try again after conflicts and faults that pass."""
+    return replace(target.retry, should_retry=lambda error: is_conflict(error) or is_transient(error))
+
+
+@dataclass(frozen=True)
+class _Rebuilt:
+    """Proposes what ``build`` returns for the latest version, each time under another job id."""
+
+    target: Target
+    owner: str
+    build: Build
+    is_repeatable: bool
+
+    def next(self) -> Proposal | int:
+        """The operation for the latest version."""
+        table = self.target.table.latest().pin()
+        operation = self.build(table.open())
+        if operation is None:
+            return table.number
+        # Each commit is a job of its own, whose id begins with the owner's: after a failure it is searched for.
+        target = replace(self.target, table=table, job_id=self.owner + uuid.uuid4().hex[:16])
+        return Proposal(target, operation, table.number, since=table.number, is_repeatable=self.is_repeatable)
+
+    def after(self, error: Exception) -> RetryPolicy:  # noqa: ARG002
+        """Try again after conflicts and faults that pass."""
+        return retry_of_commits(self.target)
 
 
 def is_conflict(error: BaseException | None) -> bool:

@@ -8,7 +8,7 @@ from enum import Enum
 
 import pyarrow as pa
 
-from ray_lance.arguments import as_choice, as_count, as_flag, as_names, shown
+from ray_lance.arguments import as_choice, as_count, as_flag, as_names, as_text, shown
 from ray_lance.errors import InvalidArgumentError
 from ray_lance.notebook import FieldFacts
 from ray_lance.paths import parse_path
@@ -44,6 +44,8 @@ class WriteOptions:
         data_storage_version: Lance file format version such as ``"2.1"``; None for Lance's default, or that of
             the dataset written to.
         enable_stable_row_ids: Row ids that stay when rows move. A property of the dataset from its creation on.
+        commit_every: Append: commit finished files whenever they have so many rows; None for one commit at the end.
+        id_column: Append: the column by which rows are known; needed with ``commit_every``.
         retry: How often to try again after storage faults and commit conflicts.
 
     Raises:
@@ -60,6 +62,8 @@ class WriteOptions:
     max_rows_per_file: int | None = None
     data_storage_version: str | None = None
     enable_stable_row_ids: bool = False
+    commit_every: int | None = None
+    id_column: str | None = None
     retry: RetryPolicy = field(default_factory=RetryPolicy)
 
     def __post_init__(self) -> None:
@@ -71,6 +75,7 @@ class WriteOptions:
         if self.insert is not None:
             object.__setattr__(self, "insert", as_flag("insert", self.insert))
         self._check_merge()
+        self._check_groups()
         for name in ("target_bytes_per_file", "max_rows_per_file"):
             if (value := getattr(self, name)) is not None or name == "target_bytes_per_file":
                 object.__setattr__(self, name, as_count(name, value))
@@ -94,6 +99,21 @@ class WriteOptions:
         ):
             if value != default:
                 raise InvalidArgumentError(f'{name}={value!r} applies to mode="merge" only, not to mode={self.mode!r}')
+
+    def _check_groups(self) -> None:
+        if self.commit_every is not None:
+            object.__setattr__(self, "commit_every", as_count("commit_every", self.commit_every))
+        if self.id_column is not None:
+            as_text("id_column", self.id_column, "the column by which rows are known, such as 'id'")
+        if (self.commit_every is None) != (self.id_column is None):
+            raise InvalidArgumentError(
+                f"commit_every={self.commit_every!r}, id_column={self.id_column!r}: one needs the other, so that a "
+                "write that was killed can be finished: read_lance(source, without=target, on=id_column)"
+            )
+        if self.commit_every is not None and self.mode != "append":
+            raise InvalidArgumentError(
+                f'commit_every={self.commit_every!r} applies to mode="append" only, not to mode={self.mode!r}'
+            )
 
 
 @dataclass(frozen=True)

@@ -194,6 +194,8 @@ CALLS: dict[str, Call] = {
             "max_rows_per_file": NO_COUNT,
             "data_storage_version": NO_CHOICE,
             "enable_stable_row_ids": NO_FLAG,
+            "commit_every": [*NO_COUNT, 5],
+            "id_column": [*NO_TEXT, "", "id"],
             "ray_remote_args": RAY["ray_remote_args"],
             "concurrency": NO_COUNT,
         },

@@ -468,3 +468,48 @@ def test_a_column_without_any_value_is_refused(uri):
 
     with pytest.raises(ray_lance.SchemaMismatchError, match=r"\['value'\] hold only nulls"):
         ray_lance.write_lance(ray.data.from_pandas(frame), uri)
+
+
+def test_an_append_in_groups_is_finished_by_the_same_program(tmp_path):
+    source, target = str(tmp_path / "source.lance"), str(tmp_path / "target.lance")
+    lance.write_dataset(pa.table({"id": range(40)}), source, max_rows_per_file=4)
+    lance.write_dataset(pa.table({"id": pa.array([], pa.int64()), "x": pa.array([], pa.int64())}), target)
+
+    def program(fails_at: int | None = None):
+        def compute(batch):
+            if fails_at in batch["id"]:
+                raise ValueError("this batch cannot be computed")
+            return {"id": batch["id"], "x": batch["id"] * 2}
+
+        rows = ray_lance.read_lance(source, without=target, on="id", override_num_blocks=10)
+        return ray_lance.write_lance(
+            rows.map_batches(compute), target, mode="append", commit_every=8, id_column="id", concurrency=1
+        )
+
+    with pytest.raises(Exception, match="cannot be computed"):
+        program(fails_at=30)
+    before = lance.dataset(target).count_rows()
+    summary = program()
+
+    assert before == 40 - summary.rows
+    found = lance.dataset(target).to_table().sort_by("id")
+    assert found.to_pydict() == {"id": list(range(40)), "x": list(range(0, 80, 2))}
+    assert orphans(target) == []
+    assert program().rows == 0
+
+
+def test_an_append_in_groups_needs_ids(uri):
+    lance.write_dataset(pa.table({"id": [1], "x": [1.5]}), uri)
+    options = {"mode": "append", "commit_every": 5}
+    rows = pa.table({"id": [2, None], "x": [1.0, 1.0]})
+
+    with pytest.raises(InvalidArgumentError, match="null in row 1"):
+        ray_lance.write_lance(blocks(rows), uri, id_column="id", **options)
+    with pytest.raises(InvalidArgumentError, match="id_column='y'"):
+        ray_lance.write_lance(blocks(rows), uri, id_column="y", **options)
+    with pytest.raises(InvalidArgumentError, match="column 'x' is double"):
+        ray_lance.write_lance(blocks(rows), uri, id_column="x", **options)
+    with pytest.raises(InvalidArgumentError, match="needs the other"):
+        ray_lance.write_lance(blocks(rows), uri, **options)
+
+    assert lance.dataset(uri).count_rows() == 1

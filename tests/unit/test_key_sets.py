@@ -38,7 +38,7 @@ TYPES = [
     (pa.uint64(), pa.uint64(), [0, 1, 2, 3, 2**64 - 1]),
     (pa.bool_(), pa.bool_(), [True, False, True, False, True]),
     (pa.string(), pa.large_string(), WORDS),
-    (pa.dictionary(pa.int32(), pa.string()), pa.string_view(), WORDS),
+    (pa.dictionary(pa.int32(), pa.string()), pa.string(), WORDS),
     (pa.binary(), pa.large_binary(), [word.encode() for word in WORDS]),
     (pa.binary(2), pa.binary(), [b"ab", b"cd", b"ef", b"gh", b"ij"]),
     (pa.decimal128(9, 2), pa.decimal128(9, 2), [Decimal(n) for n in range(5)]),
