@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         UnknownColumnError,
     )
     from ray_lance.fields import blob, tensor
+    from ray_lance.mixture import Mixture
     from ray_lance.permutation import Permutation
     from ray_lance.table import TableRef
     from ray_lance.write.options import WriteSummary
@@ -42,6 +43,7 @@ __all__ = [
     "ImageDecode",
     "InvalidArgumentError",
     "LancePanicError",
+    "Mixture",
     "Permutation",
     "RayLanceError",
     "SchemaMismatchError",
@@ -63,6 +65,7 @@ __all__ = [
 _HOMES = {
     "AddColumnsSummary": "ray_lance.backfill.run",
     "ImageDecode": "ray_lance.decode",
+    "Mixture": "ray_lance.mixture",
     "Permutation": "ray_lance.permutation",
     "TableRef": "ray_lance.table",
     "TensorCollate": "ray_lance.data.collate",

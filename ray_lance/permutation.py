@@ -3,34 +3,28 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import lance
-import numpy as np
-import numpy.typing as npt
 
 from ray_lance import stored
-from ray_lance.ahead import ordered_map
-from ray_lance.arguments import as_count, as_integer, as_names, shown
+from ray_lance.arguments import as_integer, as_names
 from ray_lance.errors import InvalidArgumentError, UnknownColumnError
-from ray_lance.forks import not_forked
-from ray_lance.formats import Format, check_format, convert
 from ray_lance.head import Head
-from ray_lance.notebook import Count, Facts
+from ray_lance.notebook import Count
 from ray_lance.order import DenseRows, ExplicitRows, RowPermutation, ShuffleQuality, hash_split, measure_quality
-from ray_lance.order.rows import RowArray, digest_of
 from ray_lance.order.shuffle import Auto, choose_shuffle
 from ray_lance.order.split import Fractions
+from ray_lance.ordered import Ordered
 from ray_lance.row_choice import filtered_row_ids, hashed_row_ids
 from ray_lance.scan.dictionaries import categories_of
-from ray_lance.scan.planning import MAX_TASK_BYTES, TaskSizing, plan_positions
 from ray_lance.scan.pushdown import Columns, build_scan
-from ray_lance.scan.rebatch import rebatched
 from ray_lance.scan.reserved import readable_names
-from ray_lance.scan.scan import has_column
+from ray_lance.scan.scan import ROW_ADDRESS, has_column
 from ray_lance.scan.size import row_bytes
+from ray_lance.scan.stored_rows import TableRows
 from ray_lance.scan.take import take_rows
 from ray_lance.table import TableRef, check_source
 from ray_lance.tensors import Categories
@@ -39,7 +33,7 @@ from ray_lance.versions import Version
 __all__ = ["Permutation"]
 
 
-class Permutation(Facts):
+class Permutation(Ordered):
     """An order over the rows of one version of a Lance dataset: position -> row.
 
     Frozen: every method returns a new one. Nothing is materialised, except that a filter, a hash split or a
@@ -170,22 +164,16 @@ class Permutation(Facts):
         """Whether :meth:`epoch` has fixed the epoch; otherwise each execution of a Ray dataset is the next one."""
         return self._fixed_epoch
 
-    def __len__(self) -> int:
-        return len(self._order)
+    def stored(self, columns: Columns = None, *, with_row_address: bool = False) -> TableRows:
+        """What reads the rows, for those who know their numbers.
 
-    def __getitem__(self, positions: slice) -> Permutation:
-        if not isinstance(positions, slice):
-            raise InvalidArgumentError(
-                f"permutation[{positions!r}]: only slices such as [10:20] can be taken, which are permutations; "
-                "fetch([10, 11]) reads rows, and ray_lance.torch.LanceMapDataset(permutation) one row by its position"
-            )
-        return self._with(self._order[positions])
-
-    def __iter__(self) -> Iterator[Any]:
-        raise InvalidArgumentError(
-            "a permutation is an order, which holds no rows to iterate over: use iter_batches(batch_size), "
-            "ray_lance.read_lance(permutation) or ray_lance.torch.LanceIterableDataset(permutation)"
-        )
+        Args:
+            columns: As for :func:`ray_lance.read_lance`.
+            with_row_address: Whether to add the column ``_rowaddr``.
+        """
+        scan = build_scan([self.table], columns, None, [ROW_ADDRESS] if with_row_address else [], {})
+        base = self._order.base
+        return TableRows(scan, len(base), has_offsets=not isinstance(base, ExplicitRows))
 
     def shuffle(self, seed: int, clump: int | Auto = "auto", window: int | Auto = "auto") -> Permutation:
         """Shuffle the rows: clumps of neighbours are placed at random, then rows are mixed within windows.
@@ -205,15 +193,7 @@ class Permutation(Facts):
             return row_bytes(build_scan([self.table], readable, None, [], {}))
 
         chosen = choose_shuffle(seed, clump, window, len(self), mean_row_bytes)
-        return self._with(self._order.shuffle(chosen.seed, chosen.clump, chosen.window))
-
-    def epoch(self, number: int) -> Permutation:
-        """The order of one epoch, at least 0; every execution of a Ray dataset then reads this one."""
-        return self._with(self._order.epoch(as_integer("number", number, 0)), fixed_epoch=True)
-
-    def shard(self, rank: int, world_size: int) -> Permutation:
-        """The ``rank``-th of ``world_size`` contiguous parts, whose sizes differ by at most one row."""
-        return self._with(self._order.shard(rank, world_size))
+        return self._over(self._order.shuffle(chosen.seed, chosen.clump, chosen.window))
 
     def split(
         self, fractions: Fractions, seed: int | None = 0, by: str | Sequence[str] | None = None
@@ -232,7 +212,7 @@ class Permutation(Facts):
             UnknownColumnError: There is no column ``by``.
         """
         if by is None:
-            return {name: self._with(part) for name, part in self._order.split(fractions, seed).items()}
+            return {name: self._over(part) for name, part in self._order.split(fractions, seed).items()}
         if seed is None:
             raise InvalidArgumentError("seed=None: a split by columns needs a seed, any integer")
         seed = as_integer("seed", seed)
@@ -241,7 +221,7 @@ class Permutation(Facts):
         whole = replace(whole, mixing=None)  # in the rows' own order, so that a shuffle's clumps are neighbours
         ids, hashes = hashed_row_ids(self.table, whole, self._split_columns(by))
         return {
-            name: self._with(replace(whole, row_set=ExplicitRows(ids[members]), mixing=mixing, start=0, stop=None))
+            name: self._over(replace(whole, row_set=ExplicitRows(ids[members]), mixing=mixing, start=0, stop=None))
             for name, members in hash_split(hashes, fractions, seed).items()
         }
 
@@ -253,35 +233,6 @@ class Permutation(Facts):
             if not has_column(schema, column):
                 raise UnknownColumnError("by", column, schema.names)
         return list(columns)
-
-    def rows(self, start: int = 0, stop: int | None = None) -> RowArray:
-        """Rows at positions ``[start, stop)``, in time and memory proportional to their number, wherever they are.
-
-        Returns:
-            Shape ``(stop - start,)``. int64 offsets among the live rows in scan order, as ``lance.LanceDataset.take``
-            takes them; uint64 row ids where a filter, a hash split or LanceDB chose the rows.
-        """
-        return self._order.rows(start, stop)
-
-    def fetch(self, indices: npt.ArrayLike, columns: Columns = None, format: Format = "torch") -> Any:
-        """Rows at the given positions, in the given order, read in one batched take.
-
-        Args:
-            indices: Positions, shape ``(k,)``; negative ones count from the end; repeated ones are allowed. One integer
-                stands for a list of one.
-            columns: As for :func:`ray_lance.read_lance`.
-            format: ``"torch"`` (dict of tensors of shape ``(k, *shape)``), ``"torch_row"``, ``"torch_col"``,
-                ``"numpy"``, ``"python"``, ``"python_col"``, ``"pandas"``, ``"arrow"`` or ``"polars"``; see
-                :func:`ray_lance.formats.convert`.
-
-        Raises:
-            IndexError: A position is out of range.
-            UnknownColumnError: There is no such column.
-        """
-        check_format(format)
-        wanted = _as_positions("indices", indices)
-        scan = build_scan([self.table], columns, None, [], {})
-        return convert(take_rows(scan, self._order.take(wanted)), format)
 
     def head(self, rows: int = 5, columns: Columns = None) -> Head:
         """Show the first rows: their types, shapes and the beginnings of their values.
@@ -300,26 +251,6 @@ class Permutation(Facts):
         found = take_rows(scan, self._order.rows(0, min(as_integer("rows", rows, 0), len(self))))
         return Head(found, blobs, len(self))
 
-    def iter_batches(
-        self, batch_size: int, columns: Columns = None, format: Format = "torch", *, threads: int = 2
-    ) -> Iterator[Any]:
-        """All rows in order, in batches, in this process.
-
-        Args:
-            batch_size: Rows per batch; the last batch may be shorter.
-            columns: As for :func:`ray_lance.read_lance`.
-            format: As for :meth:`fetch`.
-            threads: Threads that read ahead; each reads one window of the order at a time.
-        """
-        check_format(format)
-        batch_size, threads = as_count("batch_size", batch_size), as_count("threads", threads)
-        scan = build_scan([self.table], columns, None, [], {})
-        ranges = plan_positions(self._order, TaskSizing(row_bytes(scan), MAX_TASK_BYTES))
-        tables = ordered_map(
-            lambda task: take_rows(scan, self._order.rows(task.start, task.stop)), ranges, threads, ahead=threads
-        )
-        return (convert(table, format) for table in not_forked(rebatched(tables, batch_size)))
-
     def quality(self, batch_size: int = 1024, labels: int = 10) -> ShuffleQuality:
         """Measure the quality of the shuffle on a sample of its batches, without reading data."""
         return measure_quality(self._order, batch_size, labels)
@@ -328,19 +259,6 @@ class Permutation(Facts):
         """What makes the order what it is, except the epoch, in plain JSON types."""
         dataset = {"identity": stored.table_identity(self.table), "version": self.table.version, "filter": self._filter}
         return {"dataset": dataset, **self._order.describe()}
-
-    @property
-    def fingerprint(self) -> str:
-        """32 hexadecimal characters, equal for equal orders over equal data. Covers :meth:`describe`, so no epoch."""
-        return digest_of(self.describe())
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Permutation):
-            return NotImplemented
-        return self.fingerprint == other.fingerprint and self._order.epoch_number == other._order.epoch_number
-
-    def __hash__(self) -> int:
-        return hash(self.fingerprint)
 
     def _facts(self) -> dict[str, Any]:
         """Facts to show; None for what does not apply."""
@@ -365,17 +283,6 @@ class Permutation(Facts):
             "_fixed_epoch": self._fixed_epoch,
         }
 
-    def _with(self, order: RowPermutation, *, fixed_epoch: bool | None = None) -> Permutation:
+    def _over(self, order: RowPermutation, *, fixed_epoch: bool | None = None) -> Permutation:
         fixed = self._fixed_epoch if fixed_epoch is None else fixed_epoch
         return self._make(self.table, order, self._filter, fixed)
-
-
-def _as_positions(name: str, indices: npt.ArrayLike) -> npt.NDArray[Any]:
-    """``indices`` as an array of one dimension."""
-    try:
-        wanted = np.atleast_1d(np.asarray(indices))
-    except ValueError:  # of lists that differ in length
-        wanted = np.empty(1, dtype=object)
-    if wanted.ndim != 1 or (wanted.dtype.kind not in "iu" and len(wanted)):
-        raise InvalidArgumentError(f"{name}={shown(indices)} must be an integer or a one-dimensional list of integers")
-    return wanted

@@ -9,6 +9,7 @@ from ray_lance.order.hashing import stable_hash64
 from ray_lance.order.mixture import MixedPermutation, MixedSource, Stage
 from ray_lance.order.permutation import RowPermutation
 from ray_lance.order.quality import ShuffleQuality, measure_quality
+from ray_lance.order.row_order import RowOrder
 from ray_lance.order.rows import DenseRows, DetachedRows, ExplicitRows, RowSet, ShuffledRows, SlicedRows
 from ray_lance.order.schedule import BatchSchedule, LaneRange, Tail
 from ray_lance.order.shares import Shares
@@ -26,6 +27,7 @@ __all__ = [
     "LaneRange",
     "MixedPermutation",
     "MixedSource",
+    "RowOrder",
     "RowPermutation",
     "RowSet",
     "Shares",

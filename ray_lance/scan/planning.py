@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from ray_lance.order import BatchSchedule, RowPermutation
+from ray_lance.order import BatchSchedule, RowOrder
 from ray_lance.scan.scan import Scan
 from ray_lance.scan.tasks import FragmentRange, PermutationRange, StepRange
 from ray_lance.table import TableRef
@@ -66,9 +66,9 @@ class TaskSizing:
         share = total_rows * row_bytes / max(1.0, 2 * cpus)
         return cls(row_bytes, min(max(share, MIN_TASK_BYTES), MAX_TASK_BYTES), num_tasks, max(1, int(cpus)))
 
-    def for_order(self, order: RowPermutation, table: TableRef) -> TaskSizing:
+    def for_order(self, order: RowOrder, table: TableRef) -> TaskSizing:
         """The sizing of an order over a table: without small first tasks where those would be done no sooner."""
-        return self if are_parts_cheap(order, table) else replace(self, first_tasks=0)
+        return self if are_parts_cheap(order, is_remote=table.is_remote) else replace(self, first_tasks=0)
 
     def rows_per_task(self, total_rows: int) -> float:
         """Rows that one task should read."""
@@ -77,13 +77,13 @@ class TaskSizing:
         return max(1.0, self.target_bytes / self.row_bytes)
 
 
-def are_parts_cheap(order: RowPermutation, table: TableRef) -> bool:
+def are_parts_cheap(order: RowOrder, *, is_remote: bool) -> bool:
     """Whether a small part of the order is read in less time than a whole window of it.
 
     Rows that are mixed in a window lie in all of its clumps, so that few of them need as many requests as all: on an
     object store they cost the same.
     """
-    return order.mixing is None or not table.is_remote
+    return not (order.is_shuffled and is_remote)
 
 
 def plan_scan(scan: Scan, fragments: Sequence[Sequence[FragmentRows]], sizing: TaskSizing) -> list[FragmentRange]:
@@ -141,7 +141,7 @@ def plan_fragments(
         yield _whole(table, packed)
 
 
-def plan_positions(order: RowPermutation, sizing: TaskSizing) -> list[PermutationRange]:
+def plan_positions(order: RowOrder, sizing: TaskSizing) -> list[PermutationRange]:
     """Tasks of about the wanted size that cover ``order``, cut between windows where that is possible.
 
     Args:
@@ -196,7 +196,7 @@ def _with_small_first(tasks: list[Range], sizing: TaskSizing) -> list[Range]:
     return parts + tasks[1:]
 
 
-def _window_ranges(order: RowPermutation, sizing: TaskSizing) -> list[tuple[int, int]]:
+def _window_ranges(order: RowOrder, sizing: TaskSizing) -> list[tuple[int, int]]:
     """Ranges that hold whole windows, or even ones where a window is too large for a task."""
     rows_per_task = int(max(1, sizing.rows_per_task(len(order))))
     edges = order.window_edges()

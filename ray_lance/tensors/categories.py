@@ -114,6 +114,12 @@ class CategoryUnion:
             for name, values in _dictionaries(field.name, field, None):
                 self._add(name, values)
 
+    def add_known(self, categories: Categories) -> None:
+        """Add the categories of those columns that have been added before, as values of their types."""
+        for name in categories:
+            if name in self._found:
+                self._add(name, categories.array(name, self._found[name].type))
+
     def categories(self) -> Categories:
         """All categories that were added."""
         return Categories(self._found, is_complete=True)

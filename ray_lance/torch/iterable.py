@@ -16,8 +16,8 @@ from ray_lance.formats import Format
 from ray_lance.metrics import LoaderMetrics
 from ray_lance.notebook import Facts
 from ray_lance.order import Tail
+from ray_lance.ordered import Ordered
 from ray_lance.parallel import DataParallel
-from ray_lance.permutation import Permutation
 from ray_lance.scan.pushdown import Columns
 from ray_lance.tensors import Categories, CategoryOption, FillValue, Ragged
 from ray_lance.torch.cache_budget import CacheBytes, cache_limit, check_cache_bytes
@@ -44,8 +44,9 @@ class LanceIterableDataset(Facts, IterableDataset[Any]):
     them in the same order.
 
     Args:
-        source: Path or URI, :class:`~ray_lance.TableRef`, ``lance.LanceDataset`` or :class:`~ray_lance.Permutation`.
-            The version is pinned here: ranks that start while others write should name it.
+        source: Path or URI, :class:`~ray_lance.TableRef`, ``lance.LanceDataset``, :class:`~ray_lance.Permutation`
+            or :class:`~ray_lance.Mixture`. The version is pinned here: ranks that start while others write should name
+            it.
         batch_size: Rows of a batch on this rank.
         columns: Names, or names mapped to SQL expressions; None for all columns.
         filter: SQL condition on the rows; for a permutation, give it there.
@@ -140,7 +141,7 @@ class LanceIterableDataset(Facts, IterableDataset[Any]):
         return {**self._reader.facts(), **self._state.facts()}
 
     @property
-    def permutation(self) -> Permutation:
+    def permutation(self) -> Ordered:
         """The order; each iteration sets its epoch."""
         return self._reader.permutation
 

@@ -19,7 +19,7 @@ from ray_lance.formats import Format
 from ray_lance.metrics import LoaderMetrics
 from ray_lance.notebook import Facts
 from ray_lance.order.rows import RowArray
-from ray_lance.permutation import Permutation
+from ray_lance.ordered import Ordered
 from ray_lance.scan.pushdown import Columns
 from ray_lance.tensors import Categories, CategoryOption, FillValue, Ragged
 from ray_lance.torch.cache_budget import CacheBytes, cache_limit, check_cache_bytes
@@ -27,7 +27,7 @@ from ray_lance.torch.collation import Row, Rows
 from ray_lance.torch.dataset_meter import DatasetMeter, PassMeter
 from ray_lance.torch.range_cache import RangeCache
 from ray_lance.torch.ranks import current_worker
-from ray_lance.torch.row_reader import BatchOptions, RowReader, StoredRows, open_source
+from ray_lance.torch.row_reader import BatchOptions, MeteredRows, RowReader, open_source
 from ray_lance.versions import Version
 
 __all__ = ["LanceMapDataset"]
@@ -98,7 +98,7 @@ class LanceMapDataset(Facts, Dataset[Any]):
         return self._reader.facts()
 
     @property
-    def permutation(self) -> Permutation:
+    def permutation(self) -> Ordered:
         """The order whose positions are the indices."""
         return self._reader.permutation
 
@@ -157,13 +157,13 @@ class LanceMapDataset(Facts, Dataset[Any]):
         return table
 
     @property
-    def _storage(self) -> StoredRows:
+    def _storage(self) -> MeteredRows:
         return self._reader.storage(self._takes.retried)
 
     @cached_property
     def _cache(self) -> RangeCache:
         # It holds no reference to this dataset, so that it is freed together with it.
-        count, limit = len(self.permutation.order.base), cache_limit(self._cache_bytes)
+        count, limit = self._reader.stored.count, cache_limit(self._cache_bytes)
         return RangeCache(self._storage.take, count, self._reader.row_bytes, limit)
 
     @cached_property

@@ -12,7 +12,7 @@ import numpy as np
 
 from ray_lance.ahead import ordered_map
 from ray_lance.allocator import BUFFER_BESIDE_OTHERS, KEPT_BESIDE_OTHERS, keep_freed_memory
-from ray_lance.order import BatchSchedule, LaneRange, RowPermutation
+from ray_lance.order import BatchSchedule, LaneRange, RowOrder
 from ray_lance.order.rows import RowArray
 from ray_lance.scan.planning import FIRST_TASK_BYTES, MAX_TASK_BYTES, MAX_WINDOW_BYTES, are_parts_cheap
 from ray_lance.scan.rebatch import RowQueue
@@ -38,7 +38,7 @@ class LaneRead:
     lane: int
     ranges: tuple[tuple[int, int], ...]
 
-    def rows(self, order: RowPermutation) -> RowArray:
+    def rows(self, order: RowOrder) -> RowArray:
         """The rows at these positions."""
         if len(self.ranges) == 1:
             return order.rows(*self.ranges[0])
@@ -46,7 +46,7 @@ class LaneRead:
 
 
 def plan_reads(
-    schedule: BatchSchedule, steps: Iterable[int], order: RowPermutation, row_bytes: float, *, small_first: bool = True
+    schedule: BatchSchedule, steps: Iterable[int], order: RowOrder, row_bytes: float, *, small_first: bool = True
 ) -> Iterator[LaneRead]:
     """Yield reads that cover the given steps of a rank, in about the order in which they are needed.
 
@@ -75,10 +75,10 @@ def plan_reads(
 class _LaneCutter:
     """Collects the ranges of a lane into reads."""
 
-    def __init__(self, lane: int, order: RowPermutation, row_bytes: float, first_rows: int | None) -> None:
+    def __init__(self, lane: int, order: RowOrder, row_bytes: float, first_rows: int | None) -> None:
         self._lane, self._order = lane, order
         self._wanted = max(1, int(READ_BYTES / row_bytes))
-        window = order.clump_order.clumps_per_window * order.mixing.clump if order.mixing is not None else 1
+        window = order.window
         self._window = window if 1 < window <= MAX_WINDOW_BYTES / row_bytes else None
         self._longest = self._wanted if self._window is None else max(self._window, 2 * self._wanted)
         self._limit = min(first_rows or self._longest, self._longest)
@@ -141,7 +141,7 @@ class RowSource:
 
 
 def batches(
-    source: RowSource, order: RowPermutation, schedule: BatchSchedule, steps: range, prefetch: int
+    source: RowSource, order: RowOrder, schedule: BatchSchedule, steps: range, prefetch: int
 ) -> Generator[Any, None, None]:
     """Yield the batches of the given steps.
 
@@ -162,7 +162,7 @@ def batches(
     reader, meter = source.reader, source.meter
     keep_freed_memory(KEPT_BESIDE_OTHERS, BUFFER_BESIDE_OTHERS)
     is_in_memory = source.has(_sample(order))
-    small_first = is_in_memory or are_parts_cheap(order, reader.permutation.table)
+    small_first = is_in_memory or are_parts_cheap(order, is_remote=reader.stored.is_remote)
     plan = meter.begun(plan_reads(schedule, steps, order, reader.row_bytes, small_first=small_first))
     # The reads that the first batch waits for, and after small ones those that are needed next, are made before all
     # others: they also bring the metadata of the files into memory, which others would otherwise read as well.
@@ -181,7 +181,7 @@ def batches(
             yield from finished
 
 
-def _sample(order: RowPermutation) -> RowArray:
+def _sample(order: RowOrder) -> RowArray:
     """Rows from all over an order, but not the last ones, which a pass may drop."""
     count = min(_SAMPLE, len(order))
     return order.take(np.arange(count) * len(order) // max(1, count))

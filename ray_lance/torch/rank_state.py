@@ -10,7 +10,7 @@ from typing import Any, get_args
 from ray_lance.arguments import as_choice, as_integer
 from ray_lance.errors import CursorMismatchError, InvalidArgumentError
 from ray_lance.order import BatchSchedule, Cursor, Tail
-from ray_lance.permutation import Permutation
+from ray_lance.ordered import Ordered
 from ray_lance.torch.epochs import Claim, EpochCounter
 from ray_lance.torch.ranks import Placement, Placing, Worker
 
@@ -78,11 +78,11 @@ class RankState:
         InvalidArgumentError: The options contradict each other or do not fit the rows, as far as that is known here.
     """
 
-    def __init__(self, permutation: Permutation, options: StepOptions, placing: Placing) -> None:
+    def __init__(self, permutation: Ordered, options: StepOptions, placing: Placing) -> None:
         self._permutation, self._options, self._placing = permutation, options, placing
         first = permutation.order.epoch_number
         self.epochs = EpochCounter(first, step=0 if permutation.fixed_epoch else 1)
-        self._lanes = options.lanes
+        self._lanes = _lanes(options.lanes, permutation.lanes)
         self._position: Position | None = None
         self._loaded: Position | None = None
         start = self._start_of(0)
@@ -212,7 +212,11 @@ class RankState:
         """Resume from a state; see :meth:`LanceIterableDataset.load_state_dict`."""
         cursor, part = _parts(state)
         permutation = self._permutation
-        cursor.check(permutation.fingerprint, self._options.lanes or cursor.lanes, permutation.describe())
+        cursor.check(
+            permutation.fingerprint,
+            _lanes(self._options.lanes, self._permutation.lanes) or cursor.lanes,
+            permutation.describe(),
+        )
         if permutation.fixed_epoch and cursor.epoch != permutation.order.epoch_number:
             raise CursorMismatchError(
                 f"epoch: the state is of epoch {cursor.epoch}, and here Permutation.epoch has fixed epoch "
@@ -274,7 +278,7 @@ class RankState:
         return start if is_launcher else replace(start, global_batch=self._global_batch)
 
     def _tail(self, placement: Placement | None) -> Tail:
-        is_alone = placement is None and self._permutation.order.mixing is None
+        is_alone = placement is None and not self._permutation.order.is_shuffled
         return self._options.tail or ("uneven" if is_alone else "drop")
 
     def _report(self, worker: Worker) -> None:
@@ -292,6 +296,16 @@ class RankState:
                 schedule.world_size,
                 schedule.batch_size,
             )
+
+
+def _lanes(given: int | None, prescribed: int | None) -> int | None:
+    """The lanes to read an order in; None where the first start decides."""
+    if None not in (given, prescribed) and given != prescribed:
+        raise InvalidArgumentError(
+            f"lanes={given}: the order is to be read in {prescribed}, so that its global batches are what it promises: "
+            "leave lanes out"
+        )
+    return given or prescribed
 
 
 def _parts(state: Mapping[str, Any]) -> tuple[Cursor, dict[str, int] | None]:

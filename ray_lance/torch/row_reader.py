@@ -17,13 +17,12 @@ from ray_lance.decode import Decode, decode_table, find_decoders
 from ray_lance.errors import InvalidArgumentError, TensorConversionError
 from ray_lance.formats import Format, check_format, convert
 from ray_lance.order.rows import RowArray
+from ray_lance.ordered import Ordered
 from ray_lance.permutation import Permutation
-from ray_lance.scan.dictionaries import categories_of
 from ray_lance.scan.fixed_width import fixed_width_values
-from ray_lance.scan.pushdown import Columns, build_scan
-from ray_lance.scan.scan import ROW_ADDRESS, Scan
-from ray_lance.scan.size import row_bytes
-from ray_lance.scan.take import take_in_pieces, take_rows
+from ray_lance.scan.pushdown import Columns
+from ray_lance.scan.scan import ROW_ADDRESS
+from ray_lance.scan.stored_rows import StoredRows
 from ray_lance.tensors import Categories, CategoryOption, Fill, Ragged, named_fill, to_tensors
 from ray_lance.tensors.categories import as_categories
 from ray_lance.tensors.kinds import refuse_pickled
@@ -31,7 +30,7 @@ from ray_lance.tensors.tensor_options import check_fill, check_ragged, named_ent
 from ray_lance.torch.image_tensors import to_image_tensors
 from ray_lance.versions import Version
 
-__all__ = ["BatchOptions", "ReadRows", "RowReader", "StoredRows", "open_source"]
+__all__ = ["BatchOptions", "MeteredRows", "ReadRows", "RowReader", "open_source"]
 
 
 @dataclass(frozen=True)
@@ -76,14 +75,14 @@ def open_source(
     filter: str | None,
     version: Version | None = None,
     storage_options: Mapping[str, str] | None = None,
-) -> Permutation:
-    """``source`` as a permutation; a permutation itself.
+) -> Ordered:
+    """``source`` as a permutation; a permutation or a mixture itself.
 
     Raises:
         InvalidArgumentError: An argument does not apply to a permutation, or breaks a rule.
         DatasetNotFoundError: There is no such dataset.
     """
-    if not isinstance(source, Permutation):
+    if not isinstance(source, Ordered):
         return Permutation(source, filter, version=version, storage_options=storage_options)
     for name, value in (("filter", filter), ("version", version), ("storage_options", storage_options)):
         if value is not None:
@@ -96,24 +95,24 @@ def open_source(
 
 
 @dataclass(frozen=True)
-class StoredRows:
-    """Reads rows as they are stored.
+class MeteredRows:
+    """Reads rows as they are stored, and tells of each further attempt.
 
     Attributes:
-        scan: The table and its columns.
+        stored: Reads them.
         on_retry: Called before each further attempt where storage fails.
     """
 
-    scan: Scan
+    stored: StoredRows
     on_retry: Callable[[], object] | None = None
 
     def take(self, rows: RowArray) -> pa.Table:
-        """Read rows in the given order; see :func:`ray_lance.scan.take.take_rows`."""
-        return take_rows(self.scan, rows, on_retry=self.on_retry)
+        """Read rows in the given order."""
+        return self.stored.take(rows, self.on_retry)
 
     def take_in_pieces(self, rows: RowArray, receive: Callable[[RowArray, pa.Table], bool]) -> bool:
         """Read ascending rows piece by piece; see :func:`ray_lance.scan.take.take_in_pieces`."""
-        return take_in_pieces(self.scan, rows, receive, on_retry=self.on_retry)
+        return self.stored.take_in_pieces(rows, receive, self.on_retry)
 
 
 @dataclass(frozen=True)
@@ -161,10 +160,10 @@ class RowReader:
         TensorConversionError: A column of pickled objects.
     """
 
-    def __init__(self, permutation: Permutation, options: BatchOptions) -> None:
+    def __init__(self, permutation: Ordered, options: BatchOptions) -> None:
         self._permutation = permutation
         self._options = options
-        schema = self._plain_scan.stored_schema()  # refuses unknown columns
+        schema = self._plain.schema()  # refuses unknown columns
         for field in schema:
             refuse_pickled(field, TensorConversionError)
         self._decoders = find_decoders(options.decode, schema)
@@ -174,7 +173,7 @@ class RowReader:
             named_entries("categories", options.categories, schema)
 
     @property
-    def permutation(self) -> Permutation:
+    def permutation(self) -> Ordered:
         """The order whose rows are read."""
         return self._permutation
 
@@ -195,7 +194,7 @@ class RowReader:
     @cached_property
     def categories(self) -> Categories:
         """The categories of the dictionary-encoded columns in the whole version."""
-        return categories_of(self._plain_scan)
+        return self._plain.categories
 
     @property
     def decodes(self) -> bool:
@@ -205,11 +204,11 @@ class RowReader:
     @cached_property
     def row_bytes(self) -> float:
         """Mean bytes of a row as it is stored."""
-        return row_bytes(self._plain_scan)
+        return self._plain.row_bytes
 
-    def storage(self, on_retry: Callable[[], object] | None = None) -> StoredRows:
+    def storage(self, on_retry: Callable[[], object] | None = None) -> MeteredRows:
         """Reads the rows of the columns; ``on_retry`` is called before each further attempt."""
-        return StoredRows(self.scan, on_retry)
+        return MeteredRows(self.stored, on_retry)
 
     def to_cut(self, table: pa.Table) -> ReadRows:
         """Prepare rows as they are stored for batches to be cut from them.
@@ -244,7 +243,7 @@ class RowReader:
         options = self._options
         if self._decoders:
             table = decode_table(table, self._decoders)
-        if ROW_ADDRESS not in self._plain_scan.names and ROW_ADDRESS in table.column_names:
+        if ROW_ADDRESS not in self._plain.names and ROW_ADDRESS in table.column_names:
             table = table.drop_columns(ROW_ADDRESS)
         if options.format == "torch":
             batch: Any = to_image_tensors(
@@ -268,16 +267,14 @@ class RowReader:
         return batch if transform is None else transform(batch)
 
     @cached_property
-    def _plain_scan(self) -> Scan:
-        return build_scan([self._permutation.table], self._options.columns, None, [], {})
+    def _plain(self) -> StoredRows:
+        return self._permutation.stored(self._options.columns)
 
     @cached_property
-    def scan(self) -> Scan:
-        """The scan that reads the rows."""
-        if not self._decoders:
-            return self._plain_scan
+    def stored(self) -> StoredRows:
+        """What reads the rows."""
         # With row addresses, so that an error can name the row whose image cannot be decoded.
-        return build_scan([self._permutation.table], self._options.columns, None, [ROW_ADDRESS], {})
+        return self._permutation.stored(self._options.columns, with_row_address=True) if self._decoders else self._plain
 
     def __getstate__(self) -> dict[str, Any]:
         if self._options.categories == "codes":

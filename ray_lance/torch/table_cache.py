@@ -7,14 +7,13 @@ import os
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from ray_lance.order import ExplicitRows
 from ray_lance.order.rows import RowArray
 from ray_lance.scan.fixed_width import array_over, copied_bytes, fixed_width_values
 from ray_lance.scan.scatter import sort_rows
@@ -229,16 +228,15 @@ def begin_pass(user: object, reader: RowReader, rows: int, max_bytes: int) -> Ta
         max_bytes: Bytes that all caches of this process may use together.
 
     Returns:
-        None where rows are read by row id, or by expressions, which may give others each time.
+        None where rows are read by row id, from several tables, or by expressions, which may give others each time.
     """
-    order, scan = reader.permutation.order, reader.scan
-    if isinstance(order.base, ExplicitRows) or isinstance(scan.columns, Mapping):
+    stored = reader.stored
+    if (key := stored.cache_key) is None:
         return None
-    key = (reader.permutation.table.cache_key, *scan.read_names)
-    cache = _caches.of_tables.get(key) or TableCache(scan.stored_schema(), len(order.base))
+    cache = _caches.of_tables.get(key) or TableCache(stored.schema(), stored.count)
     with _caches.lock:
         cache = _caches.of_tables.setdefault(key, cache)
         _caches.of_tables.move_to_end(key)
-        cache.begin(user, rows, max_bytes, keeps_first=order.mixing is not None)
+        cache.begin(user, rows, max_bytes, keeps_first=reader.permutation.order.is_shuffled)
         _caches.trim()
     return cache

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,8 @@ from ray.train.torch import TorchTrainer
 import ray_lance
 import ray_lance.torch
 import ray_lance.train
-from ray_lance import ImageDecode, Permutation, TableRef, TensorCollate
+from ray_lance import ImageDecode, Mixture, Permutation, TableRef, TensorCollate
+from ray_lance.ordered import Ordered
 from ray_lance.torch import LanceIterableDataset, LanceMapDataset
 from ray_lance.train import DatasetOptions, LanceDataConfig
 
@@ -117,11 +118,13 @@ class Things:
     uri: str
     rows: ray.data.Dataset
     permutation: Permutation = field(init=False)
+    mixture: Mixture = field(init=False)
     iterable: LanceIterableDataset = field(init=False)
     mapped: LanceMapDataset = field(init=False)
 
     def __post_init__(self) -> None:
         self.permutation = Permutation(self.uri)
+        self.mixture = Mixture({"a": self.permutation})
         self.iterable = LanceIterableDataset(self.uri, batch_size=2)
         self.mapped = LanceMapDataset(self.uri)
 
@@ -317,6 +320,20 @@ CALLS: dict[str, Call] = {
         },
         lambda things: {"source": things.uri},
     ),
+    "Mixture": Call(
+        lambda _: Mixture,
+        {
+            "sources": [object(), None, 2.5, "x", {}, [1], {1: "x"}, {"a": object()}],
+            "weights": [object(), 2.5, "x", [], [1, 1], [0], [-1], ["1"], [float("nan")], [True], {"b": 1}, [(1, [1])]],
+            "repeat": [object(), 2.5, "x", [1], {"b": 1}, {"a": 0}, {"a": "1"}, {"a": float("inf")}],
+            "epoch_size": NO_COUNT,
+            "stopping": NO_CHOICE,
+            "stratified": NO_FLAG,
+            "source_column": [*NO_TEXT, "", "x", "_rowid"],
+        },
+        lambda things: {"sources": {"a": things.permutation}},
+    ),
+    "Mixture.counts": Call(lambda things: things.mixture.counts, {"rows": NO_SIZE}),
     "Permutation.shuffle": Call(
         lambda things: things.permutation.shuffle,
         {"seed": NO_INTEGER, "clump": [*NO_COUNT[:8], 0, "x"], "window": [*NO_COUNT[:8], 0, "x"]},
@@ -492,6 +509,16 @@ CALLS: dict[str, Call] = {
 }
 
 # Classes that the library makes, and methods that Ray, torch or the library calls, with what those have checked.
+
+
+def _of_mixture(method: str) -> Call:
+    """The same wrong values as of a permutation's method."""
+    return replace(CALLS[f"Permutation.{method}"], of=lambda things: getattr(things.mixture, method))
+
+
+COMMON = ("epoch", "shard", "rows", "fetch", "iter_batches", "shuffle", "split")
+CALLS |= {f"Mixture.{method}": _of_mixture(method) for method in COMMON}
+
 MADE_BY_THE_LIBRARY = {"AddColumnsSummary", "WriteSummary", "LanceShard"}
 CALLED_BY_OTHERS = {
     "DatasetOptions.layouts",
@@ -499,6 +526,8 @@ CALLED_BY_OTHERS = {
     "DatasetOptions.over",
     "LanceDataConfig.check",
     "LanceDataConfig.configure",
+    "Mixture.stored",
+    "Permutation.stored",
     "TensorCollate.knowing",
     "TensorCollate.tensors",
 }
@@ -575,7 +604,7 @@ def _public_calls() -> set[str]:
 
 
 def _methods(public: type) -> Iterator[str]:
-    for name, member in vars(public).items():
+    for name, member in {**vars(Ordered if issubclass(public, Ordered) else public), **vars(public)}.items():
         function = getattr(member, "__func__", member)
         if (
             not name.startswith("_")

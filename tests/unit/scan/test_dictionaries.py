@@ -97,7 +97,7 @@ class TestTorchDatasets:
 
     def test_codes_travel_with_the_dataset(self, animals: str, monkeypatch) -> None:
         sent = pickle.dumps(LanceMapDataset(animals, categories="codes"))
-        monkeypatch.setattr("ray_lance.torch.row_reader.categories_of", None)  # nobody looks for them again
+        monkeypatch.setattr("ray_lance.scan.stored_rows.categories_of", None)  # nobody looks for them again
         assert int(pickle.loads(sent)[4]["c"]) == 2
 
     def test_what_is_refused(self, animals: str) -> None:

@@ -16,7 +16,7 @@ from ray_lance import Permutation
 from ray_lance.errors import InvalidArgumentError
 from ray_lance.torch import LanceMapDataset, range_cache
 from ray_lance.torch.range_cache import RangeCache
-from ray_lance.torch.row_reader import StoredRows
+from ray_lance.torch.row_reader import MeteredRows
 from tests.datasets import write_fragments
 
 COUNT, RANGE, ROW_BYTES = 95, 10, 8
@@ -208,8 +208,8 @@ def test_what_is_kept_is_not_pickled(uri):
 @pytest.mark.parametrize("options", [{"cache_bytes": 0}, {"filter": "id >= 0"}])
 def test_rows_of_a_filter_and_without_a_cache_are_read_each_time(uri, options, monkeypatch):
     read = []
-    take = StoredRows.take
-    monkeypatch.setattr(StoredRows, "take", lambda self, rows: read.append(len(rows)) or take(self, rows))
+    take = MeteredRows.take
+    monkeypatch.setattr(MeteredRows, "take", lambda self, rows: read.append(len(rows)) or take(self, rows))
     dataset = LanceMapDataset(uri, columns=["id"], **options)
 
     dataset.__getitems__(range(len(dataset)))
