@@ -7,10 +7,10 @@ PYTEST := $(BIN)/python -m pytest -q --numprocesses 2 --dist loadscope --duratio
 export RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-plain lint format bench clean
+.PHONY: help demo test test-all test-plain test-floors test-latest lint format bench clean
 
 help: ## show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-11s %s\n", $$1, $$2}'
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.12 ..."; exit 1; }
@@ -32,6 +32,26 @@ PLAIN := $(foreach name,read write permutation train batches filters types colla
 test-plain: $(VENV)/.ready ## test reading, writing and training by Ray's public ways alone
 	RAY_LANCE_PLAIN_RAY=1 $(BIN)/python -m pytest -q --durations 15 -m "not slow" $(PLAIN)
 
+# Both ends of the releases that are supported, each in a venv of its own; no part of CI. PYTHON=python3.10 is the lowest
+# Python. TORCH=torch==2.4.0 is the lowest torch, and not the default: from PyPI it brings gigabytes of CUDA libraries.
+TORCH ?= torch==2.13.0
+
+.venv-floors/.ready: pyproject.toml constraints-floors.txt
+	$(PYTHON) -m venv .venv-floors
+	.venv-floors/bin/python -m pip install --quiet --constraint constraints-floors.txt $(TORCH) --editable '.[test]'
+	@touch $@
+
+.venv-latest/.ready: pyproject.toml
+	$(PYTHON) -m venv .venv-latest
+	.venv-latest/bin/python -m pip install --quiet $(TORCH) --editable '.[test]'
+	@touch $@
+
+test-floors: .venv-floors/.ready ## test reading, writing and training on the lowest releases that are supported
+	.venv-floors/bin/python -m pytest -q --durations 15 -m "not slow" $(PLAIN)
+
+test-latest: .venv-latest/.ready ## test the same on the newest releases
+	.venv-latest/bin/python -m pytest -q --durations 15 -m "not slow" $(PLAIN)
+
 lint: $(VENV)/.ready ## check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -47,4 +67,4 @@ bench: $(VENV)/.ready ## compare with the peers, up to ten minutes for each ques
 	$(BIN)/python benchmarks/page.py
 
 clean: ## remove the set-up and everything that was built
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-floors .venv-latest build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,22 +14,6 @@ from ray_lance.errors import InvalidArgumentError
 from ray_lance.masking import cause
 
 __all__ = ["actor_pool", "checked", "flat", "for_read"]
-
-_NAMED = frozenset(
-    {
-        "accelerator_type",
-        "concurrency",
-        "fallback_strategy",
-        "label_selector",
-        "max_calls",
-        "memory",
-        "num_cpus",
-        "num_gpus",
-        "resources",
-        "runtime_env",
-    }
-)
-
 
 _CHECKS: Mapping[str, Callable[[str, Any], Any]] = {
     "accelerator_type": lambda name, value: as_text(name, value, "the name of an accelerator, such as 'A100'"),
@@ -43,6 +28,8 @@ _CHECKS: Mapping[str, Callable[[str, Any], Any]] = {
     "resources": lambda name, value: {key: as_amount(name, each) for key, each in as_mapping(name, value).items()},
     "runtime_env": as_mapping,
 }
+# Before 2.59 Ray's read functions silently drop by name what they take in ray_remote_args only, such as resources.
+_NAMED = _CHECKS.keys() & inspect.signature(ray.data.read_datasource).parameters.keys() - {"ray_remote_args"}
 
 
 def checked(arguments: Mapping[str, Any], *, of_actors: bool = False) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from ray_lance.ray_internals.batches import over_batches
 from ray_lance.tensors import to_tensors
 from tests.datasets import write_fragments
 from tests.examples import examples
+from tests.ray_collation import rays_collation
 
 SIZES = [5, 0, 1, 130, 3, 64, 64, 200, 2]
 
@@ -101,7 +102,7 @@ def test_whatever_the_sizes(sizes, batch_size):
         {"batch_size": None},
         {"local_shuffle_buffer_size": 200, "local_shuffle_seed": 3},
         {"collate_fn": Ids()},
-        {"collate_fn": DefaultCollateFn(combine_chunks=True)},
+        {"collate_fn": rays_collation()},
         {"collate_fn": DefaultCollateFn()},
         {"collate_fn": TensorCollate(ragged="list")},
         {"collate_fn": TensorCollate(dtypes=torch.float16)},

@@ -22,11 +22,11 @@ import ray
 import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from ray.data.collate_fn import DefaultCollateFn
 
 import ray_lance
 from ray_lance import TensorCollate, read_lance, write_lance
 from tests.examples import examples
+from tests.ray_collation import rays_collation
 from tests.unit.tensors.type_cases import CASES, VARIABLE, Case, array_of, plain
 
 ROWS = 41
@@ -120,7 +120,7 @@ class TestReading:
     def test_rays_own_conversion_gives_values_dtypes_and_shapes(self, columns, tmp_path_factory):
         uri = stored(RAY_CASES, columns, str(tmp_path_factory.mktemp("t") / "table.lance"))
         dataset = read_lance(uri, fill=fills(RAY_CASES), override_num_blocks=TASKS)
-        batches = torch_batches(dataset, collate_fn=DefaultCollateFn(combine_chunks=True))
+        batches = torch_batches(dataset, collate_fn=rays_collation())
         found = collected(batches)
         assert found["id"] == LIVE
         for name, case in names(RAY_CASES).items():
@@ -153,7 +153,7 @@ class TestReading:
     def test_null_rows_of_float_vectors_are_nan_in_rays_own_conversion(self, uri):
         vectors = pa.array([[1.0, 2.0], None, [None, 3.0]], pa.list_(pa.float32(), 2))
         lance.write_dataset(pa.table({"v": vectors}), uri)
-        for collate in (DefaultCollateFn(combine_chunks=True), None):
+        for collate in (rays_collation(), None):
             (batch,) = torch_batches(read_lance(uri), collate_fn=collate)
             assert plain(batch["v"]) == [[1.0, 2.0], ["NaN", "NaN"], ["NaN", 3.0]]
 

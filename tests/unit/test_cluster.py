@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
+import ray.data
 
 from ray_lance.data import cluster
 from ray_lance.data.cluster import check_resources, unmet
@@ -81,3 +84,12 @@ def test_no_more_actors_are_started_than_find_work(concurrency, most, sizes):
     pool = actor_pool(concurrency, most)
 
     assert (pool.min_size, pool.max_size) == sizes
+
+
+def test_reads_name_only_what_the_installed_ray_takes_by_name():
+    given = {"num_cpus": 1, "resources": {"disk": 1}, "runtime_env": {}, "max_retries": 2}
+    named = for_read(given)
+    rest = named.pop("ray_remote_args")
+
+    assert named.keys() <= inspect.signature(ray.data.read_datasource).parameters.keys()
+    assert {**named, **rest} == given

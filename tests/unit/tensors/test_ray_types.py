@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from ray.data._internal.object_extensions.arrow import ArrowPythonObjectArray
 from ray.data._internal.tensor_extensions.arrow import ArrowTensorArray, ArrowVariableShapedTensorArray
 from ray.data.block import BlockAccessor
-from ray.data.collate_fn import DefaultCollateFn
 from ray.data.extensions import ArrowTensorType, ArrowTensorTypeV2, ArrowVariableShapedTensorType
 
 from ray_lance.errors import SchemaMismatchError, TensorConversionError
 from ray_lance.tensors import conform, deliver, delivered_schema, from_tensors, storable, storable_schema, to_tensors
 from tests.examples import examples
+from tests.ray_collation import rays_collation
 from tests.unit.tensors.type_cases import CASES, Case, array_of, plain, tables, without_null_lists
 
 by_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -36,7 +36,7 @@ def delivered(table: pa.Table, **options: object) -> pa.Table:
 
 
 def ray_tensor(table: pa.Table) -> torch.Tensor:
-    return DefaultCollateFn(combine_chunks=True, num_workers=0)(table)["x"]
+    return rays_collation(num_workers=0)(table)["x"]
 
 
 def holds_none(row: object) -> bool:
