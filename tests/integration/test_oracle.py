@@ -21,7 +21,7 @@ ORACLE = settings(
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@settings(ORACLE, max_examples=examples(12))
+@settings(ORACLE, max_examples=examples(8))
 @given(cases())
 def test_histories_through_ray_end_as_in_lance(case: Case):
     with TemporaryDirectory() as folder:

@@ -185,4 +185,4 @@ def test_a_few_sequences():
 
 @pytest.mark.slow
 def test_many_sequences():
-    run(examples=12, steps=20)
+    run(examples=8, steps=20)
