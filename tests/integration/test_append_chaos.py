@@ -1,4 +1,4 @@
-"""A program that appends in groups is killed with SIGKILL again and again, and finished in the end."""
+"""A program that appends in groups is killed with SIGKILL again and again, then loses a worker, and is finished."""
 
 from __future__ import annotations
 
@@ -21,12 +21,15 @@ MOST_BLOCKS = 5
 
 # Writes down which rows it computes; a kill is sent after a random number of these lines.
 PROGRAM = """
-import sys, time
+import os, sys, time
 sys.path.insert(0, {root!r})
 import ray
 import ray_lance
 
 def compute(batch):
+    if {exits_at} in batch["id"] and not os.path.exists({log!r} + ".exited"):
+        open({log!r} + ".exited", "w").close()
+        os._exit(1)  # Ray runs the task again
     with open({log!r}, "a") as log:
         log.write(" ".join(map(str, batch["id"])) + "\\n")
     time.sleep(0.05)
@@ -58,6 +61,7 @@ def test_ten_kills_lose_no_row_and_repeat_none(tmp_path):
         target=target,
         blocks=BLOCKS,
         group=GROUP,
+        exits_at=BLOCKS * ROWS - 1,
     )
     choice = random.Random(0)
 
@@ -69,6 +73,7 @@ def test_ten_kills_lose_no_row_and_repeat_none(tmp_path):
     found = lance.dataset(target).to_table().sort_by("id").to_pydict()
     assert found == {"id": list(range(BLOCKS * ROWS)), "x": [2 * i for i in range(BLOCKS * ROWS)]}
     assert 0 < int(output.stdout.split()[-1]) < BLOCKS * ROWS
+    assert Path(f"{log}.exited").exists()
     assert orphans(target) == []
 
 
