@@ -12,8 +12,9 @@ import pyarrow as pa
 import pytest
 
 from ray_lance.order import BatchSchedule
+from ray_lance.scan import stored_rows
 from ray_lance.scan.take import take_rows
-from ray_lance.torch import LanceIterableDataset, LanceMapDataset, row_reader
+from ray_lance.torch import LanceIterableDataset, LanceMapDataset
 from ray_lance.torch.dataset_meter import rows_of_steps
 
 ROWS = 1000
@@ -117,7 +118,7 @@ def test_reads_that_are_tried_again_are_counted(table, monkeypatch, kind):
         on_retry()
         return take_rows(scan, rows)
 
-    monkeypatch.setattr(row_reader, "take_rows", retried)
+    monkeypatch.setattr(stored_rows, "take_rows", retried)
     dataset = kind(table, **({"batch_size": 100} if kind is LanceIterableDataset else {}))
 
     assert len(next(iter(dataset))) == 2  # columns, of a batch or a row
