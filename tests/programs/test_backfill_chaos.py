@@ -39,25 +39,36 @@ class Plus:
         with open(self.log, "a") as log:
             log.write(" ".join(map(str, batch["id"])) + "\\n")
         time.sleep(0.05)
-        return {{"plus": batch["id"] + 1}}
+        kept = {{"_rowaddr": batch["_rowaddr"]}} if "_rowaddr" in batch else {{}}
+        return {{**kept, "plus": batch["id"] + 1}}
 
 ray.init("local", num_cpus=2, include_dashboard=False, object_store_memory=200 * 2**20, logging_level="ERROR")
 ray.data.DataContext.get_current().enable_progress_bars = False
 print("ready", flush=True)
-summary = ray_lance.add_columns(
-    {uri!r}, Plus, input_columns=["id"], batch_size={batch}, concurrency=1, fragments_per_commit={group},
-    fn_constructor_kwargs={{"log": {log!r}}},
-)
+summary = {call}
 print("done", summary.rows, flush=True)
 """
+
+ADD_COLUMNS = """ray_lance.add_columns(
+    {uri!r}, Plus, input_columns=["id"], batch_size={batch}, concurrency=1, fragments_per_commit={group},
+    fn_constructor_kwargs={{"log": {log!r}}},
+)"""
+PIPELINE = """ray_lance.merge_columns_from(
+    {uri!r},
+    ray_lance.read_lance(
+        {uri!r}, columns=["id"], missing="plus", with_row_address=True, override_num_blocks=20
+    ).map_batches(Plus, batch_size={batch}, concurrency=1, fn_constructor_kwargs={{"log": {log!r}}}),
+    fragments_per_commit={group},
+)"""
 
 
 class Job:
     """The job in a process group of its own, Ray included."""
 
-    def __init__(self, uri: str, log: Path) -> None:
+    def __init__(self, uri: str, log: Path, call: str = ADD_COLUMNS) -> None:
         root = str(Path(__file__).parents[2])
-        code = JOB.format(root=root, uri=uri, log=str(log), batch=BATCH, group=GROUP)
+        call = call.format(uri=uri, log=str(log), batch=BATCH, group=GROUP)
+        code = JOB.format(root=root, call=call)
         self.log = log
         self.process = subprocess.Popen(
             [sys.executable, "-c", code],
@@ -116,6 +127,31 @@ def test_ten_kills_lose_nothing_and_repeat_little(uri, tmp_path):
     assert orphans(uri) == []
     computed = [row for batch in batches_in(log) for row in batch]
     assert set(computed) == set(live)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_pipeline_that_is_killed_computes_the_rest(uri, tmp_path):
+    write_fragments(uri, [ROWS] * FRAGMENTS, deleted="id % 11 = 4")
+    log = tmp_path / "computed"
+    log.touch()
+
+    Job(uri, log, PIPELINE).kill_after(200)
+    before, computed = set(committed(uri)), len(batches_in(log))
+    assert before
+    output = Job(uri, log, PIPELINE).finish()
+
+    assert "done" in output
+    assert before.isdisjoint(row for batch in batches_in(log)[computed:] for row in batch)
+    table = lance.dataset(uri).to_table(columns=["id", "plus"])
+    assert table["plus"].to_pylist() == [i + 1 for i in table["id"].to_pylist()]
+    assert orphans(uri) == []
+
+
+def committed(uri: str) -> list[int]:
+    if "plus" not in lance.dataset(uri).schema.names:
+        return []
+    return lance.dataset(uri).to_table(columns=["id"], filter="plus IS NOT NULL")["id"].to_pylist()
 
 
 def done(uri: str) -> int:
