@@ -30,6 +30,11 @@ class Lack:
 
 LACKS = (
     Lack(
+        ("ray", "2.59"),
+        "read functions take resources and the like in ray_remote_args only",
+        (r"test_cluster\.py::test_arguments_of_ray_remote_go_by_their_own_names",),
+    ),
+    Lack(
         ("ray", "2.60"),
         "the blocks of one write are not put together, so that each becomes a file",
         (r"test_write\.py::test_two_hundred_small_blocks_become_few_files_of_the_target_size",),
