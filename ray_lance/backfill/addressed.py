@@ -172,16 +172,16 @@ class Addressing:
         if self.on == ROW_ID and self.table.open().has_stable_row_ids:
             return self._found(array)
         if (array.to_numpy() >> np.uint64(63)).any():
-            raise InvalidArgumentError(f"on={self.on!r}: {max(array.to_pylist())} is no address of a row")
+            raise InvalidArgumentError(f"on={self.on!r}: {array.to_numpy().max()} is no address of a row")
         return array
 
     def _found(self, row_ids: pa.Array) -> pa.Array:
         """The addresses of rows with stable ids."""
-        found = take_by_row_id(self.table.open(), row_ids.to_pylist(), [ROW_ADDRESS, ROW_ID])
+        found = take_by_row_id(self.table.open(), row_ids.to_numpy().tolist(), [ROW_ADDRESS, ROW_ID])
         if len(found) < len(row_ids):
-            lost = set(row_ids.to_pylist()) - set(found[ROW_ID].to_pylist())
+            lost = np.setdiff1d(row_ids.to_numpy(), found[ROW_ID].to_numpy())
             raise InvalidArgumentError(
-                f"on={self.on!r}: version {self.table.open().version}, which was read, has no row {min(lost)}"
+                f"on={self.on!r}: version {self.table.open().version}, which was read, has no row {lost[0]}"
             )
         return found[ROW_ADDRESS].combine_chunks()
 

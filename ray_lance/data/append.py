@@ -21,6 +21,7 @@ from ray_lance.key_sets import comparable_schema
 from ray_lance.progress import Progress, shown_progress
 from ray_lance.ray_internals.executions import executed_promptly, silenced
 from ray_lance.table import TableRef
+from ray_lance.tensors.objects import to_rows
 from ray_lance.write.append_commit import (
     AppendRecord,
     claim_append,
@@ -107,7 +108,7 @@ class _Append:
         every = self.job.options.commit_every or 1
         group: list[WrittenFile] = []
         for batch in batches:
-            group += [WrittenFile(**each) for each in batch.to_pylist()]
+            group += [WrittenFile(**each) for each in to_rows(batch)]
             if sum(file.rows for file in group) >= every:
                 self._commit(group)
                 group = []
