@@ -38,7 +38,7 @@ def test_a_few_histories_end_as_in_lance(case: Case):
 
 
 @pytest.mark.slow
-@settings(ORACLE, max_examples=200)
+@settings(ORACLE, max_examples=500)
 @given(cases())
 def test_many_histories_end_as_in_lance(case: Case):
     check(case)
