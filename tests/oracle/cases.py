@@ -72,7 +72,9 @@ class Rows:
         columns = {
             "id": pa.array([-1, *ids, -1], pa.int64()),
             "num": pa.array([None if rng.random() < 0.2 else rng.randrange(6) for _ in range(rows)], pa.int64()),
-            "text": pa.array([None if rng.random() < 0.1 else f"{rng.choice(WORDS)} sat" for _ in range(rows)]),
+            "text": pa.array(
+                [None if rng.random() < 0.1 else f"{rng.choice(WORDS)} sat" for _ in range(rows)], pa.string()
+            ),
             "cat": pa.array([rng.choice(WORDS) for _ in range(rows)]).dictionary_encode(),
             "tags": make_array(pa.list_(pa.string()), rows, rng, nulls=False),
             "vec": pa.array([[rng.randrange(9) for _ in range(8)] for _ in range(rows)], pa.list_(pa.float32(), 8)),
